@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHABET', 'N_DISCRETE', 'test_shape', 'test_same', 'devices', 'MowError', 'ConfigError', 'CheckpointError',
            'NonFiniteError', 'EnvError', 'DiskError', 'suggest', 'counter_seed', 'generator', 'np_rng', 'seeded',
-           'sample_onehot', 'symlog', 'symexp', 'TwoHot', 'task_colors']
+           'sample_onehot', 'patch', 'symlog', 'symexp', 'TwoHot', 'task_colors']
 
 # %% ../nbs/00_core.ipynb #c002
 import difflib, hashlib
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 
 # %% ../nbs/00_core.ipynb #c003
 import numpy as np, torch
-from fastcore.basics import patch
 from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #c006
@@ -158,6 +157,16 @@ def sample_onehot(
     return (pick == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
 
 # %% ../nbs/00_core.ipynb #c054
+def patch(
+    f, # a function whose first parameter is annotated with a class
+): # the same function
+    "Make `f` a method of the class its first parameter names"
+    cls = next(iter(f.__annotations__.values()))
+    f.__qualname__ = f'{cls.__name__}.{f.__name__}'
+    setattr(cls, f.__name__, f)
+    return f
+
+# %% ../nbs/00_core.ipynb #c057
 def symlog(
     x:Tensor, # (...) any numbers
 )->Tensor: # (...) squeezed; near zero almost unchanged
@@ -170,7 +179,7 @@ def symexp(
     "Undo `symlog`"
     return x.sign() * x.abs().expm1()
 
-# %% ../nbs/00_core.ipynb #c058
+# %% ../nbs/00_core.ipynb #c061
 class TwoHot:
     "Numbers as weights on bins that are even in symlog units"
     def __init__(self,
@@ -187,7 +196,7 @@ class TwoHot:
         "Centre of every bin"
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
-# %% ../nbs/00_core.ipynb #c061
+# %% ../nbs/00_core.ipynb #c064
 @patch
 def encode(self:TwoHot,
     x:Tensor, # (...) plain numbers
@@ -200,7 +209,7 @@ def encode(self:TwoHot,
     out = torch.zeros(*x.shape, self.bins, device=x.device)
     return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
 
-# %% ../nbs/00_core.ipynb #c064
+# %% ../nbs/00_core.ipynb #c067
 @patch
 def decode(self:TwoHot,
     logits:Tensor, # (..., bins) unnormalised
@@ -209,7 +218,7 @@ def decode(self:TwoHot,
     # a product and a sum, as autocast would turn a matrix product into bfloat16
     return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
-# %% ../nbs/00_core.ipynb #c067
+# %% ../nbs/00_core.ipynb #c070
 @patch
 def loss(self:TwoHot,
     logits:Tensor, # (..., bins) predicted
@@ -218,7 +227,7 @@ def loss(self:TwoHot,
     "Cross entropy to the two-hot target"
     return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
-# %% ../nbs/00_core.ipynb #c072
+# %% ../nbs/00_core.ipynb #c075
 _HUES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66), (85, 85, 85))
 
 def _tint(hue, level):
@@ -228,7 +237,7 @@ def _tint(hue, level):
     goal = 255 if amount > 0 else 0
     return '#' + ''.join(f'{round(c + (goal - c) * abs(amount)):02x}' for c in _HUES[hue])
 
-# %% ../nbs/00_core.ipynb #c075
+# %% ../nbs/00_core.ipynb #c078
 def task_colors(
     names:list[str], # the tasks of one run or one suite, in any order
 )->dict[str, str]: # name to '#rrggbb', every one different
