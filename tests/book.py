@@ -1,0 +1,136 @@
+"""The book as files: find, run, clean and render its notebooks. pytest and the Makefile both call this.
+
+usage: python tests/book.py run NOTEBOOK              run every cell, name the first that fails
+       python tests/book.py execute [NOTEBOOK ...]    run in place and keep the outputs, cleaned (default: all)
+       python tests/book.py readme                    write README.md from nbs/index.ipynb
+"""
+import os, posixpath, re, sys, time, traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS, LIB = ROOT/'nbs', ROOT/'mow_nb'
+SLOW_FLAGS = {'slow', 'notest'}  # cells marked `#| slow` are for people with time
+
+# ---- find
+
+def notebooks():
+    "Every notebook of the book, in reading order"
+    return sorted(p for p in NBS.glob('*.ipynb') if not p.name.startswith(('_', '.')))
+
+def directives(cell):
+    "What the `#|` lines at the top of a cell say: {'export': '', 'eval:': 'false'}"
+    found = {}
+    for line in cell['source'].splitlines():
+        if not line.strip(): continue
+        if not (mark := re.match(r'\s*#\s*\|\s*(\S+)\s*(.*)', line)): break
+        found[mark[1]] = mark[2].strip()
+    return found
+
+def without_directives(source):
+    "The code of a cell as a reader should see it"
+    lines = source.splitlines()
+    while lines and re.match(r'\s*(#\s*\|.*)?$', lines[0]): lines.pop(0)
+    return '\n'.join(lines)
+
+def is_run(cell):
+    "Is this a code cell that a test should run?"
+    if cell['cell_type'] != 'code': return False
+    marks = directives(cell)
+    return marks.get('eval:', '').lower() != 'false' and not SLOW_FLAGS & marks.keys()
+
+def read(path):
+    "One notebook, with sources as plain strings"
+    import nbformat
+    return nbformat.read(path, as_version=4)
+
+# ---- run
+
+def run(path):
+    "Run a notebook in this process; returns None, or the story of the first cell that failed"
+    import torch
+    from execnb.shell import CaptureShell
+    torch.set_num_threads(1)
+    path = Path(path).resolve()
+    nb = read(path)
+    sys.path.insert(0, str(ROOT))
+    os.chdir(path.parent)
+    shell = CaptureShell(path, mpl_format='png')
+    for number, cell in enumerate(nb.cells, 1):
+        if not is_run(cell): continue
+        shell.run(cell.source)
+        if shell.exc: return failure(shell.exc, path, number, len(nb.cells), cell.source)
+
+def failure(exc, path, number, total, source):
+    "The failing cell and its error, without the frames of the machinery that ran it"
+    frames = traceback.extract_tb(exc.__traceback__)
+    ours = [f for f in frames if not re.search(r'IPython/core/interactiveshell\.py|execnb/shell\.py', f.filename)]
+    story = traceback.StackSummary.from_list(ours).format() + traceback.format_exception_only(type(exc), exc)
+    marked = '\n'.join('    ' + line for line in source.splitlines())
+    return f"{path.name}, cell {number} of {total}:\n\n{marked}\n\n{''.join(story)}"
+
+def execute(path):
+    "Run a notebook in a fresh kernel and keep its outputs in the file"
+    import nbformat
+    from nbclient import NotebookClient
+    nb = read(path)
+    for cell in nb.cells:
+        if cell.cell_type == 'code' and not is_run(cell): cell.metadata['tags'] = ['skip-execution']
+    NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False, resources={'metadata': {'path': str(path.parent)}},
+                   extra_arguments=['--IPKernelApp.log_level=40']).execute()
+    nbformat.write(clean(nb), path)
+
+def clean(nb):
+    "Take away what differs from run to run"
+    from nbdev.clean import clean_nb
+    nb.metadata = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
+    clean_nb(nb)
+    return nb
+
+# ---- render
+
+LINK = re.compile(r'''(\]\(|\b(?:src|href)=["'])(?![a-z]+:|[#/])([^)\s"']+)''')
+
+def readme():
+    "What the front page of the repository holds: {path: bytes}, README.md and the pictures of its cells"
+    from nbconvert import MarkdownExporter
+    nb = read(NBS/'index.ipynb')
+    nb.metadata['language_info'] = {'name': 'python'}
+    nb.cells = [front(c) for c in nb.cells if c.cell_type != 'raw' and not {'hide', 'default_exp'} & directives(c).keys()]
+    text, extra = MarkdownExporter().from_notebook_node(nb, resources=dict(unique_key='index', output_files_dir='nbs/images'))
+    text = re.sub(r'<style.*?</style>\n?', '', text, flags=re.S)  # a table's own style: GitHub has another
+    text = re.sub(r'[ \t]+$', '', text, flags=re.M)
+    files = {'README.md': re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'}
+    return {k: v.encode() if isinstance(v, str) else v for k, v in {**files, **extra['outputs']}.items()}
+
+def front(cell):
+    "One cell made ready for the front page: links seen from the top, code without marks, nothing but results below"
+    if cell.cell_type == 'markdown':
+        cell.source = LINK.sub(lambda m: m[1] + posixpath.normpath(posixpath.join('nbs', m[2])), cell.source)
+        return cell
+    marks = directives(cell)
+    cell.source = without_directives(cell.source)
+    cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
+    for out in cell.outputs: out.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+    if marks.get('output:', marks.get('include:')) == 'false': cell.outputs = []
+    if marks.get('echo:') == 'false': cell.metadata['transient'] = {'remove_source': True}  # nbconvert's own word for it
+    return cell
+
+# ---- from the shell
+
+def main(verb=None, *paths):
+    if verb == 'run' and len(paths) == 1:
+        if story := run(paths[0]): sys.exit(story)
+    elif verb == 'execute':
+        for path in map(Path, paths or notebooks()):
+            start = time.time()
+            execute(path)
+            print(f'{path.name:32} {time.time() - start:5.1f} s  {path.stat().st_size // 1024:4} kB', flush=True)
+    elif verb == 'readme' and not paths:
+        for old in (NBS/'images').glob('index_*.png'): old.unlink()
+        for name, data in readme().items():
+            (ROOT/name).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT/name).write_bytes(data)
+            print(f'wrote {name}')
+    else: sys.exit(__doc__)
+
+if __name__ == '__main__': main(*sys.argv[1:])
