@@ -112,7 +112,7 @@ def front(cell):
     cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
     for out in cell.outputs: out.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
     if marks.get('output:', marks.get('include:')) == 'false': cell.outputs = []
-    if marks.get('echo:') == 'false': cell.metadata['transient'] = {'remove_source': True}  # nbconvert's own word for it
+    if 'hide_input' in marks or marks.get('echo:') == 'false': cell.metadata['transient'] = {'remove_source': True}  # nbconvert's own word for it
     return cell
 
 # ---- from the shell
