@@ -2,6 +2,7 @@
 
 usage: python tests/book.py run NOTEBOOK              run every cell, name the first that fails
        python tests/book.py execute [NOTEBOOK ...]    run in place and keep the outputs, cleaned (default: all)
+       python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write README.md from nbs/index.ipynb
 """
 import os, posixpath, re, sys, time, traceback
@@ -125,6 +126,10 @@ def main(verb=None, *paths):
             start = time.time()
             execute(path)
             print(f'{path.name:32} {time.time() - start:5.1f} s  {path.stat().st_size // 1024:4} kB', flush=True)
+    elif verb == 'clean':
+        import nbformat
+        for path in map(Path, paths or notebooks()):
+            if (nb := read(path)) != (cleaned := clean(read(path))): nbformat.write(cleaned, path); print(f'cleaned {path.name}')
     elif verb == 'readme' and not paths:
         for old in (NBS/'images').glob('index_*.png'): old.unlink()
         for name, data in readme().items():
