@@ -52,7 +52,7 @@ $(READY): constraints.txt settings.ini setup.py
 setup-system: ## install the system libraries that Meta-World and the browser tests need (Debian, Ubuntu; asks for sudo)
 	@command -v apt-get > /dev/null || { echo "No apt-get here. Install OSMesa and Chromium (or Chrome) in your system's own way." >&2; exit 1; }; \
 	need=; for p in $(PACKAGES); do dpkg -s $$p 2>/dev/null | grep -q '^Status: install ok installed' || need="$$need $$p"; done; \
-	command -v $(BROWSERS) > /dev/null || { grep -q '^ID=ubuntu' /etc/os-release && need="$$need chromium-browser" || need="$$need chromium"; }; \
+	for b in $(BROWSERS); do command -v $$b; done | grep -q . || { grep -q '^ID=ubuntu' /etc/os-release && need="$$need chromium-browser" || need="$$need chromium"; }; \
 	python3 -c 'import ensurepip' 2> /dev/null || need="$$need python3-venv"; \
 	if [ -z "$$need" ]; then echo "All system packages are installed."; exit 0; fi; \
 	echo "Installing$$need."; \
