@@ -10,12 +10,10 @@ __all__ = ['ALPHABET', 'N_DISCRETE', 'test_shape', 'test_same', 'devices', 'MowE
 # %% ../nbs/00_core.ipynb #c002
 import difflib, hashlib
 from contextlib import contextmanager
-
-# %% ../nbs/00_core.ipynb #c003
 import numpy as np, torch
 from torch import Tensor
 
-# %% ../nbs/00_core.ipynb #c006
+# %% ../nbs/00_core.ipynb #c005
 ALPHABET = dict(
     K='tasks',
     B='sequences of each task in a batch',
@@ -33,10 +31,10 @@ ALPHABET = dict(
     W='width of a task embedding, 0 = off',
 )
 
-# %% ../nbs/00_core.ipynb #c008
+# %% ../nbs/00_core.ipynb #c007
 N_DISCRETE = 18  # width of the one-hot half of every action vector
 
-# %% ../nbs/00_core.ipynb #c013
+# %% ../nbs/00_core.ipynb #c012
 def test_shape(
     t:Tensor, # (...) anything with a `shape`
     *shape:int, # the sizes it must have, in order
@@ -44,7 +42,7 @@ def test_shape(
     "Fail unless `t` has exactly this shape"
     assert tuple(t.shape) == shape, f'shape {tuple(t.shape)}, expected {shape}'
 
-# %% ../nbs/00_core.ipynb #c016
+# %% ../nbs/00_core.ipynb #c015
 def test_same(
     a:Tensor, # (...) values, or anything `torch.as_tensor` takes
     b:Tensor, # (...) values of the same shape
@@ -57,37 +55,32 @@ def test_same(
         gap = (a.double() - b.double()).abs().max().item()
         assert gap <= tol, f'values differ by {gap:.3g}, allowed {tol:.3g}'
 
-# %% ../nbs/00_core.ipynb #c020
+# %% ../nbs/00_core.ipynb #c019
 def devices()->list[str]: # 'cpu', then 'cuda' if this machine has one
     "Devices that a test should visit"
     return ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
 
-# %% ../nbs/00_core.ipynb #c023
+# %% ../nbs/00_core.ipynb #c022
 class MowError(Exception):
     "A stop with one line for the user and a code for the shell"
     exit_code = 1
-
 class ConfigError(MowError):
     "A setting makes no sense"
     exit_code = 2
-
 class CheckpointError(MowError):
     "No usable checkpoint"
     exit_code = 3
-
 class NonFiniteError(MowError):
     "A loss or a weight is NaN or infinite"
     exit_code = 4
-
 class EnvError(MowError):
     "An environment kept failing"
     exit_code = 5
-
 class DiskError(MowError):
     "The disk is full or not writable"
     exit_code = 6
 
-# %% ../nbs/00_core.ipynb #c027
+# %% ../nbs/00_core.ipynb #c026
 def suggest(
     name:str, # what the user wrote
     allowed:list, # the names that exist
@@ -98,7 +91,7 @@ def suggest(
     tail = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(map(str, allowed))}"
     return f"unknown {what} '{name}': {tail}"
 
-# %% ../nbs/00_core.ipynb #c032
+# %% ../nbs/00_core.ipynb #c031
 def counter_seed(
     seed:int, # of the run
     purpose:str, # what the numbers are for, such as 'replay'
@@ -110,7 +103,7 @@ def counter_seed(
     # one bit less than a word: both torch and numpy take it as a positive number
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), 'little') >> 1
 
-# %% ../nbs/00_core.ipynb #c036
+# %% ../nbs/00_core.ipynb #c035
 def generator(
     seed:int, # of the run
     purpose:str, # what the numbers are for
@@ -130,7 +123,7 @@ def np_rng(
     "A numpy generator for one address"
     return np.random.Generator(np.random.Philox(counter_seed(seed, purpose, task, step)))
 
-# %% ../nbs/00_core.ipynb #c042
+# %% ../nbs/00_core.ipynb #c041
 @contextmanager
 def seeded(
     seed:int, # of the run
@@ -143,7 +136,7 @@ def seeded(
         torch.manual_seed(counter_seed(seed, purpose))
         yield
 
-# %% ../nbs/00_core.ipynb #c046
+# %% ../nbs/00_core.ipynb #c045
 def sample_onehot(
     probs:Tensor, # (..., C) probabilities along the last axis
     gen:torch.Generator, # on the device of `probs`
@@ -156,7 +149,7 @@ def sample_onehot(
     pick = (cdf <= u).sum(-1, keepdim=True)
     return (pick == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
 
-# %% ../nbs/00_core.ipynb #c054
+# %% ../nbs/00_core.ipynb #c053
 def patch(
     f, # a function whose first parameter is annotated with a class
 ): # the same function
@@ -166,7 +159,7 @@ def patch(
     setattr(cls, f.__name__, f)
     return f
 
-# %% ../nbs/00_core.ipynb #c057
+# %% ../nbs/00_core.ipynb #c056
 def symlog(
     x:Tensor, # (...) any numbers
 )->Tensor: # (...) squeezed; near zero almost unchanged
@@ -179,7 +172,7 @@ def symexp(
     "Undo `symlog`"
     return x.sign() * x.abs().expm1()
 
-# %% ../nbs/00_core.ipynb #c061
+# %% ../nbs/00_core.ipynb #c060
 class TwoHot:
     "Numbers as weights on bins that are even in symlog units"
     def __init__(self,
@@ -196,7 +189,7 @@ class TwoHot:
         "Centre of every bin"
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
-# %% ../nbs/00_core.ipynb #c064
+# %% ../nbs/00_core.ipynb #c063
 @patch
 def encode(self:TwoHot,
     x:Tensor, # (...) plain numbers
@@ -209,7 +202,7 @@ def encode(self:TwoHot,
     out = torch.zeros(*x.shape, self.bins, device=x.device)
     return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
 
-# %% ../nbs/00_core.ipynb #c067
+# %% ../nbs/00_core.ipynb #c066
 @patch
 def decode(self:TwoHot,
     logits:Tensor, # (..., bins) unnormalised
@@ -218,7 +211,7 @@ def decode(self:TwoHot,
     # a product and a sum, as autocast would turn a matrix product into bfloat16
     return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
-# %% ../nbs/00_core.ipynb #c070
+# %% ../nbs/00_core.ipynb #c069
 @patch
 def loss(self:TwoHot,
     logits:Tensor, # (..., bins) predicted
@@ -227,7 +220,7 @@ def loss(self:TwoHot,
     "Cross entropy to the two-hot target"
     return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
-# %% ../nbs/00_core.ipynb #c075
+# %% ../nbs/00_core.ipynb #c074
 _HUES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66), (85, 85, 85))
 
 def _tint(hue, level):
@@ -237,7 +230,7 @@ def _tint(hue, level):
     goal = 255 if amount > 0 else 0
     return '#' + ''.join(f'{round(c + (goal - c) * abs(amount)):02x}' for c in _HUES[hue])
 
-# %% ../nbs/00_core.ipynb #c078
+# %% ../nbs/00_core.ipynb #c077
 def task_colors(
     names:list[str], # the tasks of one run or one suite, in any order
 )->dict[str, str]: # name to '#rrggbb', every one different
