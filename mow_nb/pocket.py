@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['PLACES', 'GRID', 'MOVES', 'STEPS', 'N_MOVES', 'LENGTH', 'STENCILS', 'SIDE', 'SPRITE', 'TRUTH_VISUAL',
-           'TRUTH_DYNAMICS', 'track_target', 'track_step', 'reach_step', 'starts', 'model', 'exact_return',
-           'random_return', 'optimal_return', 'Look', 'background', 'patches', 'PocketEnv', 'expert_move',
-           'expert_action']
+           'TRUTH_DYNAMICS', 'track_step', 'reach_step', 'starts', 'model', 'exact_return', 'random_return',
+           'optimal_return', 'Look', 'background', 'patches', 'PocketEnv', 'expert_move', 'expert_action']
 
 # %% ../nbs/02b_pocket.ipynb #c002
 from dataclasses import dataclass
@@ -14,15 +13,13 @@ from functools import cache
 import gymnasium as gym
 import numpy as np
 from .core import ConfigError
-from .tasks import LOOKS, POCKET8, Task, tasks_of
+from .tasks import LOOKS, POCKET8, Task
 
 # %% ../nbs/02b_pocket.ipynb #c005
 PLACES = 8  # places along a row of `track`
 
-def track_target(
-    phase:int,  # 0..13, where in its walk the target is
-)->int:         # 0..7, its place
-    "Place of the target"
+def _target(phase):
+    "Place of the target, 0..7"
     return phase if phase < PLACES else 2 * (PLACES - 1) - phase
 
 def track_step(
@@ -32,7 +29,7 @@ def track_step(
     "One step of `track`"
     phase = (state[0] + 1) % (2 * PLACES - 2)
     player = min(max(state[1] + action - 1, 0), PLACES - 1)
-    return [(phase, player)], 1 / (1 + abs(track_target(phase) - player))
+    return [(phase, player)], 1 / (1 + abs(_target(phase) - player))
 
 # %% ../nbs/02b_pocket.ipynb #c009
 GRID = 6                                               # cells along a side of `reach`
@@ -105,7 +102,7 @@ def random_return(
 )->float:           # expected return of uniform random play
     "What random play earns, exactly"
     kind, _ = _split(task)
-    return exact_return(kind, np.full((len(starts(kind)), N_MOVES[kind]), 1 / N_MOVES[kind]))
+    return exact_return(kind, np.full(model(kind)[1].shape, 1 / N_MOVES[kind]))
 
 @cache
 def optimal_return(
@@ -128,13 +125,11 @@ def _paper(y, x):
 def _brick(y, x):
     "Red bricks in a running bond"
     shifted = x + 4 * ((y // 4) % 2)
-    mortar = ((y % 4 == 3) | (shifted % 8 == 7))[..., None]
-    return np.where(mortar, (120, 84, 72), np.stack([158 + 8 * ((shifted // 8 + y // 4) % 3), 62 + 0 * x, 44 + 0 * x], -1))
+    return np.where(((y % 4 == 3) | (shifted % 8 == 7))[..., None], (120, 84, 72), np.stack([158 + 8 * ((shifted // 8 + y // 4) % 3), 62 + 0 * x, 44 + 0 * x], -1))
 
 def _sea(y, x):
     "Teal water in slanting waves"
-    wave = np.sin((x + 2 * y) * 2 * np.pi / 16)[..., None]
-    return np.array((22, 128, 138)) + wave * np.array((10, 26, 22))
+    return np.array((22, 128, 138)) + np.sin((x + 2 * y) * np.pi / 8)[..., None] * np.array((10, 26, 22))
 
 # %% ../nbs/02b_pocket.ipynb #c025
 STENCILS = dict(
@@ -155,7 +150,7 @@ class Look:
 _LOOK = dict(
     night=Look('ship', (255, 236, 90), 'star', (120, 240, 255), _night),
     paper=Look('block', (30, 40, 130), 'ring', (170, 20, 40), _paper),
-    brick=Look('ball', (250, 250, 250), 'cross', (20, 20, 40), _brick),
+    brick=Look('ball', (250, 250, 250), 'cross', (90, 255, 120), _brick),
     sea=Look('boat', (255, 250, 235), 'buoy', (255, 120, 20), _sea))
 
 # %% ../nbs/02b_pocket.ipynb #c028
@@ -232,7 +227,7 @@ class PocketEnv(gym.Env):
     def render(self)->np.ndarray:  # (size, size, 3) uint8
         "The picture of the state"
         img = self.ground.copy()
-        where = (track_target(self.state[0]), self.state[1]) if self.kind == 'track' else self.state[::-1]
+        where = (_target(self.state[0]), self.state[1]) if self.kind == 'track' else self.state[::-1]
         for place, sprites in zip(where, (self.target, self.player)):
             rows, cols, pixels = sprites[place]
             img[rows, cols] = pixels
@@ -245,11 +240,9 @@ def expert_move(
 )->int:                     # the best action
     "A move of the scripted player"
     if kind == 'track':
-        ahead = track_target((state[0] + 1) % (2 * PLACES - 2))
-        return 1 + int(np.sign(ahead - state[1]))
+        return 1 + int(np.sign(_target((state[0] + 1) % (2 * PLACES - 2)) - state[1]))
     (row, col), (to_row, to_col) = (divmod(cell, GRID) for cell in state)
-    if row != to_row: return 1 if to_row < row else 2
-    return 3 if to_col < col else 4
+    return (1 if to_row < row else 2) if row != to_row else (3 if to_col < col else 4)
 
 def expert_action(
     env:gym.Env,  # a PocketEnv, wrapped or not

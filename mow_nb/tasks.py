@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['JOYSTICK', 'MINIMAL', 'ATARI26', 'LOOKS', 'POCKET8', 'SUITES', 'Task', 'register', 'maker', 'tasks_of', 'd_max',
-           'action_width', 'action_masks', 'cont_masks', 'reference', 'random_score', 'human_score', 'published']
+           'action_width', 'action_masks', 'cont_masks', 'decode', 'random_actions', 'reference', 'random_score',
+           'human_score', 'published']
 
 # %% ../nbs/02_tasks.ipynb #c002
 import json
@@ -133,6 +134,28 @@ def cont_masks(
     return np.arange(d_max) < np.array([t.d_cont for t in tasks])[:, None]
 
 # %% ../nbs/02_tasks.ipynb #c035
+def decode(
+    task:Task,          # whose action it is
+    action:np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
+)->int|np.ndarray:      # a button, or (d_cont,) values in [-1, 1]
+    "A task's own part of the shared action vector"
+    if task.n_actions: return int(action[:task.n_actions].argmax())
+    return np.clip(action[N_DISCRETE:N_DISCRETE + task.d_cont], -1, 1)
+
+# %% ../nbs/02_tasks.ipynb #c038
+def random_actions(
+    tasks:tuple[Task, ...],    # K tasks
+    d_max:int,                 # width of the continuous part
+    rng:np.random.Generator,   # source of the draws
+)->np.ndarray:                 # (K, 18 + d_max) float32
+    "Uniform random play, one action per task"
+    out = np.zeros((len(tasks), N_DISCRETE + d_max), np.float32)
+    for row, task in zip(out, tasks):
+        if task.n_actions: row[rng.integers(task.n_actions)] = 1
+        row[N_DISCRETE:N_DISCRETE + task.d_cont] = rng.uniform(-1, 1, task.d_cont)
+    return out
+
+# %% ../nbs/02_tasks.ipynb #c041
 @cache
 def reference(
     name:str='atari100k',  # 'atari100k' or 'metaworld'
@@ -158,7 +181,7 @@ def _score(kind, name):
     if name not in table: raise ConfigError(suggest(name, table, 'game'))
     return table[name]
 
-# %% ../nbs/02_tasks.ipynb #c039
+# %% ../nbs/02_tasks.ipynb #c045
 def published(
     name:str='atari100k',  # 'atari100k' or 'metaworld'
 )->dict[str, dict]:        # method -> source, and 'mean_hns', 'median_hns' or 'scores' (game -> scores of the seeds), ...
