@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from einops import rearrange
 from fastcore.basics import patch
-from torch import Tensor
 from .core import CheckpointError, ConfigError, DiskError
 from .records import Batch
 
