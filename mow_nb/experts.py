@@ -56,6 +56,12 @@ class Router(nn.Module):
         super().__init__()
         self.hidden, self.out, self.active = nn.Linear(d_task, width), nn.Linear(width, experts), active
 
+    def scores(self,
+        e:Tensor, # (K, W) task embeddings
+    )->Tensor: # (K, E) logits, float32
+        "How much each task likes each expert"
+        return self.out(F.relu(self.hidden(e))).float()
+
     def forward(self,
         e:Tensor, # (K, W) task embeddings
         tau:float=1., # temperature of the scores
@@ -63,7 +69,7 @@ class Router(nn.Module):
         gen:torch.Generator|None=None, # dice; without it there is no noise
     )->Routing: # of each row of `e`
         "Score, choose, gate"
-        scores = self.out(F.relu(self.hidden(e))).float() / tau
+        scores = self.scores(e) / tau
         dice = None if gen is None else gumbel(scores.shape, gen, e.device) * noise
         pick, gates = straight_gates(scores, self.active, dice)
         return Routing(pick, gates.gather(-1, pick), gates)
