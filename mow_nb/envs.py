@@ -187,14 +187,14 @@ class Pool:
         self.tasks, self.seed, self.purpose = tuple(tasks), seed, purpose
         self.envs = [make_env(t, size, protocol) for t in self.tasks]
         self.episode, self.acts, self.ret, self.finished = [-1] * len(self.tasks), [[] for _ in self.tasks], [0.] * len(self.tasks), []
-        self.obs = np.stack([self._begin(k) for k in range(len(self.tasks))])
+        self.obs = np.stack([self.restart(k) for k in range(len(self.tasks))])
 
     def _seed(self, k):
         "Seed of the present episode of task k"
         return counter_seed(self.seed, self.purpose, self.tasks[k].name, self.episode[k])
 
-    def _begin(self, k):
-        "Next episode of task k"
+    def restart(self, k:int)->np.ndarray: # index of a task; (size, size, 3) uint8 first picture of its next episode
+        "Give up the episode of a task and begin its next"
         self.episode[k], self.acts[k], self.ret[k] = self.episode[k] + 1, [], 0.
         return self.envs[k].reset(self._seed(k))[0]
 
@@ -220,7 +220,7 @@ def step(
         cont[k], done[k] = not (terminated or info['life_lost']), terminated or truncated
     for k in np.flatnonzero(done):
         self.finished.append(Episode(self.tasks[k].name, self.ret[k], len(self.acts[k])))
-        after[k] = self._begin(k)
+        after[k] = self.restart(k)
     self.obs = after
     return Steps(before, actions, rew, cont, done)
 
