@@ -1,0 +1,16 @@
+"Mixture-of-World Models: one agent that learns many visual tasks by dreaming. The names below are looked up when they are first used."
+__version__ = "0.1.0"
+
+from importlib import import_module
+
+_HOMES = {'acting': ('Agent',), 'evaluation': ('score_rows', 'score_text'), 'presets': ('Config', 'changed', 'preset'), 'report': ('write_report',),
+          'run': ('evaluate', 'from_pretrained', 'load', 'save_pretrained', 'train'), 'tasks': ('register', 'tasks_of')}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted(_HOME)
+
+def __getattr__(name):
+    # late, so that a process which only steps environments never loads PyTorch
+    if name not in _HOME: raise AttributeError(f"module 'mow_nb' has no attribute '{name}'")
+    return getattr(import_module(f'mow_nb.{_HOME[name]}'), name)
+
+def __dir__(): return __all__
