@@ -14,7 +14,7 @@ os.environ.update(ONE_THREAD)
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 def pytest_addoption(parser):
-    parser.addoption('--chapter-seconds', type=int, default=180, help='time limit of one notebook (default: 180)')
+    parser.addoption('--chapter-seconds', type=int, default=300, help='time limit of one notebook (default: 300)')
 
 def pytest_collect_file(file_path, parent):
     if file_path.suffix == '.ipynb' and file_path.parent.name == 'nbs' and not file_path.name.startswith(('_', '.')):
