@@ -34,13 +34,13 @@ CHAPTERS = [
     ('15b_grouping',   'grouping',    'core records clustering trainer'),
     ('16_metrics',     'metrics',     'core tasks'),
     ('16b_seeing',     'seeing',      'core records world_model'),
-    ('17_evaluate',    'evaluate',    'core tasks pocket envs agent acting presets metrics'),
+    ('17_evaluation',  'evaluation',  'core tasks pocket envs agent acting presets metrics'),
     ('17b_journal',    'journal',     'core tasks replay presets'),
-    ('17c_run',        'run',         'core tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluate journal'),
+    ('17c_run',        'run',         'core tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
     ('18_explorer',    'explorer',    'core tasks clustering metrics journal'),
     ('18b_report',     'report',      'core tasks metrics journal explorer'),
     ('18c_bench',      'bench',       'core tasks presets trainer'),
-    ('19_cli',         'cli',         'core tasks presets evaluate journal run explorer report bench'),
+    ('19_cli',         'cli',         'core tasks presets evaluation journal run explorer report bench'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '23_tutorial_metaworld', '24_results']
 STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the trainer, and know nothing of each other
@@ -232,7 +232,7 @@ def call_fault(call, module):
     if re.search(r'\binit\.', name): return None  # weights again
     if last in NEVER and (name != last or last.istitle()): return 'draws without a generator'
     if last in DRAWS and (last.endswith('_') or name.startswith('torch.')) and 'generator' not in keys: return NO_GENERATOR
-    if last == 'sample' and not call.args and not keys: return 'draws without a generator'
+    if last == 'sample' and name != 'self.sample' and not call.args and not keys: return 'draws without a generator'
     if name == 'torch.load' and not true('weights_only'): return 'loads without weights_only=True'
     if name == 'torch.save': return 'writes a pickle (use safetensors)'
     if true('allow_pickle'): return 'allows pickles'
