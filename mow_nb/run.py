@@ -24,7 +24,7 @@ from .trainer import Learner, assert_finite
 from .grouping import find_groups
 from .seeing import strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .journal import Journal, open_run, plan_text, run_path
+from .journal import Journal, open_run, plan_text, returns_row, routing_row, run_path
 
 # %% ../nbs/17c_run.ipynb #c006
 class Run:
@@ -56,8 +56,8 @@ class Run:
         total:int,  # its length
         done:int,   # how much is done already
         unit:str,   # what is counted
-    )->tqdm:
-        "A progress bar with speed and time left"
+    )->tqdm: # with speed and time left
+        "A progress bar"
         return tqdm(total=total, initial=done, desc=f'{what:12}', unit=unit, disable=self.quiet, mininterval=.5, file=sys.stdout, dynamic_ncols=True)
 
 # %% ../nbs/17c_run.ipynb #c009
@@ -102,33 +102,20 @@ def learn(self:Run,
 def log(self:Run,
     journal:Journal,  # where lines go
     phase:str,        # what is going on
-)->dict:              # the line
+)->None:
     "A line about the updates since the last one"
     means = {name: v / self.since for name, v in self.sums.items()}
     assert_finite(means, self.names, self.learner.updates)
     row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
     row |= {name: dict(zip(self.names, v.tolist())) for name, v in means.items()}
-    if scores := self.routing(): row['routing'] = scores
-    new, self.episodes = self.pool.finished[self.episodes:], len(self.pool.finished)
-    if new: row['return'] = {n: float(np.mean([e.ret for e in new if e.task == n])) for n in {e.task for e in new}}
-    self.sums, self.since = {}, 0
+    row |= routing_row(self.learner.world, self.names) | returns_row(self.pool.finished[self.episodes:])
+    self.sums, self.since, self.episodes = {}, 0, len(self.pool.finished)
     journal.write(row)
-    return row
 
 @patch
 def clock(self:Run)->float: # seconds of computing so far, earlier sittings included
     "How long the run has taken"
     return self.seconds + time.perf_counter() - self.began
-
-@patch
-@torch.no_grad()
-def routing(self:Run)->dict: # task -> its E router probabilities; empty without experts
-    "Which experts each task prefers"
-    world = self.learner.world
-    route = world.dyn.route(world.task_vectors())
-    if route is None: return {}
-    logits = world.dyn.router.scores(world.task_vectors())
-    return dict(zip(self.names, logits.softmax(-1).tolist()))
 
 # %% ../nbs/17c_run.ipynb #c014
 @patch
