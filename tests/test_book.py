@@ -32,6 +32,7 @@ CHAPTERS = [
     ('14b_checkpoint', 'checkpoint',  'core'),
     ('15_trainer',     'trainer',     'core records envs replay world_model clustering agent presets'),
     ('15b_grouping',   'grouping',    'core records clustering trainer'),
+    ('15c_plain',      'plain',       'core records blocks losses agent presets'),
     ('16_metrics',     'metrics',     'core tasks'),
     ('16b_seeing',     'seeing',      'core records world_model'),
     ('17_evaluation',  'evaluation',  'core tasks pocket envs agent acting presets metrics'),
@@ -39,7 +40,7 @@ CHAPTERS = [
     ('17c_run',        'run',         'core tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
     ('18_explorer',    'explorer',    'core tasks clustering metrics journal'),
     ('18b_report',     'report',      'core tasks metrics journal explorer'),
-    ('18c_bench',      'bench',       'core tasks presets trainer'),
+    ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
     ('19_cli',         'cli',         'core tasks presets evaluation journal run explorer report bench'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '23_tutorial_metaworld', '24_results']
