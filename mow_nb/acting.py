@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 from .core import ConfigError, patch
 from .world_model import WorldModel
-from .agent import Agent as ActorCritic
+from .agent import ActorCritic
 
 # %% ../nbs/13b_acting.ipynb #c006
 class Agent:

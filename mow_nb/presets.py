@@ -18,7 +18,7 @@ from .tasks import Task, action_masks, action_width, cont_masks, d_max, tasks_of
 from .vae import VAEConfig
 from .dynamics import DynamicsConfig
 from .world_model import WorldModel, WorldModelConfig
-from .agent import Agent as ActorCritic, AgentConfig
+from .agent import ActorCritic, AgentConfig
 
 # %% ../nbs/14_presets.ipynb #c006
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ class State:
 @dataclass(frozen=True)
 class Rollout:
     "What the world model dreamt: M dreams per task"
-    z:Tensor    # (K, M, H+1, Z) latents, the first one from a real picture
+    z:Tensor    # (K, M, H+1, Z) latents, all of them dreamt: the first is drawn from what the context predicts
     h:Tensor    # (K, M, H+1, D) h[:, :, i] is the memory before z[:, :, i]
     act:Tensor  # (K, M, H, A) chosen at position i
     rew:Tensor  # (K, M, H) predicted to follow act[:, :, i]
