@@ -103,11 +103,12 @@ def regroup(self:ClusterBank,
     labels:Sequence[int], # (K,) new cluster of each task; K may have grown at the end
 )->None:
     "Deal the tasks anew; a cluster goes on from the copy that served most of its tasks"
-    labels, copies = _dense(labels), []
+    labels, heirs = _dense(labels), []
     for cluster in range(max(labels) + 1):
         votes = [old for old, new in zip(self.labels, labels) if new == cluster]
         heir = Counter(votes or self.labels).most_common(1)[0][0]
-        # every cluster gets a copy of its own, even where two of them go on from one
-        copies.append(copy.deepcopy(self.members[heir]))
-    self.members = nn.ModuleList(copies)
+        heirs.append(heir)
+    # every cluster gets a copy of its own, even where two of them go on from one
+    self.members = nn.ModuleList(copy.deepcopy(self.members[heir]) for heir in heirs)
+    self.heirs = tuple(heirs)
     self.assign(labels)
