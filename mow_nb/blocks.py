@@ -32,6 +32,7 @@ def join_task(
     e:Tensor, # (K, W) task embeddings
 )->Tensor:    # (K, ..., D+W) in the dtype of `x`
     "Append its task's embedding to every row"
+    if not e.shape[-1]: return x
     e = e.view(e.shape[0], *[1] * (x.ndim - 2), e.shape[-1])
     return torch.cat([x, e.expand(*x.shape[:-1], -1).to(x.dtype)], -1)
 

@@ -63,16 +63,26 @@ def fit_out(self:Learner)->None:
     self.agent_params = [p for p in self.agent.parameters() if p.requires_grad]
     self.model_opt = torch.optim.Adam(self.model_params, lr=t.model_lr, fused=True)
     self.agent_opt = torch.optim.Adam(self.agent_params, lr=t.agent_lr, eps=1e-5, fused=True)
-    if t.compile:
-        # in place, so that the names of the parameters stay as they are
-        for m in (*self.world.enc.members, *self.world.dec.members, self.world.dyn): m.compile()
+    if t.compile: self.compile_parts()
 
 @patch
 def pairs(self:Learner)->tuple: # (model, optimiser) of the world, then of the agent
     "Who steps whom"
     return (self.world, self.model_opt), (self.agent, self.agent_opt)
 
-# %% ../nbs/15_trainer.ipynb #c016
+# %% ../nbs/15_trainer.ipynb #c013
+@patch
+def compile_parts(self:Learner,
+    backend:str='inductor',  # of `torch.compile`
+)->None:
+    "Hand the large parts to the compiler, in place, so that parameters keep their names"
+    for m in (*self.world.enc.members, *self.world.dec.members): m.compile(backend=backend)
+    dyn = self.world.dyn
+    plain = type(dyn).forward.__get__(dyn)
+    quick = torch.compile(plain, backend=backend)
+    dyn.forward = lambda z, act, e, memory, gen=None: quick(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+
+# %% ../nbs/15_trainer.ipynb #c018
 @patch
 def learn_model(self:Learner,
     batch:Batch,  # of all tasks
@@ -91,7 +101,7 @@ def learn_model(self:Learner,
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return state, means | {'model_norm': norm.detach().expand(world.tasks)}
 
-# %% ../nbs/15_trainer.ipynb #c019
+# %% ../nbs/15_trainer.ipynb #c021
 @patch
 def learn_behaviour(self:Learner,
     batch:Batch,   # of all tasks
@@ -113,7 +123,7 @@ def learn_behaviour(self:Learner,
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
 
-# %% ../nbs/15_trainer.ipynb #c022
+# %% ../nbs/15_trainer.ipynb #c024
 @patch
 def update(self:Learner,
     batch:Batch,          # of all tasks
@@ -125,7 +135,7 @@ def update(self:Learner,
     self.updates += 1
     return means
 
-# %% ../nbs/15_trainer.ipynb #c025
+# %% ../nbs/15_trainer.ipynb #c029
 def inherited(
     model:Module,  # after its banks were regrouped
     name:str,      # of one of its parameters now
@@ -148,7 +158,7 @@ def regroup(self:Learner,
         for name, p in model.named_parameters():
             if found := old.get((model, inherited(model, name))): opt.state[p] = {k: v.clone() for k, v in found.items()}
 
-# %% ../nbs/15_trainer.ipynb #c028
+# %% ../nbs/15_trainer.ipynb #c032
 @patch
 def named_moments(self:Learner)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
     "What the optimisers remember of each parameter"
@@ -164,7 +174,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
     weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
     return weights | self.named_moments()
 
-# %% ../nbs/15_trainer.ipynb #c031
+# %% ../nbs/15_trainer.ipynb #c035
 @patch
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
@@ -187,7 +197,7 @@ def load_tensors(self:Learner,
             found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
             if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
-# %% ../nbs/15_trainer.ipynb #c035
+# %% ../nbs/15_trainer.ipynb #c039
 def assert_finite(
     means:dict[str, Tensor],  # name -> (K,) on any device
     names:list[str],          # K task names

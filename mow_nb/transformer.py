@@ -147,7 +147,8 @@ class BlockBank(nn.Module):
         "Every step looks at itself and its past"
         q, k, v = rearrange(bank_linear(x, w['qkv']), 'p (s t) (j n d) -> j (p s) n t d', s=S, j=3, n=self.heads)
         if append is not None: k, v = append(k, v)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        # chosen by Python, so that a compiler which keeps T open still sees a constant
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True if q.shape[2] > 1 else False)
         return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=S), w['out'])
 
     def forward(self,

@@ -1,13 +1,14 @@
 #!/bin/sh
 # Measure mow_nb on a bare Linux machine: Python 3.12, PyTorch and the usual scientific packages, no network, nothing of ours installed.
 #
-#   tests/gpu.sh wheels    where there is a network: fetch the few packages such a machine lacks (15 MB) into $WHEELS (default .wheels)
+#   tests/gpu.sh wheels    where there is a network: fetch the few packages such a machine lacks (4 MB) into $WHEELS (default .wheels)
 #   tests/gpu.sh           on the machine: unpack them, run `mow bench` three times and a short training, write $OUT/gpu.txt (default: here)
 #
-# PYTHON names the interpreter. BENCH (lines: a preset with options) and TRAIN (a preset with options) replace what is run, such as BENCH=toy TRAIN=toy.
+# PYTHON names the interpreter, FOR the version of Python that the wheels are for (default 3.12). BENCH (lines: a preset with options)
+# and TRAIN (a preset with options) replace what is run, such as BENCH=toy TRAIN=toy.
 set -eu
 cd "$(dirname "$0")/.."
-PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.wheels} OUT=${OUT:-.}
+PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.wheels} OUT=${OUT:-.} FOR=${FOR:-3.12}
 BENCH=${BENCH:-"storm
 atari26
 storm --train.compile"}
@@ -17,7 +18,7 @@ if [ "${1:-run}" = wheels ]; then
   for p in gymnasium ale-py farama-notifications cloudpickle tyro docstring-parser typeguard tomli-w; do
     # the tested version, as constraints.txt has it
     pin=$(sed 's/_/-/g' constraints.txt | grep -i "^$p==") || { echo "constraints.txt does not name $p" >&2; exit 1; }
-    "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --implementation cp --python-version 3.12 \
+    "$PYTHON" -m pip download -q --no-deps --only-binary=:all: --implementation cp --python-version "$FOR" \
       --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 -d "$WHEELS" "$pin"
   done
   ls -s "$WHEELS"
