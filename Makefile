@@ -22,7 +22,8 @@ help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: setup ## train one agent on four Atari games in about five minutes, and write a report
-	@$(BIN)/mow demo
+	@$(BIN)/mow train demo --resume
+	@$(BIN)/mow report demo
 
 test: setup ## run every notebook and every test  (make test ARGS="-k replay")
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 --durations-min=5 $(ARGS)
