@@ -171,8 +171,9 @@ def losses(self:ActorCritic,
     ret = lambda_return(roll.rew, roll.cont, value, c.gamma, c.lam)
     slow_ret = lambda_return(roll.rew, roll.cont, slow, c.gamma, c.lam)
     # H+1 states, H choices: the last state only has a worth
-    guess = logits[:, :, :H]
-    critic = self.twohot.loss(guess, ret) + self.twohot.loss(guess, slow_ret)
+    guess = logits[:, :, :H].float().log_softmax(-1)
+    # cross entropy is linear in its target: one pass for both
+    critic = -((self.twohot.encode(ret) + self.twohot.encode(slow_ret)) * guess).sum(-1)
     self.update_scale(ret)
     adv = (ret - value[:, :, :H]) / self.scale.clamp(min=1)[:, None, None]
     pi = self.actor(s[:, :, :H], self.mask, self.cmask)

@@ -54,7 +54,8 @@ class Encoder(nn.Module):
     )->Tensor:      # (K, B, T, Z) logits
         K, B = obs.shape[:2]
         x = rearrange(obs, 'k b t c h w -> (k b t) c h w').contiguous(memory_format=torch.channels_last)
-        for conv, norm in zip(self.convs, self.norms): x = F.relu(norm(conv(x)))
+        # in place: no gradient needs what was there, and the first of these tensors is the largest of the whole model
+        for conv, norm in zip(self.convs, self.norms): x = F.relu(norm(conv(x)), inplace=True)
         return self.out(join_task(rearrange(x, '(k b t) c h w -> k b t (c h w)', k=K, b=B), e))
 
 # %% ../nbs/06_vae.ipynb #c014
@@ -100,5 +101,5 @@ class Decoder(nn.Module):
         K, B = z.shape[:2]
         x = rearrange(self.inp(join_task(z, e)), 'k b t (c h w) -> (k b t) c h w', h=4, w=4)
         x = x.contiguous(memory_format=torch.channels_last)
-        for norm, conv in zip(self.norms, self.convs): x = conv(F.relu(norm(x)))
+        for norm, conv in zip(self.norms, self.convs): x = conv(F.relu(norm(x), inplace=True))
         return rearrange(x, '(k b t) c h w -> k b t c h w', k=K, b=B)
