@@ -83,7 +83,7 @@ class Journal:
     "The lines a run writes about itself"
     def __init__(self,
         path:Path,        # the run's directory
-        updates:int=0,    # updates that are known to have happened; later lines are dropped
+        updates:int=0,    # updates that the lines to be kept speak of; later lines are dropped
     ):
         self.file = Path(path)/'metrics.jsonl'
         kept = [r for r in read_metrics(path) if r['updates'] <= updates] if updates else []
