@@ -57,14 +57,14 @@ class TrainConfig:
     save_every:int = 1_000      # updates between two checkpoints
     eval_every:int = 0          # updates between two evaluations; 0 = only at the end
 
-# %% ../nbs/14_presets.ipynb #c009
+# %% ../nbs/14_presets.ipynb #c011
 @dataclass(frozen=True)
 class EvalConfig:
     "How a trained agent is judged"
     episodes:int = 20           # per task, from the final checkpoint, policy sampled (STORM)
     max_steps:int = 27_000      # agent steps after which an episode is cut (108,000 frames)
 
-# %% ../nbs/14_presets.ipynb #c011
+# %% ../nbs/14_presets.ipynb #c015
 @dataclass(frozen=True)
 class Config:
     "Everything that makes a run"
@@ -72,13 +72,13 @@ class Config:
     seed:int = 0                # of weights, environments, sampling: of everything
     protocol:str = 'storm'      # Atari protocol: 'storm' or 'iris'
     full_actions:bool = False   # all 18 joystick positions in every game
-    model:WorldModelConfig = field(default_factory=WorldModelConfig)
-    agent:AgentConfig = field(default_factory=AgentConfig)
-    cluster:ClusterConfig = field(default_factory=ClusterConfig)
-    train:TrainConfig = field(default_factory=TrainConfig)
-    eval:EvalConfig = field(default_factory=EvalConfig)
+    model:WorldModelConfig = field(default_factory=WorldModelConfig)  # eyes, memory and heads (chapter 11)
+    agent:AgentConfig = field(default_factory=AgentConfig)            # actor and critics (chapter 13)
+    cluster:ClusterConfig = field(default_factory=ClusterConfig)      # who shares a VAE
+    train:TrainConfig = field(default_factory=TrainConfig)            # how long, how much, on what
+    eval:EvalConfig = field(default_factory=EvalConfig)               # how the agent is judged
 
-# %% ../nbs/14_presets.ipynb #c014
+# %% ../nbs/14_presets.ipynb #c018
 def flat(
     config,         # a config dataclass
     prefix:str='',  # put before every name
@@ -90,7 +90,7 @@ def flat(
         out |= flat(v, f'{prefix}{f.name}.') if dataclasses.is_dataclass(v) else {prefix + f.name: v}
     return out
 
-# %% ../nbs/14_presets.ipynb #c017
+# %% ../nbs/14_presets.ipynb #c021
 def _fitted(name, old, new):
     "The new value in the type of the old one"
     if type(old) is float and type(new) is int: return float(new)
@@ -118,7 +118,7 @@ def _sub(part, changes):
         here[name] = _sub(getattr(part, name), {k.partition('.')[2]: v for k, v in changes.items() if k.startswith(name + '.')})
     return dataclasses.replace(part, **here)
 
-# %% ../nbs/14_presets.ipynb #c020
+# %% ../nbs/14_presets.ipynb #c024
 PRESETS = dict(
     atari26={'model.d_task': 128, 'train.seqs': 1, 'train.dreams': 64},
     storm={'tasks': 'Pong', 'model.d_task': 0, 'model.task_weight': 0., 'model.harmonious': False, 'model.dynamics.experts': 0, 'model.dynamics.active': 0,
@@ -133,20 +133,20 @@ PRESETS = dict(
     token_routing={'model.dynamics.routing': 'token'},
     layer_means={'cluster.reduction': 'layer_means'})
 
-# %% ../nbs/14_presets.ipynb #c022
+# %% ../nbs/14_presets.ipynb #c028
 _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model.vae.groups': 16, 'model.vae.classes': 16, 'model.dynamics.width': 128, 'model.dynamics.heads': 4,
           'model.dynamics.experts': 4, 'model.dynamics.active': 2, 'agent.hidden': 128, 'train.model_lr': 1e-3, 'train.agent_lr': 1e-3, 'train.seqs': 4, 'train.steps': 16,
           'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket'}
 PRESETS |= dict(
-    pocket=_SMALL | {'cluster.n': 4, 'agent.entropy': 3e-3, 'train.rounds': 10_000, 'train.prefill': 500, 'train.warmup': 600, 'train.train_every': 2, 'train.save_every': 500,
-                     'train.eval_every': 500, 'eval.max_steps': 40},
+    pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 1e-2, 'train.rounds': 7_700, 'train.prefill': 500,
+                     'train.warmup': 400, 'train.train_every': 2, 'train.seqs': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 400, 'train.eval_every': 400, 'eval.max_steps': 40},
     toy=_SMALL | {'tasks': 'track-night,reach-night,track-sea', 'model.vae.stem': 8, 'model.vae.groups': 4, 'model.vae.classes': 4, 'model.dynamics.width': 16, 'model.dynamics.heads': 2, 'cluster.batches': 2,
                   'agent.hidden': 16, 'cluster.n': 2, 'train.rounds': 40, 'train.prefill': 20, 'train.warmup': 4, 'train.seqs': 2, 'train.steps': 8, 'train.dreams': 4, 'train.horizon': 4,
                   'train.log_every': 2, 'train.save_every': 5, 'eval.episodes': 1, 'eval.max_steps': 10},
     demo=_SMALL | {'tasks': 'Pong,Breakout,Boxing,Freeway', 'model.vae.size': 64, 'cluster.n': 2, 'train.rounds': 1_000, 'train.prefill': 400, 'train.warmup': 100, 'train.train_every': 2,
                    'train.log_every': 10, 'train.save_every': 100, 'eval.episodes': 2, 'eval.max_steps': 500})
 
-# %% ../nbs/14_presets.ipynb #c023
+# %% ../nbs/14_presets.ipynb #c030
 def preset(
     names:str,  # one preset, or several joined by '+', applied from left to right
 )->Config:      # the config
@@ -157,7 +157,7 @@ def preset(
         config = changed(config, PRESETS[name])
     return config
 
-# %% ../nbs/14_presets.ipynb #c026
+# %% ../nbs/14_presets.ipynb #c033
 _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width model.dynamics.layers model.dynamics.heads model.dynamics.ff model.dynamics.positions '
     'model.dynamics.router_width agent.hidden agent.layers agent.bins cluster.batches train.rounds train.prefill train.train_every train.seqs train.steps train.dreams '
     'train.context train.horizon train.act_context train.log_every train.save_every eval.episodes eval.max_steps', 2: 'model.vae.classes',
@@ -167,7 +167,7 @@ _UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unim
 _ONE_OF = {'protocol': ('storm', 'iris'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.linkage': ('average', 'complete', 'single'),
            'model.dynamics.routing': ('task', 'token'), 'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16')}
 
-# %% ../nbs/14_presets.ipynb #c027
+# %% ../nbs/14_presets.ipynb #c037
 def _ranges(table):
     "Single values"
     for low, names in _AT_LEAST.items():
@@ -178,7 +178,7 @@ def _ranges(table):
     for n, allowed in _ONE_OF.items():
         if table[n] not in allowed: yield f"{n}: " + suggest(table[n], allowed, 'choice')
 
-# %% ../nbs/14_presets.ipynb #c028
+# %% ../nbs/14_presets.ipynb #c040
 def _relations(c, K):
     "Values that must fit one another"
     d, t, size = c.model.dynamics, c.train, c.model.vae.size
@@ -196,6 +196,7 @@ def _relations(c, K):
     if t.prefill > t.rounds: yield f'train.prefill={t.prefill} must be at most train.rounds={t.rounds}'
     if t.device == 'cuda' and not torch.cuda.is_available(): yield "train.device='cuda' but PyTorch sees no CUDA device: use 'cpu' or 'auto'"
 
+# %% ../nbs/14_presets.ipynb #c043
 def check(
     config:Config,        # to be judged
 )->tuple[Task, ...]:      # its K tasks
@@ -204,7 +205,7 @@ def check(
     for complaint in (*_ranges(flat(config)), *_relations(config, len(tasks))): raise ConfigError(complaint)
     return tasks
 
-# %% ../nbs/14_presets.ipynb #c034
+# %% ../nbs/14_presets.ipynb #c049
 def to_toml(
     config:Config,  # to be written
 )->str:             # the text of a TOML file
@@ -222,7 +223,7 @@ def from_toml(
     tree.pop('versions', None)
     return changed(Config(), dict(leaves(tree)))
 
-# %% ../nbs/14_presets.ipynb #c037
+# %% ../nbs/14_presets.ipynb #c052
 def build(
     config:Config,                 # checked or not
     labels:list[int]|None=None,    # K cluster labels; None = all tasks in cluster 0
@@ -236,7 +237,7 @@ def build(
         world = WorldModel(m, len(tasks), action_width(tasks), labels)
         return world, ActorCritic(config.agent, d_state, d_max(tasks), *masks, labels)
 
-# %% ../nbs/14_presets.ipynb #c038
+# %% ../nbs/14_presets.ipynb #c053
 def count(
     config:Config,               # of which run
     labels:list[int]|None=None,  # K cluster labels
