@@ -123,7 +123,9 @@ class GymEnv(Env):
         obs, rew, terminated, truncated, info = self.out
         info = {**info, 'life_lost': bool(info.get('life_lost', False))}
         return _picture(self.env, obs, self.size), float(rew), bool(terminated), bool(truncated), info
-    def close(self): self.env.close()
+    def close(self)->None:
+        "Close the environment behind"
+        self.env.close()
 
 # %% ../nbs/03_envs.ipynb #c034
 def _user_env(task):
@@ -193,7 +195,9 @@ class Pool:
         "Seed of the present episode of task k"
         return counter_seed(self.seed, self.purpose, self.tasks[k].name, self.episode[k])
 
-    def restart(self, k:int)->np.ndarray: # index of a task; (size, size, 3) uint8 first picture of its next episode
+    def restart(self,
+        k:int,       # index of a task
+    )->np.ndarray:   # (size, size, 3) uint8 first picture of its next episode
         "Give up the episode of a task and begin its next"
         self.episode[k], self.acts[k], self.ret[k] = self.episode[k] + 1, [], 0.
         return self.envs[k].reset(self._seed(k))[0]

@@ -18,10 +18,10 @@ from .blocks import dropout
 
 # %% ../nbs/05b_transformer.ipynb #c008
 def bank_linear(
-    x:Tensor,             # (P, R, in) rows of every pick
-    w:Tensor,             # (P, in, out) gathered weights
-    b:Tensor|None=None,   # (P, out) gathered biases
-)->Tensor:                # (P, R, out)
+    x:Tensor,             # (picks, rows, in) rows of every pick
+    w:Tensor,             # (picks, in, out) gathered weights
+    b:Tensor|None=None,   # (picks, out) gathered biases
+)->Tensor:                # (picks, rows, out)
     "P linear layers in one batched product"
     y = torch.bmm(x, w)
     return y if b is None else y + b[:, None].to(y.dtype)
@@ -45,11 +45,11 @@ def norm_init(
     return nn.ParameterDict(dict(scale=torch.ones(experts, width), shift=torch.zeros(experts, width)))
 
 def bank_norm(
-    x:Tensor,  # (P, R, D) rows of every pick
-    w:Tensor,  # (P, D) gathered scales
-    b:Tensor,  # (P, D) gathered shifts
+    x:Tensor,  # (picks, rows, D) rows of every pick
+    w:Tensor,  # (picks, D) gathered scales
+    b:Tensor,  # (picks, D) gathered shifts
     eps:float, # added to the variance
-)->Tensor:     # (P, R, D)
+)->Tensor:     # (picks, rows, D)
     "P LayerNorms"
     # torch's own kernel takes one scale: with a single pick it does everything in one pass
     if w.shape[0] == 1: return F.layer_norm(x, x.shape[-1:], w[0], b[0], eps)
@@ -59,8 +59,8 @@ def bank_norm(
 class Bank(nn.Module):
     "A module whose parameters all carry a leading expert axis (E, ...)"
     def gather(self,
-        pick:Tensor|None,   # (P,) long, experts in any order; None: all in order
-    )->dict[str, Tensor]:   # parameter name to (P, ...) weights
+        pick:Tensor|None,   # (picks,) long, experts in any order; None: all in order
+    )->dict[str, Tensor]:   # parameter name to (picks, ...) weights
         "Weights of the picked experts"
         if pick is None: return dict(self.named_parameters())
         kind = pick.device.type
@@ -69,9 +69,9 @@ class Bank(nn.Module):
         return {k: (p.to(half) if half and p.ndim == 3 else p)[pick] for k, p in self.named_parameters()}
 
 def part(
-    w:dict[str, Tensor], # names to (P, ...) gathered weights of a whole bank
+    w:dict[str, Tensor], # names to (picks, ...) gathered weights of a whole bank
     name:str,            # of one of its children
-)->dict[str, Tensor]:    # names to (P, ...) weights, as that child calls them
+)->dict[str, Tensor]:    # names to (picks, ...) weights, as that child calls them
     "Gathered weights of a child"
     return {k[len(name) + 1:]: v for k, v in w.items() if k.startswith(name + '.')}
 
@@ -88,9 +88,9 @@ class MixerBank(Bank):
         self.norm1, self.norm2 = norm_init(experts, width), norm_init(experts, width)
 
     def forward(self,
-        x:Tensor,             # (P, S, T, d_in) what each pick reads
-        w:dict[str, Tensor],  # names to (P, ...) weights from `gather`
-    )->Tensor:                # (P, S, T, D) tokens
+        x:Tensor,             # (picks, seqs, T, d_in) what each pick reads
+        w:dict[str, Tensor],  # names to (picks, ...) weights from `gather`
+    )->Tensor:                # (picks, seqs, T, D) tokens
         y = rearrange(x, 'p s t d -> p (s t) d')
         y = F.relu(bank_norm(bank_linear(y, w['w1']), w['norm1.scale'], w['norm1.shift'], 1e-5))
         y = bank_norm(bank_linear(y, w['w2']), w['norm2.scale'], w['norm2.shift'], 1e-5)
@@ -101,7 +101,7 @@ class Cache:
     "Projected keys and values of one Transformer, allocated once"
     def __init__(self,
         layers:int,          # of the Transformer
-        rows:int,            # P*S, sequences of all picks
+        rows:int,            # picks*seqs, sequences of all picks
         heads:int,           # of attention
         length:int,          # steps it can hold
         d_head:int,          # width of a head
@@ -139,11 +139,11 @@ class BlockBank(nn.Module):
         self.norm1, self.norm2 = norm_init(experts, width), norm_init(experts, width)
 
     def attend(self,
-        x:Tensor,             # (P, S*T, D)
-        w:dict[str, Tensor],  # names to (P, ...) weights of this block
+        x:Tensor,             # (picks, seqs*T, D)
+        w:dict[str, Tensor],  # names to (picks, ...) weights of this block
         S:int,                # sequences of each pick
         append,               # (k, v) -> all keys and values so far; None: no memory
-    )->Tensor:                # (P, S*T, D)
+    )->Tensor:                # (picks, seqs*T, D)
         "Every step looks at itself and its past"
         q, k, v = rearrange(bank_linear(x, w['qkv']), 'p (s t) (j n d) -> j (p s) n t d', s=S, j=3, n=self.heads)
         if append is not None: k, v = append(k, v)
@@ -152,12 +152,12 @@ class BlockBank(nn.Module):
         return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=S), w['out'])
 
     def forward(self,
-        x:Tensor,                       # (P, S*T, D)
-        w:dict[str, Tensor],            # names to (P, ...) weights of this block
+        x:Tensor,                       # (picks, seqs*T, D)
+        w:dict[str, Tensor],            # names to (picks, ...) weights of this block
         S:int,                          # sequences of each pick
         append=None,                    # (k, v) -> all keys and values so far; None: no memory
         gen:torch.Generator|None=None,  # dice of dropout; None: no dropout
-    )->Tensor:                          # (P, S*T, D)
+    )->Tensor:                          # (picks, seqs*T, D)
         y = self.attend(x, w, S, append)
         x = bank_norm(x + dropout(y, self.drop, gen), w['norm1.scale'], w['norm1.shift'], 1e-6)
         y = bank_linear(F.relu(bank_linear(x, w['up'], w['up_bias'])), w['down'], w['down_bias'])
@@ -183,11 +183,11 @@ class TransformerBank(Bank):
         self.blocks = nn.ModuleList(BlockBank(experts, width, heads, ff, dropout) for _ in range(layers))
 
     def forward(self,
-        x:Tensor,                       # (P, S, T, D) tokens
-        w:dict[str, Tensor],            # names to (P, ...) weights from `gather`
-        cache:Cache|None=None,          # of P*S rows; the new steps are written into it
+        x:Tensor,                       # (picks, seqs, T, D) tokens
+        w:dict[str, Tensor],            # names to (picks, ...) weights from `gather`
+        cache:Cache|None=None,          # of picks*seqs rows; the new steps are written into it
         gen:torch.Generator|None=None,  # dice of dropout; None: no dropout
-    )->Tensor:                          # (P, S, T, D) what is known after each step
+    )->Tensor:                          # (picks, seqs, T, D) what is known after each step
         S, T, start = x.shape[1], x.shape[2], 0 if cache is None else cache.t
         assert T == 1 or start == 0, 'several steps at once need an empty cache'
         x = rearrange(x + w['pos'][:, None, start:start + T].to(x.dtype), 'p s t d -> p (s t) d')
@@ -201,7 +201,7 @@ class TransformerBank(Bank):
 # %% ../nbs/05b_transformer.ipynb #c033
 @patch
 def cache(self:TransformerBank,
-    rows:int,            # P*S, sequences of all picks
+    rows:int,            # picks*seqs, sequences of all picks
     length:int,          # steps it must hold
     device:torch.device, # where it lives
     dtype:torch.dtype,   # of keys and values
