@@ -112,10 +112,11 @@ def fill(self:Run)->None:
 def sample(self:Run,
     purpose:str='batch',  # what it is for
     step:int|None=None,   # number of the draw; None = that of the update
+    seqs:int|None=None,   # sequences per task; None = as in training
 )->Batch:                 # (K, B, T, ...), pictures in [0, 1]
     "A batch that depends on seed, purpose and number alone"
     t, step = self.config.train, self.learner.updates if step is None else step
-    return self.replay.sample(np_rng(self.config.seed, purpose, step=step), t.seqs, t.steps, self.learner.device)
+    return self.replay.sample(np_rng(self.config.seed, purpose, step=step), seqs or t.seqs, t.steps, self.learner.device)
 
 @patch
 def learn(self:Run,
@@ -175,7 +176,7 @@ def group(self:Run)->None:
     if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
         found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
         save_analysis(self.path/'analysis', found)
-        self.learner.regroup(found.labels.tolist())
+        self.learner.regroup(found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.seqs)))
     self.grouped = True
 
 # %% ../nbs/17c_run.ipynb #c032
