@@ -67,7 +67,7 @@ def pool_of(
     "The environments of a run"
     return Pool(check(config), config.seed, config.model.vae.size, protocol_of(config), purpose)
 
-# %% ../nbs/17_evaluation.ipynb #c011
+# %% ../nbs/17_evaluation.ipynb #c013
 def evaluate_random(
     config:Config,   # whose tasks and rules
 )->dict:             # the record
@@ -91,7 +91,7 @@ def evaluate_agent(
     pool.close()
     return _record(config, played, 'agent', updates)
 
-# %% ../nbs/17_evaluation.ipynb #c014
+# %% ../nbs/17_evaluation.ipynb #c016
 def bounds(
     task:Task,  # any task
 )->tuple[float, float]|None: # return of random play and of the reference player; None if unknown
@@ -108,7 +108,7 @@ def normalised(
     if (b := bounds(task)) is None: return float('nan')
     return (ret - b[0]) / (b[1] - b[0])
 
-# %% ../nbs/17_evaluation.ipynb #c017
+# %% ../nbs/17_evaluation.ipynb #c019
 def score_rows(
     tasks:tuple[Task, ...],  # K tasks
     record:dict,             # from `evaluate_agent` or `evaluate_random`
@@ -133,7 +133,7 @@ def score_text(
     mean = np.mean([r['normalised'] for r in rows])
     return '\n'.join([*lines, f"{'mean':16}{'':39}{mean:11.1%}"])
 
-# %% ../nbs/17_evaluation.ipynb #c020
+# %% ../nbs/17_evaluation.ipynb #c022
 def save_record(
     folder:Path,   # the `eval` directory of a run
     record:dict,   # from `evaluate_agent` or `evaluate_random`

@@ -45,7 +45,7 @@ def strips(
     batch:Batch,           # (K, 1, T, ...): one window per task
     context:int,           # L, steps the dream is shown
     gen:torch.Generator,   # source of the draws
-)->Strips:
+)->Strips:                 # of K tasks and T steps
     "Reality beside reconstruction and dream"
     world, e = world.eval(), world.task_vectors()
     T = batch.obs.shape[2]

@@ -38,7 +38,7 @@ def load(
     if found is None: raise CheckpointError(f'run {path} has no checkpoint yet')
     return restore(config, found.tensors, found.extra['labels'], found.step)
 
-# %% ../nbs/17d_sharing.ipynb #c009
+# %% ../nbs/17d_sharing.ipynb #c011
 def evaluate(
     path:str,        # a run's directory
     **changes,       # fields of `EvalConfig`, such as episodes=5
@@ -51,7 +51,7 @@ def evaluate(
     save_record(Path(path)/'eval', record)
     return record
 
-# %% ../nbs/17d_sharing.ipynb #c012
+# %% ../nbs/17d_sharing.ipynb #c014
 def save_pretrained(
     agent:Agent,     # to be shared
     config:Config,   # of its run
