@@ -36,14 +36,16 @@ CHAPTERS = [
     ('16_metrics',     'metrics',     'core tasks'),
     ('16b_seeing',     'seeing',      'core records world_model'),
     ('17_evaluation',  'evaluation',  'core tasks pocket envs agent acting presets metrics'),
-    ('17b_journal',    'journal',     'core tasks replay presets'),
-    ('17c_run',        'run',         'core tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
-    ('18_explorer',    'explorer',    'core tasks clustering metrics journal'),
-    ('18b_report',     'report',      'core tasks metrics journal explorer'),
+    ('17b_journal',    'journal',     'core tasks replay world_model presets'),
+    ('17c_run',        'run',         'core records tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
+    ('17d_sharing',    'sharing',     'core acting presets checkpoint evaluation journal'),
+    ('17e_findings',   'findings',    'core tasks clustering presets evaluation journal'),
+    ('18a_figures',    'figures',     'core tasks clustering metrics seeing evaluation journal'),
+    ('18b_report',     'report',      'core tasks presets metrics evaluation journal findings figures'),
     ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
-    ('19_cli',         'cli',         'core tasks presets evaluation journal run explorer report bench'),
+    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench'),
 ]
-PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '23_tutorial_metaworld', '24_results']
+PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '24_results']
 STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the trainer, and know nothing of each other
 
 ONLY_FOR_WRITING = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'nbformat', 'nbclient', 'nbconvert', 'pytest'}
