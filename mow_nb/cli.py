@@ -45,7 +45,7 @@ def judge_options(
         if not eq and i + 1 == len(args): raise ConfigError(f'--{name} needs a value')
         _value(name, table[name], arg.partition('=')[2] if eq else args[i + 1])
 
-# %% ../nbs/19_cli.ipynb #c007
+# %% ../nbs/19_cli.ipynb #c009
 def parse_config(
     names:str,        # a preset, or several joined by '+'
     args:list[str],   # options
@@ -58,7 +58,7 @@ def parse_config(
     check(config)
     return config
 
-# %% ../nbs/19_cli.ipynb #c010
+# %% ../nbs/19_cli.ipynb #c012
 def _names(parser):
     "Options that say which run"
     parser.add_argument('--root', default='runs', help='directory of all runs')
@@ -80,7 +80,7 @@ def train_command(
     path = train(config, own.name or own.preset.replace('+', '-'), own.root, own.resume, own.quiet)
     print(f'trained: {path}   (next: mow report {path.name})')
 
-# %% ../nbs/19_cli.ipynb #c011
+# %% ../nbs/19_cli.ipynb #c016
 def evaluate_command(
     args:list[str],  # words after 'evaluate'
 )->None:
@@ -104,7 +104,7 @@ def report_command(
     read_config(path)
     print(f'report: {write_report(path).absolute()}')
 
-# %% ../nbs/19_cli.ipynb #c012
+# %% ../nbs/19_cli.ipynb #c019
 def tasks_command(
     args:list[str],  # words after 'tasks': suites or tasks
 )->None:
@@ -123,7 +123,7 @@ def bench_command(
 
 COMMANDS = {f.__name__.removesuffix('_command'): f for f in (train_command, evaluate_command, report_command, tasks_command, bench_command)}
 
-# %% ../nbs/19_cli.ipynb #c014
+# %% ../nbs/19_cli.ipynb #c022
 def usage()->str: # lines for the terminal
     "What `mow` can do"
     return '\n'.join([f'mow {__version__}: one agent that learns many visual tasks by dreaming', '', *(f'  mow {f.__doc__}' for f in COMMANDS.values()), '',

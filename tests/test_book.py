@@ -14,7 +14,7 @@ CHAPTERS = [
     ('01_records',     'records',     'core'),
     ('02_tasks',       'tasks',       'core'),
     ('02b_pocket',     'pocket',      'core tasks'),
-    ('03_envs',        'envs',        'core tasks records pocket'),
+    ('03_envs',        'envs',        'core tasks pocket'),
     ('04_replay',      'replay',      'core records'),
     ('05_blocks',      'blocks',      'core'),
     ('05b_transformer', 'transformer', 'core blocks'),
@@ -28,14 +28,14 @@ CHAPTERS = [
     ('12b_policy',     'policy',      'core'),
     ('13_agent',       'agent',       'core records blocks policy'),
     ('13b_acting',     'acting',      'core world_model agent'),
-    ('14_presets',     'presets',     'core tasks vae dynamics world_model clustering agent'),
+    ('14_presets',     'presets',     'core tasks vae dynamics world_model agent'),
     ('14b_checkpoint', 'checkpoint',  'core'),
-    ('15_trainer',     'trainer',     'core records envs replay world_model clustering agent presets'),
+    ('15_trainer',     'trainer',     'core records world_model presets'),
     ('15b_grouping',   'grouping',    'core records clustering trainer'),
     ('15c_plain',      'plain',       'core records blocks losses agent presets'),
     ('16_metrics',     'metrics',     'core tasks'),
     ('16b_seeing',     'seeing',      'core records world_model'),
-    ('17_evaluation',  'evaluation',  'core tasks pocket envs agent acting presets metrics'),
+    ('17_evaluation',  'evaluation',  'core tasks pocket envs acting presets'),
     ('17b_journal',    'journal',     'core tasks replay world_model presets'),
     ('17c_run',        'run',         'core records tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
     ('17d_sharing',    'sharing',     'core acting presets checkpoint evaluation journal'),
@@ -46,7 +46,7 @@ CHAPTERS = [
     ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '24_results']
-STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the trainer, and know nothing of each other
+STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner and the run, and know nothing of each other
 
 ONLY_FOR_WRITING = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'nbformat', 'nbclient', 'nbconvert', 'pytest'}
 MAX_MODULE, MAX_CELL, MAX_FUNCTION, MAX_KB = 250, 40, 25, 300
