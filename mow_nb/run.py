@@ -135,9 +135,8 @@ def log(self:Run,
 )->None:
     "A line about the updates since the last one"
     assert_finite(self.sums, self.names, self.learner.updates)
-    means = {name: v / self.since for name, v in self.sums.items()}
     row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
-    row |= {name: dict(zip(self.names, v.tolist())) for name, v in means.items()}
+    row |= {name: dict(zip(self.names, (v / self.since).tolist())) for name, v in self.sums.items()}
     row |= routing_row(self.learner.world, self.names) | returns_row(self.pool.finished)
     self.sums, self.since, self.pool.finished = {}, 0, []
     journal.write(row)
@@ -172,7 +171,6 @@ def warm(self:Run,
 @patch
 def group(self:Run)->None:
     "Tasks part company, if they are to"
-    if self.grouped: return
     if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
         found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
         save_analysis(self.path/'analysis', found)
@@ -225,8 +223,7 @@ def load(self:Run)->bool: # False if there is no checkpoint yet
 @patch
 def judge(self:Run)->dict: # the record
     "Evaluate the agent as it stands"
-    player = Agent(self.learner.world, self.learner.agent, self.config.train.act_context)
-    record = evaluate_agent(self.config, player, self.learner.updates)
+    record = evaluate_agent(self.config, Agent(self.learner.world, self.learner.agent, self.config.train.act_context), self.learner.updates)
     save_record(self.path/'eval', record)
     return record
 
@@ -234,11 +231,9 @@ def judge(self:Run)->dict: # the record
 def look(self:Run)->None:
     "Real, reconstructed and dreamt pictures of every task, for the report"
     t = self.config.train
-    T = min(t.context + t.horizon, t.steps) if t.steps > t.context else t.context + t.horizon
-    batch = self.replay.sample(np_rng(self.config.seed, 'look'), 1, T, self.learner.device)
-    seen = strips(self.learner.world, batch, t.context, self.learner.gen('look'))
+    batch = self.replay.sample(np_rng(self.config.seed, 'look'), 1, t.context + t.horizon, self.learner.device)
     (self.path/'analysis').mkdir(exist_ok=True)
-    np.savez_compressed(self.path/'analysis'/'strips.npz', **seen.arrays())
+    np.savez_compressed(self.path/'analysis'/'strips.npz', **strips(self.learner.world, batch, t.context, self.learner.gen('look')).arrays())
 
 # %% ../nbs/17c_run.ipynb #c044
 def train(
