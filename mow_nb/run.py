@@ -171,6 +171,7 @@ def warm(self:Run,
 @patch
 def group(self:Run)->None:
     "Tasks part company, if they are to"
+    if self.grouped: return
     if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
         found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
         save_analysis(self.path/'analysis', found)
