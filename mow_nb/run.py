@@ -201,8 +201,7 @@ def save(self:Run)->Path: # the checkpoint's directory
     memory = {f'memory.{k}': v for k, v in self.agent.state_dict().items()}
     tensors |= memory | {f'sums.{k}': v for k, v in self.sums.items()}
     for name, state in pool['tasks'].items(): tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
-    extra = dict(updates=self.learner.updates, labels=self.learner.labels, grouped=self.grouped, seconds=self.clock(), replay=self.replay.state_dict(),
-                 pool=pool, since=self.since)
+    extra = dict(updates=self.learner.updates, labels=self.learner.labels, grouped=self.grouped, seconds=self.clock(), replay=self.replay.state_dict(), pool=pool, since=self.since)
     return checkpoint.save(self.path/'checkpoints', self.learner.updates, tensors, extra, per_task=self.learner.per_task() | set(memory))
 
 @patch
