@@ -213,8 +213,7 @@ def load(self:Run)->bool: # False if there is no checkpoint yet
     self.learner.load_tensors(tensors, x['labels'], x['updates'])
     self.agent.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
     for name, state in x['pool']['tasks'].items(): state['acts'] = tensors[f'episode.{name}'].numpy()
-    self.replay.truncate(x['replay'])
-    self.pool.load_state_dict(x['pool'])
+    self.replay.truncate(x['replay']); self.pool.load_state_dict(x['pool'])
     self.sums = {k.removeprefix('sums.'): v.to(self.learner.device) for k, v in tensors.items() if k.startswith('sums.')}
     self.grouped, self.seconds, self.since = x['grouped'], x['seconds'], x['since']
     return True
