@@ -99,7 +99,7 @@ def flops(
     "What one update has to compute"
     return counted(lambda meter: laps(learner, batch, meter))
 
-# %% ../nbs/18c_bench.ipynb #c020
+# %% ../nbs/18c_bench.ipynb #c023
 def ceiling(
     device:str,   # 'cpu' or 'cuda'
     dtype:torch.dtype,  # of the matrices
@@ -116,7 +116,7 @@ def ceiling(
         best = min(best, (now() - start) / repeat)
     return 2 * size**3 / best
 
-# %% ../nbs/18c_bench.ipynb #c025
+# %% ../nbs/18c_bench.ipynb #c030
 def round_seconds(
     config:Config,    # whose tasks
     learner:Learner,  # whose agent
@@ -136,18 +136,20 @@ def round_seconds(
     finally: pool.close()
     return best
 
-# %% ../nbs/18c_bench.ipynb #c028
+# %% ../nbs/18c_bench.ipynb #c033
 def _turns(learner, batch, plain, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
     device, side = learner.device, 8192 if learner.device == 'cuda' else 512 if learner.config.train.dreams < 256 else 2048
     now, ours, theirs, top = clock(device), [], [], 0.
-    end = now() + budget
+    start, busy = now(), time.process_time()
+    end = start + budget
     while not ours or (len(ours) < rounds and now() < end):
         ours.append(laps(learner, batch, now))
         theirs.append(plain.laps(batch, share, now))
         top = max(top, ceiling(device, dtype, side))
-    best = lambda runs: min(runs, key=lambda run: sum(run.values()))
-    return best(ours), best(theirs), top
+    best = lambda runs: {phase: min(run[phase] for run in runs) for phase in runs[0]}
+    got = (time.process_time() - busy) / (now() - start) / (torch.get_num_threads() if device == 'cpu' else 1)
+    return best(ours), best(theirs), top, min(got, 1.)
 
 def _unwatched(learner, batch, n=10):
     "Seconds of an update when nobody looks"
@@ -156,10 +158,10 @@ def _unwatched(learner, batch, n=10):
     for _ in range(n): learner.update(batch)
     return (now() - start) / n
 
-# %% ../nbs/18c_bench.ipynb #c029
+# %% ../nbs/18c_bench.ipynb #c034
 def measure(
     config:Config,      # what to measure
-    budget:float=40.,   # seconds for repetitions
+    budget:float=60.,   # seconds for repetitions
     rounds:int=8,       # repetitions at most
 )->dict:                # plain numbers and strings
     "Everything `bench` prints"
@@ -171,13 +173,13 @@ def measure(
     if t.compile: learner = Learner(config)
     plain, share = Plain(config, action_width(tasks)).to(device), 4 if device == 'cpu' and t.dreams * len(tasks) >= 256 else 1
     if t.compile or device == 'cuda': laps(learner, batch, clock(device)), plain.laps(batch, share, clock(device))
-    ours, theirs, top = _turns(learner, batch, plain, share, torch.bfloat16 if learner.bf16 else torch.float32, budget, rounds)
+    ours, theirs, top, got = _turns(learner, batch, plain, share, torch.bfloat16 if learner.bf16 else torch.float32, budget, rounds)
     total = sum(ours.values())
     if device == 'cuda': total = min(total, _unwatched(learner, batch))
     return dict(machine=machine(device), torch=torch.__version__, threads=torch.get_num_threads(), precision='bfloat16' if learner.bf16 else 'float32', compile=t.compile,
                 tasks=len(tasks), seqs=t.seqs, steps=t.steps, dreams=t.dreams, context=t.context, horizon=t.horizon, train_every=t.train_every,
                 weights=sum(p.numel() for m in (learner.world, learner.agent) for p in m.parameters()), seconds=ours, update=total, flops=work, ceiling=top,
-                share=sum(work.values()) / total / top, round=round_seconds(config, learner), plain=theirs, plain_share=share,
+                share=sum(work.values()) / total / top, got=got, round=round_seconds(config, learner), plain=theirs, plain_share=share,
                 ratio=len(tasks) * sum(theirs.values()) / total, memory=torch.cuda.max_memory_allocated() if device == 'cuda' else 0)
 
 def machine(
@@ -189,7 +191,7 @@ def machine(
     names = [l.partition(':')[2].strip() for l in info.read_text().splitlines() if l.startswith('model name')] if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../nbs/18c_bench.ipynb #c032
+# %% ../nbs/18c_bench.ipynb #c037
 def table(
     m:dict,  # from `measure`
 )->str:      # some lines
@@ -200,7 +202,7 @@ def table(
         return f'{name:24}{seconds:9.4f}{work / 1e9:11.2f}' + (f'{rate / 1e12:10.3f}{rate / m["ceiling"]:10.0%}' if work else '')
     play, theirs = (m['round']['act'] + m['round']['envs']) * m['train_every'], sum(m['plain'].values())
     note = f", measured on 1/{m['plain_share']} of its batch" if m['plain_share'] > 1 else ''
-    lines = [f"{m['machine']}, {m['threads']} threads, {m['precision']}, PyTorch {m['torch']}" + (', compiled' if m['compile'] else ''),
+    lines = [f"{m['machine']}, {m['threads']} thread{'s' * (m['threads'] > 1)} ({m['got']:.0%} of their time was ours), {m['precision']}, PyTorch {m['torch']}" + (', compiled' if m['compile'] else ''),
              f"K={m['tasks']} B={m['seqs']} T={m['steps']} M={m['dreams']} L={m['context']} H={m['horizon']}, {m['weights'] / 1e6:.1f} million weights", '',
              f"{'':24}{'seconds':>9}{'GFLOP':>11}{'TFLOP/s':>10}{'ceiling':>10}",
              *(row(names[p], m['seconds'][p], m['flops'][p]) for p in PHASES), row('update', m['update'], sum(m['flops'].values())),

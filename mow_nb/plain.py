@@ -123,7 +123,7 @@ def learn_model(self:Plain,
     self.model_opt.step()
     return losses['rec'].detach().mean()
 
-# %% ../nbs/15c_plain.ipynb #c022
+# %% ../nbs/15c_plain.ipynb #c023
 @patch
 @torch.no_grad()
 def imagine(self:Plain,
@@ -147,7 +147,7 @@ def imagine(self:Plain,
     s, button, rew, cont = (torch.cat(x, 1) for x in zip(*out))
     return s, button[:, :-1], rew[:, 1:], cont[:, 1:]
 
-# %% ../nbs/15c_plain.ipynb #c025
+# %% ../nbs/15c_plain.ipynb #c026
 @patch
 def learn_behaviour(self:Plain,
     s:Tensor,       # (M, H+1, Z+D) states
@@ -169,7 +169,7 @@ def learn_behaviour(self:Plain,
     self.agent_opt.step()
     for p, q in zip(self.slow.parameters(), self.critic.parameters()): p.data.lerp_(q.data, .02)
 
-# %% ../nbs/15c_plain.ipynb #c027
+# %% ../nbs/15c_plain.ipynb #c028
 @patch
 def laps(self:Plain,
     batch:Batch,  # of all tasks; the first is read
