@@ -138,8 +138,8 @@ _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model
           'model.dynamics.experts': 4, 'model.dynamics.active': 2, 'agent.hidden': 128, 'train.model_lr': 1e-3, 'train.agent_lr': 1e-3, 'train.seqs': 4, 'train.steps': 16,
           'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket'}
 PRESETS |= dict(
-    pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 2e-2, 'train.rounds': 5_100, 'train.prefill': 1_500,
-                     'train.warmup': 1_200, 'train.train_every': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 400, 'eval.max_steps': 40},
+    pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 2e-2, 'train.rounds': 5_000, 'train.prefill': 1_000,
+                     'train.warmup': 700, 'train.train_every': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 400, 'eval.max_steps': 40},
     toy=_SMALL | {'tasks': 'track-night,reach-night,track-sea', 'model.vae.stem': 8, 'model.vae.groups': 4, 'model.vae.classes': 4, 'model.dynamics.width': 16, 'model.dynamics.heads': 2, 'cluster.batches': 2,
                   'agent.hidden': 16, 'cluster.n': 2, 'train.rounds': 40, 'train.prefill': 20, 'train.warmup': 4, 'train.seqs': 2, 'train.steps': 8, 'train.dreams': 4, 'train.horizon': 4,
                   'train.log_every': 2, 'train.save_every': 5, 'eval.episodes': 1, 'eval.max_steps': 10},
