@@ -144,4 +144,5 @@ def main(
         print(f'mow: {e}', file=sys.stderr)
         return e.exit_code
     except SystemExit as e: return int(e.code or 0)
+    except BrokenPipeError: return 0    # the reader of a pipe, such as `head`, has seen enough
     except KeyboardInterrupt: return 130

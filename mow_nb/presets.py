@@ -190,6 +190,7 @@ def _relations(c, K):
     if t.steps > d.positions: yield f'train.steps={t.steps} must be at most model.dynamics.positions={d.positions}'
     if t.context + t.horizon > d.positions: yield f'train.context + train.horizon = {t.context + t.horizon} must be at most model.dynamics.positions={d.positions}'
     if t.act_context > d.positions: yield f'train.act_context={t.act_context} must be at most model.dynamics.positions={d.positions}'
+    if c.model.vae.classes > 256: yield f'model.vae.classes={c.model.vae.classes} must be at most 256, as a class is kept in one byte'
     if t.context > t.steps: yield f'train.context={t.context} must be at most train.steps={t.steps}'
     if c.cluster.n > K and c.cluster.grouping != 'one': yield f'cluster.n={c.cluster.n} must be at most {K}, the number of tasks'
     if t.prefill < t.steps: yield f'train.prefill={t.prefill} must be at least train.steps={t.steps}'
