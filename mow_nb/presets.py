@@ -27,7 +27,7 @@ class ClusterConfig:
     grouping:str = 'gradient'   # 'gradient', 'random' (groups of the same sizes) or 'one'
     n:int = 12                  # N clusters; 0 takes the number the silhouette suggests (ours)
     reduction:str = 'projection'  # of gradients: 'projection' by random signs (ours) or 'layer_means' (paper, method section)
-    linkage:str = 'average'     # how distances between groups are measured (ours)
+    linkage:str = 'complete'    # how distances between groups are measured (ours; chapter 15b)
     batches:int = 8             # batches over which a task's gradient is averaged (ours)
 
 # %% ../nbs/14_presets.ipynb #c008
