@@ -16,7 +16,7 @@ BROWSERS := chromium chromium-browser google-chrome
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-system export notebooks readme clean
+.PHONY: help demo test setup setup-system export notebooks readme docs clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -69,6 +69,9 @@ notebooks: setup ## run every notebook in place, keep the outputs, clean them
 readme: setup ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tests/book.py readme
 
+docs: setup ## make the site, to be read without network: _docs/index.html
+	@$(BIN)/python tests/site/build.py _docs
+
 clean: ## remove what building and testing left behind (not .venv, not runs)
-	@rm -rf build dist *.egg-info .pytest_cache _proc
+	@rm -rf build dist *.egg-info .pytest_cache _proc _docs
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

@@ -5,7 +5,7 @@ usage: python tests/book.py run NOTEBOOK              run every cell, name the f
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write README.md from nbs/index.ipynb
 """
-import os, posixpath, re, sys, time, traceback
+import io, os, posixpath, re, sys, time, tokenize, traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +32,11 @@ def without_directives(source):
     lines = source.splitlines()
     while lines and re.match(r'\s*(#\s*\|.*)?$', lines[0]): lines.pop(0)
     return '\n'.join(lines)
+
+def comments(source):
+    "Line number to comment"
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip('#').strip() for t in tokens if t.type == tokenize.COMMENT}
 
 def is_run(cell):
     "Is this a code cell that a test should run?"

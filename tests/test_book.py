@@ -1,11 +1,11 @@
 """What must hold for the whole book: which chapter may use which, that every public name is explained, where chance comes from,
 that the library is what the notebooks export, and that the notebooks are clean."""
-import ast, io, os, re, shutil, subprocess, sys, tokenize
+import ast, os, re, shutil, subprocess, sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from book import LIB, NBS, ROOT, clean, directives, notebooks, read, readme
+from book import LIB, NBS, ROOT, clean, comments, directives, notebooks, read, readme
 
 # ---- the chapters: (notebook, module, the modules it may import), each row using only rows above it
 
@@ -14,6 +14,8 @@ CHAPTERS = [
     ('01_records',     'records',     'core'),
     ('02_tasks',       'tasks',       'core'),
     ('02b_pocket',     'pocket',      'core tasks'),
+    ('02e_steer',      'steer',       'core tasks pocket'),
+    ('02d_workers',    'workers',     ''),
     ('03_envs',        'envs',        'core tasks pocket'),
     ('04_replay',      'replay',      'core records'),
     ('05_blocks',      'blocks',      'core'),
@@ -39,7 +41,7 @@ CHAPTERS = [
     ('17b_journal',    'journal',     'core tasks replay world_model presets'),
     ('17c_run',        'run',         'core records tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal'),
     ('17d_sharing',    'sharing',     'core acting presets checkpoint evaluation journal'),
-    ('17e_findings',   'findings',    'core tasks clustering presets evaluation journal'),
+    ('17e_findings',   'findings',    'core tasks clustering presets evaluation journal seeing'),
     ('18a_figures',    'figures',     'core tasks clustering metrics seeing evaluation journal'),
     ('18b_report',     'report',      'core tasks presets metrics evaluation journal findings figures'),
     ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
@@ -127,11 +129,6 @@ def test_runtime_needs_no_authoring_tools():
          'Authoring tools imported at runtime')
 
 # ---- every public name is explained
-
-def comments(source):
-    "Line number to comment"
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {t.start[0]: t.string.lstrip('#').strip() for t in tokens if t.type == tokenize.COMMENT}
 
 def gives_back(fn):
     "Does this function itself return or yield something?"
