@@ -7,11 +7,10 @@ __all__ = ['thinned', 'plot_lines', 'curve', 'phase_times', 'chosen', 'plot_rout
            'plot_number', 'plot_seen']
 
 # %% ../nbs/18a_figures.ipynb #c002
-import numpy as np, torch
-from einops import rearrange
+import numpy as np
 from matplotlib.figure import Figure
 from .clustering import Analysis, plot_silhouette, plot_similarity
-from .seeing import Strips, drift, plot_strips
+from .seeing import plot_strips
 
 # %% ../nbs/18a_figures.ipynb #c007
 def thinned(
@@ -144,24 +143,24 @@ def plot_number(
 
 # %% ../nbs/18a_figures.ipynb #c026
 def plot_seen(
-    pictures:dict,   # arrays of `Strips`
+    pictures:dict,   # from `load_strips`
     k:int,           # which task
     name:str,        # its name
     color:str,       # its colour
     moments:int=8,   # about how many pictures in a row
+    start:int=0,     # which window
 )->Figure:          # a strip above a curve
     "A strip and its drift"
-    every = -(-pictures['real'].shape[1] // moments)
-    shown = len(range(0, pictures['real'].shape[1], every))
+    every = -(-pictures['real'].shape[2] // moments)
+    shown = len(range(0, pictures['real'].shape[2], every))
     fig = Figure(figsize=(5, 1.9 + 3 * 4.4 / shown), layout='constrained')
     top, low = fig.subplots(2, 1, height_ratios=[3 * 4.4 / shown, 1], sharex=True)
-    plot_strips(pictures, k, name, every, top).images[0].set_interpolation('none')
+    plot_strips(pictures, k, name, every, top, start).images[0].set_interpolation('none')
     top.set_xlabel('')
-    as_tensor = lambda n: rearrange(torch.from_numpy(pictures[n][k:k + 1]).float() / 255, 'k t h w c -> k t c h w')
-    error = drift(Strips(*map(as_tensor, ('real', 'recon', 'dream')), int(pictures['context'])))
-    width = pictures['real'].shape[3] + 2
+    width = pictures['real'].shape[4] + 2
     for kind, style in (('dream', '-'), ('recon', ':')):
-        low.plot((np.arange(error[kind].shape[1]) / every + .5) * width, error[kind][0], style, color=color, label={'dream': 'dreamt', 'recon': 'kept'}[kind])
+        error = pictures[f'{kind}_error'][k, start]
+        low.plot((np.arange(len(error)) / every + .5) * width, error, style, color=color, label={'dream': 'dreamt', 'recon': 'kept'}[kind])
     low.axvline(*top.lines[0].get_xdata()[:1], color='#D55E00', lw=1.5)
     low.set(xlabel='step', ylabel='error', ylim=(0, None), xlim=(-.5, width * shown - .5))
     low.legend(frameon=False, fontsize=8)

@@ -19,6 +19,7 @@ from .presets import Config, PRESETS, flat, preset
 from .clustering import Analysis, load_analysis
 from .evaluation import bounds, load_records, normalised
 from .journal import read_config, read_metrics
+from .seeing import load_strips
 
 # %% ../nbs/17e_findings.ipynb #c008
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Findings:
     versions:dict          # library -> version
     rows:list              # lines of metrics, oldest first
     groups:Analysis|None   # who shares a VAE, and why
-    pictures:dict|None     # arrays of `Strips`
+    pictures:dict|None     # from `load_strips`
     records:list           # evaluations of the agent, oldest first
     lottery:dict|None      # evaluation of the random player
 
@@ -46,9 +47,6 @@ def _maybe(read, *args):
     try: return read(*args)
     except (OSError, ValueError, KeyError, TypeError, EOFError, ConfigError, zipfile.BadZipFile): return None
 
-def _arrays(file):
-    with np.load(file, allow_pickle=False) as f: return dict(f)
-
 def _known(word, full_actions):
     "The tasks of a word; a user's task need not be registered here"
     try: return tasks_of(word, full_actions)
@@ -62,7 +60,7 @@ def gather(
     config, read = read_config(path), lambda name: json.loads((path/name).read_text())
     tasks = tuple(t for w in config.tasks.split(',') for t in _known(w.strip(), config.full_actions))
     return Findings(path, config, tasks, tomllib.loads((path/'config.toml').read_text()).get('versions', {}), read_metrics(path),
-                    _maybe(load_analysis, path/'analysis'), _maybe(_arrays, path/'analysis'/'strips.npz'),
+                    _maybe(load_analysis, path/'analysis'), _maybe(load_strips, path/'analysis'/'strips.npz'),
                     _maybe(load_records, path/'eval') or [], _maybe(read, 'eval/random.json'))
 
 # %% ../nbs/17e_findings.ipynb #c012

@@ -192,7 +192,7 @@ def _routing(f):
 
 def _pictures(f):
     "What the world model sees and dreams"
-    if f.pictures is None: return tag('p', 'No strips yet: they are made when a run ends.', cls='none')
+    if f.pictures is None: return tag('p', 'No strips yet: the first are made with the first checkpoint.', cls='none')
     return join(tag('p', f"What happened, what the VAE keeps of it, and what the model dreams after it has been shown {int(f.pictures['context'])} pictures (up to the orange line) and is then only told which buttons "
                     'were pressed. Below each strip: the mean squared difference of a pixel.'),
                 _grid(*(svg(plot_seen, f.pictures, k, t.name, f.colors[t.name], alt=f'real and dreamt pictures of {t.name}') for k, t in enumerate(f.tasks)), cls='grid big'))

@@ -23,9 +23,9 @@ from .presets import Config, check
 from .acting import Agent
 from .trainer import Learner, assert_finite
 from .grouping import find_groups
-from .seeing import strips
+from .seeing import save_strips, strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .journal import Journal, open_run, plan_text, returns_row, routing_row, run_path
+from .journal import Journal, open_run, plan_text, returns_row, run_path, weights_row
 
 # %% ../nbs/17c_run.ipynb #c008
 class Patience:
@@ -137,7 +137,7 @@ def log(self:Run,
     assert_finite(self.sums, self.names, self.learner.updates)
     row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
     row |= {name: dict(zip(self.names, (v / self.since).tolist())) for name, v in self.sums.items()}
-    row |= routing_row(self.learner.world, self.names) | returns_row(self.pool.finished)
+    row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
     self.sums, self.since, self.pool.finished = {}, 0, []
     journal.write(row)
 
@@ -156,7 +156,7 @@ def tick(self:Run,
     t, u = self.config.train, self.learner.updates
     if u % t.log_every == 0: self.log(journal, phase)
     if t.eval_every and u % t.eval_every == 0 and phase == 'live': self.judge()
-    if u % t.save_every == 0: self.save()
+    if u % t.save_every == 0: self.look(); self.save()
 
 @patch
 def warm(self:Run,
@@ -180,6 +180,21 @@ def group(self:Run)->None:
 
 # %% ../nbs/17c_run.ipynb #c032
 @patch
+def judge(self:Run)->dict: # the record
+    "Evaluate the agent as it stands"
+    record = evaluate_agent(self.config, Agent(self.learner.world, self.learner.agent, self.config.train.act_context), self.learner.updates)
+    save_record(self.path/'eval', record)
+    return record
+
+@patch
+def look(self:Run)->None:
+    "Real, reconstructed and dreamt pictures of every task, for report and explorer"
+    t = self.config.train
+    batch = self.replay.sample(np_rng(self.config.seed, 'look'), 4, t.context + t.horizon, self.learner.device)
+    save_strips(self.path/'analysis'/'strips.npz', strips(self.learner.world, batch, t.context, self.learner.gen('look')))
+
+# %% ../nbs/17c_run.ipynb #c035
+@patch
 def live(self:Run,
     journal:Journal,  # where lines go
 )->None:
@@ -191,7 +206,7 @@ def live(self:Run,
             self.learn(behaviour=True)
             self.tick(journal, 'live')
 
-# %% ../nbs/17c_run.ipynb #c034
+# %% ../nbs/17c_run.ipynb #c037
 @patch
 def save(self:Run)->Path: # the checkpoint's directory
     "Write a checkpoint"
@@ -217,22 +232,6 @@ def load(self:Run)->bool: # False if there is no checkpoint yet
     self.sums = {k.removeprefix('sums.'): v.to(self.learner.device) for k, v in tensors.items() if k.startswith('sums.')}
     self.grouped, self.seconds, self.since = x['grouped'], x['seconds'], x['since']
     return True
-
-# %% ../nbs/17c_run.ipynb #c041
-@patch
-def judge(self:Run)->dict: # the record
-    "Evaluate the agent as it stands"
-    record = evaluate_agent(self.config, Agent(self.learner.world, self.learner.agent, self.config.train.act_context), self.learner.updates)
-    save_record(self.path/'eval', record)
-    return record
-
-@patch
-def look(self:Run)->None:
-    "Real, reconstructed and dreamt pictures of every task, for the report"
-    t = self.config.train
-    batch = self.replay.sample(np_rng(self.config.seed, 'look'), 1, t.context + t.horizon, self.learner.device)
-    (self.path/'analysis').mkdir(exist_ok=True)
-    np.savez_compressed(self.path/'analysis'/'strips.npz', **strips(self.learner.world, batch, t.context, self.learner.gen('look')).arrays())
 
 # %% ../nbs/17c_run.ipynb #c044
 def train(
