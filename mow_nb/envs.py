@@ -14,6 +14,7 @@ from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
 from .core import ConfigError, EnvError, N_DISCRETE, counter_seed, patch
 from .pocket import PocketEnv
+from .steer import SteerEnv
 from .tasks import PROTOCOLS, AtariProtocol, Task, decode, maker, random_actions
 
 # %% ../nbs/03_envs.ipynb #c005
@@ -142,7 +143,7 @@ def make_env(
 )->Env:              # ready to be reset
     "The environment of a task"
     if task.suite == 'atari100k': return AtariEnv(task, size, protocol)
-    if task.suite == 'pocket': return GymEnv(task, PocketEnv(task, -(-size // 32) * 32), size)
+    if task.suite in ('pocket', 'steer'): return GymEnv(task, dict(pocket=PocketEnv, steer=SteerEnv)[task.suite](task, -(-size // 32) * 32), size)
     if task.suite == 'user': return GymEnv(task, _user_env(task), size)
     raise ConfigError(f"no environments for suite '{task.suite}' of task '{task.name}'")
 

@@ -17,6 +17,7 @@ import numpy as np
 from .core import generator, np_rng
 from .tasks import Task, human_score, random_score, d_max
 from .pocket import optimal_return, random_return
+from .steer import steer_bounds
 from .envs import AtariProtocol, PROTOCOLS, Pool, random_actions
 from .presets import Config, check
 from .acting import Agent
@@ -98,6 +99,7 @@ def bounds(
     "Between which two players a task's score is read"
     if task.suite == 'atari100k': return random_score(task.name), human_score(task.name)
     if task.suite == 'pocket': return random_return(task), optimal_return(task)
+    if task.suite == 'steer': return steer_bounds()
     return None
 
 def normalised(
