@@ -14,6 +14,7 @@ CHAPTERS = [
     ('01_records',     'records',     'core'),
     ('02_tasks',       'tasks',       'core'),
     ('02b_pocket',     'pocket',      'core tasks'),
+    ('02c_robots',     'robots',      ''),
     ('02d_workers',    'workers',     ''),
     ('02e_steer',      'steer',       'core tasks pocket'),
     ('02f_adapters',   'adapters',    'core tasks workers'),
