@@ -13,9 +13,10 @@ import gymnasium as gym, numpy as np
 from .adapters import AtariEnv, Env, GymEnv, RemoteEnv
 from .core import ConfigError, EnvError, N_DISCRETE, counter_seed, patch
 from .pocket import PocketEnv
+from .robots import RobotEnv, choose_gl
 from .steer import SteerEnv
 from .tasks import PROTOCOLS, AtariProtocol, Task, maker, random_actions
-from .workers import Apart, by_name
+from .workers import Apart
 
 # %% ../nbs/03_envs.ipynb #c005
 def _user_env(task):
@@ -24,6 +25,12 @@ def _user_env(task):
     if not isinstance(make, str): return make()
     try: return gym.make(make, render_mode='rgb_array')
     except gym.error.Error as e: raise ConfigError(f"task '{task.name}': {str(e).splitlines()[0]}") from None
+
+def _robot(task, size, options):
+    "How a worker makes a robot"
+    # EGL opens the graphics card when it is imported, and a card that is open does not survive a fork
+    shared = ('mow_nb.robots:load_library',) if choose_gl() == 'osmesa' else ('gymnasium',)
+    return Apart(partial(RobotEnv, task.name, size, **options), preload=shared)
 
 def make_env(
     task:Task,       # which task
@@ -34,7 +41,7 @@ def make_env(
     "The environment of a task"
     if task.suite == 'atari100k': return AtariEnv(task, size, protocol)
     if task.suite in ('pocket', 'steer'): return GymEnv(task, dict(pocket=PocketEnv, steer=SteerEnv)[task.suite](task, -(-size // 32) * 32), size)
-    if task.suite == 'metaworld': return RemoteEnv(task, Apart(partial(by_name, 'mow_nb.robots:RobotEnv', task.name, size, **robots or {}), preload=('mow_nb.robots',)), size)
+    if task.suite == 'metaworld': return RemoteEnv(task, _robot(task, size, robots or {}), size)
     if task.suite == 'user': return RemoteEnv(task, apart, size) if isinstance(apart := maker(task), Apart) else GymEnv(task, _user_env(task), size)
     raise ConfigError(f"no environments for suite '{task.suite}' of task '{task.name}'")
 
