@@ -8,7 +8,7 @@ __all__ = ['REPEAT', 'LENGTH', 'NO_PICTURE', 'REWARD', 'CAMERA', 'PLACE', 'STYLE
            'settings', 'load_references', 'save_references', 'speed', 'expert_action']
 
 # %% ../nbs/02c_robots.ipynb #c002
-import glob, os
+import glob, os, warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.resources import files
@@ -116,6 +116,7 @@ class Artist:
         m, self.mujoco, self.env, self.size = env.model, mujoco, env, size
         m.vis.quality.offsamples, m.vis.quality.shadowsize = style.samples, style.shadow
         m.vis.global_.offwidth = m.vis.global_.offheight = size
+        aim(env)
         if style.cell: simplify(m, style.cell)
         self.view, self.options, self.camera = mujoco.MjvScene(m, 1000), mujoco.MjvOption(), mujoco.MjvCamera()
         self.camera.type, self.camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, m.camera(CAMERA).id
@@ -272,4 +273,7 @@ def expert_action(
 )->np.ndarray:     # (4,) float32 in [-1, 1]
     "What Meta-World's scripted player does here"
     from metaworld.policies import ENV_POLICY_MAP
-    return np.clip(ENV_POLICY_MAP[env.name]().get_action(env.state), -1, 1).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that some constants are too high for [-1, 1], which is why we clip
+        act = ENV_POLICY_MAP[env.name]().get_action(env.state)
+    return np.clip(act, -1, 1).astype(np.float32)
