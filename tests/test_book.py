@@ -47,7 +47,8 @@ CHAPTERS = [
     ('18a_figures',    'figures',     'core tasks clustering metrics seeing evaluation journal'),
     ('18b_report',     'report',      'core tasks presets metrics evaluation journal findings figures'),
     ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
-    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench'),
+    ('18e_doctor',     'doctor',      'core tasks envs'),
+    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '24_results']
 STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner and the run, and know nothing of each other
