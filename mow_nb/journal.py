@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'run_path', 'versions', 'open_run', 'read_config', 'same_model', 'Journal', 'read_metrics', 'weights_row',
-           'returns_row', 'plan', 'plan_text']
+           'returns_row', 'faults_row', 'plan', 'plan_text']
 
 # %% ../nbs/17b_journal.ipynb #c002
 import json, os, platform, re
@@ -130,11 +130,25 @@ def weights_row(
 
 def returns_row(
     episodes:list,  # of `Episode`, those that ended since the last line
-)->dict:            # 'return': task -> mean; empty if none has ended
-    "How the last episodes went"
-    by = {}
-    for e in episodes: by.setdefault(e.task, []).append(e.ret)
-    return {'return': {name: float(np.mean(rets)) for name, rets in by.items()}} if by else {}
+)->dict:            # 'return', 'success', 'success_end': task -> mean; each only where there is something to tell
+    "How the last episodes went; a broken one tells nothing"
+    whole, out = [e for e in episodes if not e.broken], {}
+    for name, key in (('return', 'ret'), ('success', 'success'), ('success_end', 'success_end')):
+        by = {}
+        for e in whole:
+            if getattr(e, key) is not None: by.setdefault(e.task, []).append(getattr(e, key))
+        if by: out[name] = {task: float(np.mean(values)) for task, values in by.items()}
+    return out
+
+def faults_row(
+    faults:dict,  # task -> kind -> how often, from a `Pool`
+    lost:list,    # K numbers of lost steps
+    played:int,   # steps of each task
+    names:list,   # K task names
+)->dict:          # 'faults': task -> kind -> how often, 'delivered': task -> share of its steps; empty if nothing ever failed
+    "What the environments failed to deliver"
+    if not faults: return {}
+    return dict(faults=faults, delivered={name: round(1 - n / max(played, 1), 6) for name, n in zip(names, lost) if name in faults})
 
 # %% ../nbs/17b_journal.ipynb #c025
 def plan(
