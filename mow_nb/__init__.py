@@ -3,7 +3,7 @@ __version__ = "0.1.0"
 
 from importlib import import_module
 
-_HOMES = {'acting': ('Agent',), 'evaluation': ('score_rows', 'score_text'), 'presets': ('Config', 'changed', 'preset'), 'report': ('write_report',),
+_HOMES = {'acting': ('Agent',), 'evaluation': ('score_rows', 'score_text'), 'explorer': ('explore',), 'presets': ('Config', 'changed', 'preset'), 'report': ('write_report',),
           'run': ('train',), 'sharing': ('evaluate', 'from_pretrained', 'load', 'save_pretrained'), 'tasks': ('register', 'tasks_of')}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
