@@ -54,7 +54,7 @@ def find_groups(
 )->Analysis:          # labels, and what they were decided on
     "Which tasks share a VAE"
     c, K = learner.config.cluster, len(names)
-    found = analyse(names, measure(learner, sample, c.batches), c.n, c.reduction, c.linkage, learner.updates)
+    found = analyse(names, measure(learner, sample, c.batches), c.n, c.reduction, c.method, learner.updates)
     if c.grouping == 'random': labels = random_groups(found.labels, np_rng(learner.config.seed, 'random groups'))
     else: labels = found.labels if c.grouping == 'gradient' else np.zeros(K, dtype=np.int64)
     return replace(found, labels=labels)

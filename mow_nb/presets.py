@@ -28,7 +28,7 @@ class ClusterConfig:
     grouping:str = 'gradient'   # 'gradient', 'random' (groups of the same sizes) or 'one'
     n:int = 12                  # N clusters; 0 takes the number the silhouette suggests (ours)
     reduction:str = 'projection'  # of gradients: 'projection' by random signs (ours) or 'layer_means' (paper, method section)
-    linkage:str = 'complete'    # how distances between groups are measured (ours; chapter 15b)
+    method:str = 'spectral'     # of clustering, or a linkage: 'average', 'complete', 'single' (ours; chapter 15b)
     batches:int = 8             # batches over which a task's gradient is averaged (ours)
 
 # %% ../nbs/14_presets.ipynb #c008
@@ -184,7 +184,7 @@ _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width
     0: 'seed model.d_task model.dyn_weight model.rep_weight model.task_weight model.balance_weight model.free_nats model.dynamics.experts model.dynamics.active model.dynamics.tau '
     'agent.entropy cluster.n train.warmup train.threads train.eval_every train.model_lr train.agent_lr train.model_clip train.agent_clip'}
 _UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal'
-_ONE_OF = {'protocol': ('storm', 'iris'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.linkage': ('average', 'complete', 'single'),
+_ONE_OF = {'protocol': ('storm', 'iris'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
            'model.dynamics.routing': ('task', 'token'), 'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': tuple(STYLES)}
 
 # %% ../nbs/14_presets.ipynb #c042

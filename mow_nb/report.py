@@ -172,7 +172,7 @@ def _groups(f):
     if g is None: return tag('p', 'One task: there is nothing to share.' if K == 1 else 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.' if asked == 'one' else
                              'Not grouped yet: tasks part company after the warm-up.', cls='none')
     members = [[n for n, m in zip(g.names, g.labels) if m == l] for l in sorted(set(g.labels.tolist()))]
-    how = 'at random, in groups of the sizes that the gradients suggested' if asked == 'random' else f"by the cosine between their gradients ({g.source.replace('_', ' ')}, {g.linkage} linkage)"
+    how = 'at random, in groups of the sizes that the gradients suggested' if asked == 'random' else f"by the cosine between their gradients ({g.source.replace('_', ' ')}, {g.method} clustering)"
     items = (tag('li', f'Group {i}: ', *(_chip(n, f.colors.get(n, '#888888')) for n in names)) for i, names in enumerate(members, 1))
     return join(tag('p', f'After {g.step:,} updates, {K} tasks were put into {len(members)} groups, {how}. Tasks of one group share a VAE, heads and a critic. The silhouette would choose {g.suggested}.'),
                 tag('ul', *items), _grid(svg(plot_groups, g, alt='similarity of tasks', wide=K > 12), svg(plot_number, g.silhouette, alt='silhouette over the number of groups') if len(g.silhouette) > 1 else ''))
