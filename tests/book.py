@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS, LIB = ROOT/'nbs', ROOT/'mow_nb'
+BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 SLOW_FLAGS = {'slow', 'notest'}  # cells marked `#| slow` are for people with time
 
 # ---- find

@@ -142,7 +142,7 @@ def contents(index, stems):
             if found[3] in stems: groups.setdefault(title, {})[found[3]] = f'{found[1]} · {plain(found[2])} <{found[3]}>'
     known = {stem for group in groups.values() for stem in group}
     if rest := [stem for stem in stems if stem not in known | {'index'}]: groups['More'] = dict(zip(rest, rest))
-    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {title}', '', *group.values(), '```']) for title, group in groups.items())
+    return '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', ':titlesonly:', f':caption: {title}', '', *group.values(), '```']) for title, group in groups.items())
 
 # ---- names in the text lead to their cards
 
@@ -174,9 +174,9 @@ CONF = dict(
     suppress_warnings=['myst.header'], nb_execution_mode='off', nb_merge_streams=True, nb_render_markdown_format='myst', nb_ipywidgets_js={},
     add_module_names=False, toc_object_entries_show_parents='hide', python_maximum_signature_line_length=100,
     mathjax_path='tex-svg.js', mathjax3_config=dict(options=dict(enableMenu=False), svg=dict(fontCache='global')),
-    html_theme='sphinx_book_theme', html_static_path=[str(HERE/'static')], html_css_files=['book.css'],
+    html_theme='sphinx_book_theme', html_context=dict(default_mode='auto'), html_static_path=[str(HERE/'static')], html_css_files=['book.css'],
     html_theme_options=dict(repository_url=SETTINGS['git_url'], use_repository_button=True, use_download_button=False, use_fullscreen_button=False,
-                            show_navbar_depth=1, show_toc_level=2, navigation_with_keys=False),
+                            show_navbar_depth=1, show_toc_level=2, navigation_with_keys=False, navbar_persistent=[], navbar_start=[], navbar_center=[], navbar_end=[]),
     html_copy_source=False, html_show_sphinx=False, html_use_index=True, copybutton_selector='div.cell div.highlight pre, div.highlight-bash pre')
 
 def mathjax():
@@ -202,6 +202,8 @@ def build(out, paths=None):
         app.connect('doctree-read', Links(places))
         app.build()
         shutil.copy(mathjax(), site/'_static')
+        options = site/'_static'/'documentation_options.js'  # from files, a page may not read the others to quote from them
+        options.write_text(options.read_text().replace('SHOW_SEARCH_SUMMARY: true', "SHOW_SEARCH_SUMMARY: location.protocol !== 'file:'"))
         for path in (site/'.buildinfo', site/'_sources', *site.rglob('*.map')): shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(site, out)

@@ -1,0 +1,154 @@
+"""A reader at work: JupyterLab in a real browser, a notebook run from top to bottom, and every control used."""
+import hashlib, os, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
+from pathlib import Path
+
+import nbformat, pytest
+from book import NBS, ROOT
+from conftest import DESK
+
+SETTINGS = {'notebook-extension/tracker': '{"windowingMode": "none"}', 'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}'}
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "JupyterLab on a free port, with settings, caches and a copy of the notebooks of its own; gives (address, folder)"
+    home = tmp_path_factory.mktemp('lab')
+    shutil.copytree(NBS, home/'nbs', ignore=shutil.ignore_patterns('.*'))
+    for name, text in SETTINGS.items():
+        path = home/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = {**os.environ, 'JUPYTERLAB_SETTINGS_DIR': str(home/'settings'), 'JUPYTER_PREFER_ENV_PATH': '1', 'IPYTHONDIR': str(home/'ipython'),
+           **{f'JUPYTER_{n}_DIR': str(home/n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')}}
+    env.pop('MPLBACKEND', None)
+    with open(home/'log', 'w') as log:
+        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1', "--IdentityProvider.token=",
+                                   f'--ServerApp.root_dir={home}/nbs', '--ServerApp.port_retries=0', '--LabApp.extension_manager=readonly'],
+                                  env=env, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f'http://127.0.0.1:{port}'
+        wait(lambda: answers(f'{address}/api/status'), 60, lambda: f'JupyterLab did not start:\n{(home/"log").read_text()[-2000:]}')
+        yield address, home/'nbs'
+    finally:
+        server.terminate()
+        try: server.wait(20)
+        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL); server.wait()
+
+def poll(ready, seconds):
+    "Ask again and again until it is so; gives the last answer"
+    end = time.monotonic() + seconds
+    while not (answer := ready()) and time.monotonic() < end: time.sleep(.1)
+    return answer
+
+def wait(ready, seconds, story):
+    "Wait until it is so, or fail with the story"
+    if not poll(ready, seconds): pytest.fail(story(), pytrace=False)
+
+def answers(url):
+    try: return urllib.request.urlopen(url, timeout=2).status == 200
+    except (urllib.error.URLError, OSError): return False
+
+class Notebook:
+    "One notebook in the browser"
+    def __init__(self, visit, lab, name):
+        address, self.folder = lab
+        self.v, self.name = visit(DESK, home=address), Path(name).stem
+        self.page = self.v.page
+        self.page.goto(f'{address}/lab/workspaces/{self.name}/tree/{name}?reset')
+        self.page.wait_for_selector('.jp-Notebook .jp-Cell', timeout=60_000)
+        self.page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'", timeout=60_000)
+        self.page.keyboard.press('Control+b')  # the file browser closes, the notebook gets the whole width
+
+    def run(self, seconds=60):
+        "Run all cells and wait for the last; no cell may show an error"
+        prompts = self.page.locator('.jp-CodeCell .jp-InputPrompt')
+        told = lambda n: prompts.nth(n).inner_text().strip('[]: \xa0')
+        for _ in range(3):  # a click that comes before the kernel is connected is lost
+            self.page.get_by_role('menuitem', name='Run', exact=True).click()
+            self.page.locator('.lm-Menu-itemLabel').get_by_text('Run All Cells', exact=True).click()
+            if poll(lambda: told(0), 10): break
+        wait(lambda: told(-1).isdigit() or self.errors(), seconds, lambda: f'{self.name} did not finish within {seconds} s')
+        assert not self.errors(), self.errors()
+
+    def errors(self):
+        "What cells and widgets show as errors"
+        return [e.inner_text()[-600:] for e in self.page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*=error]').all()]
+
+    def controls(self):
+        "All that can be changed: the visible boxes of ipywidgets that hold one input"
+        return [c for c in self.page.locator(', '.join(CONTROLS)).all() if c.is_visible()]
+
+    def label(self, control):
+        "What the reader is told about a control"
+        texts = [*control.locator('.widget-label, .widget-label-basic').all_inner_texts(), control.inner_text(), control.get_attribute('title') or '']
+        return next(filter(None, (t.strip('\u200b \n') for t in texts)), '')
+
+    def looks(self):
+        "A hash of every picture that the outputs show"
+        pictures = self.page.eval_on_selector_all('.jp-OutputArea-output img, .jp-OutputArea-output svg:not([data-icon])', 'all => all.map(i => i.src || i.outerHTML)')
+        return hashlib.sha256('\n'.join(pictures).encode()).hexdigest()
+
+    def change(self, control, seconds=15):
+        "Use a control as a reader would, and wait until a picture is another one"
+        before, label = self.looks(), self.label(control)
+        assert label, f'{self.name}: a control without a label'
+        control.scroll_into_view_if_needed()
+        use(control)
+        wait(lambda: self.looks() != before, seconds, lambda: f'{self.name}: {label!r} changes no picture')
+        assert not self.errors(), self.errors()
+        return label
+
+CONTROLS = ['.widget-dropdown', '.widget-slider', '.widget-toggle-buttons', '.widget-checkbox', '.widget-select', '.widget-text', 'button.widget-button',
+            'button.widget-toggle-button:not(.widget-toggle-buttons *)']
+
+def use(control):
+    "Another choice, a step to the side, a tick or a press"
+    kind = control.get_attribute('class')
+    if 'widget-dropdown' in kind or 'widget-select' in kind:
+        box = control.locator('select')
+        chosen, count = box.evaluate('s => [s.selectedIndex, s.options.length]')
+        box.select_option(index=(chosen + 1) % count)
+    elif 'slider' in kind:
+        handle = control.locator('.noUi-handle').first
+        at_end = handle.get_attribute('aria-valuenow') == handle.get_attribute('aria-valuemax')
+        handle.focus()
+        handle.press('ArrowLeft' if at_end else 'ArrowRight')
+    elif 'toggle-buttons' in kind: control.locator('button:not(.mod-active)').first.click()
+    elif 'checkbox' in kind: control.locator('input').click()
+    elif 'widget-text' in kind: control.locator('input').press('ArrowUp')
+    else: control.click()
+
+# ---- the driver itself
+
+SMALL = '''
+import ipywidgets as w, matplotlib.pyplot as plt
+from IPython.display import display
+{}
+parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'), colour=w.Dropdown(options=['C0', 'C1'], description='Colour'), grid=w.Checkbox(False, description='Grid'),
+             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'), dead=w.Dropdown(options=['a', 'b'], description='Dead'))
+out = w.Output()
+def draw(_=None):
+    with out:
+        out.clear_output(wait=True)
+        fig, ax = plt.subplots(figsize=(4, 2))
+        getattr(ax, parts['kind'].value)(range(parts['bars'].value), range(parts['bars'].value), color=parts['colour'].value)
+        ax.grid(parts['grid'].value)
+        plt.show()
+for part in parts.values(): part.observe(draw, 'value')
+draw()
+display(w.VBox([*parts.values(), out]))
+'''
+
+def test_the_driver_sees(visit, lab):
+    "Live controls change the picture, a dead one is found out, and so is an error"
+    cells = [[SMALL.format('')], [SMALL.format('undefined')]]
+    for name, sources in zip(('works', 'fails'), cells):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))), lab[1]/f'{name}.ipynb')
+    book = Notebook(visit, lab, 'works.ipynb')
+    book.run()
+    done = {book.label(c): c for c in book.controls()}
+    assert list(done) == ['Bars', 'Colour', 'Grid', 'Kind', 'Dead']
+    for label in ('Bars', 'Colour', 'Grid', 'Kind'): book.change(done[label])
+    book.v.shot('lab-driver')
+    with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"): book.change(done['Dead'], seconds=2)
+    with pytest.raises(AssertionError, match='NameError'): Notebook(visit, lab, 'fails.ipynb').run()
