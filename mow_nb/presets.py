@@ -151,6 +151,8 @@ _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model
 PRESETS |= dict(
     pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 2e-2, 'train.rounds': 5_000, 'train.prefill': 1_000,
                      'train.warmup': 700, 'train.train_every': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 400, 'eval.max_steps': 40},
+    steer=_SMALL | {'tasks': 'steer-night', 'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'model.dynamics.experts': 0, 'model.dynamics.active': 0, 'cluster.grouping': 'one', 'cluster.n': 1, 'agent.entropy': 2e-2,
+                    'train.rounds': 5_000, 'train.prefill': 3_000, 'train.warmup': 400, 'train.train_every': 2, 'train.seqs': 8, 'train.dreams': 64, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 200, 'eval.max_steps': 40},
     toy=_SMALL | {'tasks': 'track-night,reach-night,track-sea', 'model.vae.stem': 8, 'model.vae.groups': 4, 'model.vae.classes': 4, 'model.dynamics.width': 16, 'model.dynamics.heads': 2, 'cluster.batches': 2,
                   'agent.hidden': 16, 'cluster.n': 2, 'train.rounds': 40, 'train.prefill': 20, 'train.warmup': 4, 'train.seqs': 2, 'train.steps': 8, 'train.dreams': 4, 'train.horizon': 4,
                   'train.log_every': 2, 'train.save_every': 5, 'eval.episodes': 1, 'eval.max_steps': 10},
