@@ -25,7 +25,7 @@ from .trainer import Learner, assert_finite
 from .grouping import find_groups
 from .seeing import save_strips, strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .journal import Journal, open_run, plan_text, returns_row, run_path, weights_row
+from .journal import Journal, faults_row, open_run, plan_text, returns_row, run_path, weights_row
 
 # %% ../nbs/17c_run.ipynb #c008
 class Patience:
@@ -138,6 +138,7 @@ def log(self:Run,
     row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
     row |= {name: dict(zip(self.names, (v / self.since).tolist())) for name, v in self.sums.items()}
     row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
+    row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
     self.sums, self.since, self.pool.finished = {}, 0, []
     journal.write(row)
 
