@@ -14,7 +14,7 @@ import numpy as np, torch
 from einops import rearrange
 from matplotlib.figure import Figure
 from torch import Tensor
-from .core import N_DISCRETE, ConfigError, counter_seed, generator, patch
+from .core import N_DISCRETE, counter_seed, generator, patch
 from .tasks import Task, action_width
 from .envs import make_env
 from .presets import Config, check
@@ -22,7 +22,7 @@ from .acting import Agent
 from .evaluation import protocol_of
 from .journal import read_config
 from .sharing import from_pretrained, load
-from .cluster_view import INK, MARK, SOFT, NotYet, tidy
+from .cluster_view import INK, SOFT, NotYet, tidy
 
 # %% ../nbs/18e_dream.ipynb #c006
 def agent_of(
@@ -198,7 +198,6 @@ def _trace(ax, steps, real, dreamt, color, title):
     ax.plot(steps, dreamt, '-', color=color, lw=1.8, label='dream')
     ax.plot(steps, real, 'o', color=INK, ms=3.5, label='real')
     ax.set_xlim(.5, max(len(steps), 12) + .5)
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
     ax.xaxis.get_major_locator().set_params(integer=True)
     tidy(ax, title)
 
@@ -208,16 +207,17 @@ def plot_dream(
     color:str,    # of its task
 )->Figure:        # dream and reality
     "What the dream shows beside what is"
-    m, fig = dream.moments, Figure(figsize=(11.4, 4.1))
-    left, right, rew, cont = (fig.add_axes(box) for box in ([.01, .12, .28, .78], [.305, .12, .28, .78], [.65, .57, .34, .31], [.65, .14, .34, .27]))
+    m, fig = dream.moments, Figure(figsize=(11.4, 4.3))
+    left, right, rew, cont = (fig.add_axes(box) for box in ([.01, .18, .28, .742], [.305, .18, .28, .742], [.65, .61, .34, .29], [.65, .18, .34, .27]))
     shown = [x.real for x in m if x.real is not None]
     _frame(left, m[-1].dream if m else dream.decode(dream.z[-1]), 'Dream', color)
     _frame(right, shown[-1] if shown else dream.first, 'Real game' + (', over' if m and m[-1].over else ''), SOFT if m and m[-1].over else INK)
     steps = range(1, len(m) + 1)
     _trace(rew, steps, np.cumsum([x.rew for x in m]), np.cumsum([x.rew_hat for x in m]), color, 'Reward so far')
     _trace(cont, steps, [np.nan if np.isnan(x.rew) else float(not x.over) for x in m], [x.cont_hat for x in m], color, 'Does it go on?')
+    rew.legend(frameon=False, fontsize=8.5, ncols=2, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
     cont.set(ylim=(-.08, 1.08), xlabel='step')
     last = f'{len(m)} step' + 's' * (len(m) != 1) + (f': {", ".join(named(dream.task, x.act) for x in m[-6:])}' if m else ': nothing pressed yet; the dream shows what the VAE keeps of the real picture')
-    fig.text(.01, .04, last if len(m) <= 6 else last.replace(': ', ': ... ', 1), fontsize=9.5, color=INK)
-    if m: fig.text(.99, .04, f'reward {m[-1].rew_hat:+.2f}, goes on {m[-1].cont_hat:.0%}   (real: ' + ('over)' if np.isnan(m[-1].rew) else f'{m[-1].rew:+.2f})'), fontsize=9.5, ha='right', color=INK)
+    fig.text(.01, .1, last if len(m) <= 6 else last.replace(': ', ': ... ', 1), fontsize=9.5, color=INK)
+    if m: fig.text(.01, .035, f'the dream pays {m[-1].rew_hat:+.2f} and goes on with {m[-1].cont_hat:.0%};  the real game ' + ('is over' if np.isnan(m[-1].rew) else f'pays {m[-1].rew:+.2f}'), fontsize=9.5, color=INK)
     return fig
