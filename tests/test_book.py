@@ -5,7 +5,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from book import LIB, NBS, ROOT, clean, comments, directives, notebooks, read, readme
+from book import LIB, NBS, ROOT, clean, code_lines, comments, directives, functions, is_exported, measures, notebooks, read, readme
 
 # ---- the chapters: (notebook, module, the modules it may import), each row using only rows above it
 
@@ -50,8 +50,8 @@ CHAPTERS = [
     ('18d_cluster_view', 'cluster_view', 'core tasks clustering'),
     ('18e_dream',      'dream',       'core tasks envs presets acting evaluation journal sharing cluster_view'),
     ('18f_run_view',   'run_view',    'core metrics evaluation findings figures report cluster_view'),
-    ('18g_explorer',   'explorer',    'core findings cluster_view run_view dream'),
-    ('18e_doctor',     'doctor',      'core tasks envs'),
+    ('18g_explorer',   'explorer',    'core clustering findings cluster_view run_view dream'),
+    ('18h_doctor',     'doctor',      'core tasks envs'),
     ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '22_tutorial_atari', '24_results']
@@ -59,6 +59,7 @@ STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner a
 
 ONLY_FOR_WRITING = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'nbformat', 'nbclient', 'nbconvert', 'pytest'}
 MAX_MODULE, MAX_CELL, MAX_FUNCTION, MAX_KB = 250, 40, 25, 300
+MIN_WORDS, MIN_EXPORTED, MAX_SILENT = 2, .2, 3
 
 MODULES = sorted(p for p in LIB.glob('*.py') if not p.name.startswith('_'))
 with_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
@@ -284,8 +285,6 @@ def test_export_changes_nothing(tmp_path):
     here, there = python_files(LIB), python_files(tmp_path/'mow_nb')
     none([f'mow_nb/{n}' for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)], 'Not what the notebooks export; run `make export`')
 
-def functions(tree): return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
-
 @with_module
 def test_sizes(path):
     "A module stays under 250 lines (not counting the marks that exporting puts between cells), a function within 25"
@@ -298,10 +297,6 @@ def test_sizes(path):
     none(faults, path.name)
 
 # ---- the notebooks are clean and keep the form
-
-def is_exported(cell): return cell.cell_type == 'code' and {'export', 'exports', 'exporti'} & directives(cell).keys()
-
-def code_lines(source): return [l for l in source.splitlines() if l.strip() and not l.lstrip().startswith('#|')]
 
 def outputs_text(nb):
     "All the text that the outputs of a notebook show"
@@ -346,14 +341,18 @@ def ritual_faults(nb, module):
     if heads[-2:] != ['## What we have', '## Where we differ from the paper']:
         yield 'should close with `## What we have`, then `## Where we differ from the paper`'
 
-def test_chapters_table(capsys):
-    "A mirror, not a gate: how long the chapters are and how much of their code is exported (shown by `pytest -s`)"
-    print(f"\n{'chapter':24} cells  exported  of code   kB")
-    for path in notebooks():
-        nb = read(path)
-        code = sum(len(code_lines(c.source)) for c in nb.cells if c.cell_type == 'code')
-        out = sum(len(code_lines(c.source)) for c in nb.cells if is_exported(c))
-        print(f'{path.stem:24} {len(nb.cells):5}  {out:8}  {out / max(code, 1):7.0%}  {path.stat().st_size // 1024:3}')
+@pytest.mark.parametrize('notebook', [nb for nb, _, _ in CHAPTERS])
+def test_chapter_explains(notebook):
+    "Enough prose for the code, spread over the chapter, and something to see (the table after `make test` shows all measures)"
+    m, nb, faults = measures(NBS/f'{notebook}.ipynb'), read(NBS/f'{notebook}.ipynb'), []
+    if m['words per line'] < MIN_WORDS: faults.append(f"{m['words per line']:.2f} words per line of code, the floor is {MIN_WORDS}")
+    if m['exported'] < MIN_EXPORTED: faults.append(f"{m['exported']:.0%} of the code is exported, the floor is {MIN_EXPORTED:.0%}")
+    silent, longest = 0, 0
+    for cell in nb.cells:
+        silent = 0 if cell.cell_type == 'markdown' else silent + is_exported(cell)
+        longest = max(longest, silent)
+    if longest > MAX_SILENT: faults.append(f'{longest} exported cells without a word between them, the limit is {MAX_SILENT}')
+    none(faults, notebook)
 
 # ---- the front page
 
