@@ -53,8 +53,15 @@ class Chapter(pytest.Item):
     def reportinfo(self): return self.path, None, f'notebook {self.path.stem}'
 
 def pytest_terminal_summary(terminalreporter):
-    "Name the system packages that a skipped test was waiting for"
-    browsers = ('chromium', 'chromium-browser', 'google-chrome')
-    missing = [] if any(map(shutil.which, browsers)) else ['Chromium (browser tests)']
+    "Show how the chapters read and how long they ran, and name the system packages that a skipped test was waiting for"
+    sys.path.insert(0, str(ROOT/'tests'))
+    from book import BROWSERS, table
+    seconds = {Path(r.nodeid.split('::')[0]).stem: r.duration for status in ('passed', 'failed') for r in terminalreporter.stats.get(status, [])
+               if r.when == 'call' and r.nodeid.startswith('nbs/')}
+    if seconds:
+        terminalreporter.section('chapters')
+        for line in table(seconds): terminalreporter.write_line(line)
+    if (shots := ROOT/'.pytest_cache'/'d'/'screenshots').exists(): terminalreporter.write_line(f'Screenshots: {shots.relative_to(ROOT)}/')
+    missing = [] if any(map(shutil.which, BROWSERS)) else ['Chromium (browser tests)']
     missing += [] if find_library('OSMesa') else ['OSMesa (Meta-World pictures)']
     if missing: terminalreporter.write_line(f"Not installed: {', '.join(missing)}. `make setup-system` installs what is missing.")

@@ -5,7 +5,7 @@ usage: python tests/book.py run NOTEBOOK              run every cell, name the f
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write README.md from nbs/index.ipynb
 """
-import io, os, posixpath, re, sys, time, tokenize, traceback
+import ast, io, os, posixpath, re, sys, time, tokenize, traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +49,39 @@ def read(path):
     "One notebook, with sources as plain strings"
     import nbformat
     return nbformat.read(path, as_version=4)
+
+# ---- measure
+
+def is_exported(cell): return cell['cell_type'] == 'code' and bool({'export', 'exports', 'exporti'} & directives(cell).keys())
+
+def code_lines(source): return [l for l in source.splitlines() if l.strip() and not l.lstrip().startswith('#|')]
+
+def functions(tree): return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+def measures(path):
+    "How a notebook reads, in numbers"
+    nb = read(path)
+    prose = [c.source for c in nb.cells if c.cell_type == 'markdown']
+    code = {c.id: len(code_lines(c.source)) for c in nb.cells if c.cell_type == 'code'}
+    out = [c for c in nb.cells if is_exported(c)]
+    made = [fn for c in out for fn in functions(ast.parse(c.source))]
+    total = max(sum(code.values()), 1)
+    return {'cells': len(nb.cells), 'longest cell': max((code[c.id] for c in out), default=0),
+            'longest function': max((fn.end_lineno - fn.lineno + 1 for fn in made), default=0),
+            'words per line': sum(len(p.split()) for p in prose) / total, 'exported': sum(code[c.id] for c in out) / total,
+            'shapes': sum(note.startswith('(') for c in out for note in comments(c.source).values()),
+            'figures': sum(any(k.startswith('image/') for k in o.get('data', {})) for c in nb.cells for o in c.get('outputs', [])),
+            'kB': path.stat().st_size / 1024}
+
+def table(seconds):
+    "The measures of the notebooks that were run, one line each: {notebook: seconds}"
+    yield f"{'chapter':18} cells  longest  longest  words per  exported  shapes  figures   kB  seconds"
+    yield f"{'':18}        cell    function   line     of code"
+    for path in notebooks():
+        if path.stem not in seconds: continue
+        m = measures(path)
+        yield (f"{path.stem:18} {m['cells']:5}  {m['longest cell']:5}  {m['longest function']:8}  {m['words per line']:8.1f}  {m['exported']:8.0%}  {m['shapes']:6}  "
+               f"{m['figures']:7}  {m['kB']:4.0f}  {seconds[path.stem]:6.1f}")
 
 # ---- run
 
