@@ -215,7 +215,8 @@ class RobotEnv(StateEnv):
         action:np.ndarray,  # (4,) towards x, y, z, and the grip, each in [-1, 1]
     )->tuple:               # (size, size, 3) uint8 picture, sum of rewards, terminated, truncated, info with 'success'
         "One agent step, and one picture"
-        return self.render(), *super().step(action)[1:]
+        _, *rest = super().step(action)  # first, so that the picture is the one after it
+        return self.render(), *rest
 
     def render(self)->np.ndarray:  # (size, size, 3) uint8
         "The picture of the present state"
