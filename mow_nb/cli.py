@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'judge_options', 'parse_config', 'train_command', 'evaluate_command', 'report_command', 'tasks_command',
-           'bench_command', 'usage', 'main']
+           'bench_command', 'doctor_command', 'usage', 'main']
 
 # %% ../nbs/19_cli.ipynb #c002
 import argparse, sys
@@ -23,6 +23,7 @@ from .run import train
 from .sharing import evaluate
 from .report import write_report
 from .bench import bench
+from .doctor import examine
 
 # %% ../nbs/19_cli.ipynb #c006
 def _value(name, old, text):
@@ -109,10 +110,10 @@ def tasks_command(
     args:list[str],  # words after 'tasks': suites or tasks
 )->None:
     "tasks [SUITE or TASK ...]                         what can be learned, with random and reference returns"
-    for t in tasks_of(','.join(args) or ','.join(SUITES)):
+    for t in tasks_of(','.join(args or dict.fromkeys(n for names in SUITES.values() for n in names))):
         known = bounds(t)
         acts = f'{t.n_actions} actions' if t.n_actions else f'{t.d_cont} continuous'
-        print(f'{t.name:16}{t.suite:11}{acts:14}' + (f'random {known[0]:9.1f}   reference {known[1]:9.1f}' if known else ''))
+        print(f'{t.name:29}{t.suite:11}{acts:14}' + (f'random {known[0]:9.1f}   reference {known[1]:9.1f}' if known else ''))
 
 def bench_command(
     args:list[str],  # words after 'bench'
@@ -121,7 +122,14 @@ def bench_command(
     names = args[0] if args and not args[0].startswith('-') else 'storm'
     print(bench(parse_config(names, args[1:] if args[:1] == [names] else args, f'mow bench {names}')))
 
-COMMANDS = {f.__name__.removesuffix('_command'): f for f in (train_command, evaluate_command, report_command, tasks_command, bench_command)}
+def doctor_command(
+    args:list[str],  # words after 'doctor': none
+)->None:
+    "doctor                                            what this machine has, how fast it is, and what to install"
+    argparse.ArgumentParser('mow doctor').parse_args(args)
+    for finding in examine(): print(finding, flush=True)
+
+COMMANDS = {f.__name__.removesuffix('_command'): f for f in (train_command, evaluate_command, report_command, tasks_command, bench_command, doctor_command)}
 
 # %% ../nbs/19_cli.ipynb #c022
 def usage()->str: # lines for the terminal
