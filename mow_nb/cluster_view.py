@@ -39,6 +39,7 @@ class Regrouped:
     "Tasks of a run, grouped in one of many possible ways"
     names:list             # K task names
     similarity:np.ndarray  # (K, K) cosines
+    method:str             # as in `cluster`
     tree:np.ndarray        # (K-1, 4) merges, as scipy writes them
     order:np.ndarray       # (K,) tasks from top to bottom
     labels:np.ndarray      # (K,) group of each task, numbered from top to bottom
@@ -46,22 +47,32 @@ class Regrouped:
     suggested:int          # the N that the silhouette would choose
     agreement:float        # adjusted Rand index with the groups of the run itself
 
+def _grow(d, labels, method):
+    "The tree of a linkage, or one that has the groups as branches"
+    grow = lambda d, linkage: tree_of(squareform(d, checks=False), linkage, optimal_ordering=True)
+    if method != 'spectral': return grow(d, method)
+    apart = 4. * (labels[:, None] != labels)              # distances are at most 2: groups part last
+    tree = grow(d + apart, 'average')
+    across = tree[:, 2] >= 4
+    if across.any(): tree[across, 2] += 1.1 * tree[~across, 2].max(initial=.1) - tree[across, 2].min()
+    return tree
+
 def regroup(
     found:Analysis,   # what the run wrote down
     n:int=0,          # N, groups wanted; 0 takes the suggested number
     source:str='',    # gradient reduction; '' takes the run's
-    linkage:str='',   # of the tree; '' takes the run's
+    method:str='',    # as in `cluster`; '' takes the run's
 )->Regrouped:         # ready to be drawn
     "Group the tasks of a run as you like"
-    sim, linkage = np.asarray(found.similarity[source or found.source]), linkage or found.linkage
-    curve = silhouette_curve(sim, linkage)
-    labels = cluster(sim, n or suggest_n(curve), linkage)
+    sim, method = np.asarray(found.similarity[source or found.source]), method or found.method
+    curve = silhouette_curve(sim, method)
+    labels = cluster(sim, n or suggest_n(curve), method)
     d = np.clip(1 - (sim + sim.T) / 2, 0, 2)
     np.fill_diagonal(d, 0)
-    tree = tree_of(squareform(d, checks=False), linkage, optimal_ordering=True)
+    tree = _grow(d, labels, method)
     order, seen = leaves_list(tree), {}
     for k in order: seen.setdefault(int(labels[k]), len(seen))
-    return Regrouped(list(found.names), sim, tree, order, np.array([seen[int(l)] for l in labels]), curve, suggest_n(curve), adjusted_rand(labels, found.labels))
+    return Regrouped(list(found.names), sim, method, tree, order, np.array([seen[int(l)] for l in labels]), curve, suggest_n(curve), adjusted_rand(labels, found.labels))
 
 # %% ../nbs/18d_cluster_view.ipynb #c013
 def truths(
@@ -112,7 +123,7 @@ def _draw_tree(ax, g):
         inside = max(x) <= cut
         ax.plot(x, np.array(y) / 10 - .5, color=INK if inside else SOFT, lw=1.8 if inside else 1.1, solid_capstyle='round')
     ax.axvline(cut, ls='--', color=MARK, lw=1.2)
-    ax.set(xlim=(steps[-1], 0), ylim=(K - .5, -.5), yticks=[], xticks=[h for h in (.5, 1, 1.5, 2) if h < steps[-1]], xlabel='1 - cosine')
+    ax.set(xlim=(steps[-1], 0), ylim=(K - .5, -.5), yticks=[], xticks=[h for h in (.5, 1, 1.5, 2) if h < steps[-1] and g.method != 'spectral'], xlabel='groups first' if g.method == 'spectral' else '1 - cosine')
     tidy(ax, 'Tree').spines['left'].set_visible(False)
 
 def _draw_matrix(ax, g, colors):

@@ -17,6 +17,7 @@ from pathlib import Path
 import ipywidgets as w
 from matplotlib.figure import Figure
 from .core import ConfigError, MowError, patch
+from .clustering import METHODS
 from .findings import Findings, gather
 from .cluster_view import NotYet, plot_clusters, plot_members, regroup, truths
 from .run_view import measures, plot_eyes, plot_progress, plot_router, routed
@@ -87,17 +88,17 @@ def offer(
 def clusters()->View: # tree, matrix, silhouette, faces
     "Which tasks belong together"
     controls = dict(n=w.IntSlider(2, 1, 3, description='Number of groups', continuous_update=False), source=w.Dropdown(description='Gradient reduction'),
-                    linkage=w.Dropdown(options=['complete', 'average', 'single'], description='Linkage'))
+                    method=w.Dropdown(options=METHODS, description='Method or linkage'))
     fresh = [True]
     def fit(f, c):
         if f.groups is None: return
         offer(c['source'], [(k.replace('_', ' '), k) for k in sorted(f.groups.similarity)])
         c['n'].max = len(f.groups.names)
-        if fresh: c['n'].value, c['source'].value, c['linkage'].value = len(set(f.groups.labels.tolist())), f.groups.source, f.groups.linkage; fresh.clear()
-    def draw(f, n, source, linkage):
+        if fresh: c['n'].value, c['source'].value, c['method'].value = len(set(f.groups.labels.tolist())), f.groups.source, f.groups.method; fresh.clear()
+    def draw(f, n, source, method):
         if f.groups is None: raise NotYet('One task: there is nothing to group.' if len(f.tasks) == 1 else 'All tasks share everything: this run was asked not to group them.' if f.config.cluster.grouping == 'one' else
                                           'No clustering yet: the run is still in its warm-up.')
-        g, tasks = regroup(f.groups, n, source, linkage), tuple(f.tasks[list(f.colors).index(name)] for name in f.groups.names)
+        g, tasks = regroup(f.groups, n, source, method), tuple(f.tasks[list(f.colors).index(name)] for name in f.groups.names)
         frames = None if f.pictures is None else f.pictures['real'][[list(f.colors).index(name) for name in g.names], 0, 0]
         return [plot_clusters(g, f.colors, truths(tasks)), plot_members(g, tasks, f.colors, frames)]
     return View('clusters', controls, draw, fit)
