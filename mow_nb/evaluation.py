@@ -156,7 +156,7 @@ def score_text(
         cut, low, high = f" ({r['cut']} cut)" if r['cut'] else '', *('' if r[k] != r[k] else f'{r[k]:.2f}' for k in ('random', 'reference'))
         share = f"{r['success'].value:10.0%} ({r['success'].low:.0%} to {r['success'].high:.0%}), {r['success_end'].value:.0%}" if r['success'] else ''
         lines.append(f"{r['task']:{n}}{r['mean']:10.2f}{r['sem']:8.2f}{low:>10}{high:>11}{percent(r['normalised']):>11} {r['episodes']:9}{share}{cut}")
-    means = [f"{percent(np.mean(known)):>11}" if known else ' ' * 11] + [f"{'':10}{np.mean([r['success'].value for r in won]):10.0%}{'':13}{np.mean([r['success_end'].value for r in won]):.0%}"] * bool(won)
+    means = [f"{percent(np.mean(known)):>11}" if known else ' ' * 11] + ([f"{'':10}{np.mean([r['success'].value for r in won]):10.0%}{'':13}{np.mean([r['success_end'].value for r in won]):.0%}"] if won else [])
     return '\n'.join([*lines, f"{'mean':{n}}{'':39}{''.join(means)}"])
 
 # %% ../nbs/17_evaluation.ipynb #c024
