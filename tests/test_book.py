@@ -52,7 +52,7 @@ CHAPTERS = [
     ('18f_run_view',   'run_view',    'core metrics evaluation findings figures report cluster_view'),
     ('18g_explorer',   'explorer',    'core clustering findings cluster_view run_view dream'),
     ('18h_doctor',     'doctor',      'core tasks envs'),
-    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor'),
+    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor explorer'),
 ]
 PAGES = ['index', '20_paper_map', '21_tutorial_toy', '21b_tutorial_steer', '22_tutorial_atari', '24_results']
 STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner and the run, and know nothing of each other
