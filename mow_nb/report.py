@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from .core import MowError
 from .presets import count
 from .metrics import summary
-from .evaluation import bounds, normalised, protocol_of
+from .evaluation import bounds, normalised, protocol_of, successes
 from .findings import Findings, command, gather, sentence, spread
 from .figures import curve, effective, phase_times, plot_groups, plot_lines, plot_load, plot_number, plot_routing, plot_seen
 
@@ -89,6 +89,7 @@ def _facts(f):
     c, t, at = f.config, f.config.train, f.rows[-1] if f.rows else dict(updates=0, rounds=0, seconds=0.)
     total, n = t.warmup + (t.rounds - t.prefill) // t.train_every, _weights(c, f.groups.labels.tolist() if f.groups else None)
     rules = f"Atari '{c.protocol}' (" + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items()) + '); ' if any(x.suite == 'atari100k' for x in f.tasks) else ''
+    rules += 'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); ' if any(x.suite == 'metaworld' for x in f.tasks) else ''
     return {'Steps per task': f"{at['rounds']:,} of {t.rounds:,}", 'Updates': f"{at['updates']:,} of {total:,}" + ('' if at['updates'] >= total else ': still going, or interrupted'),
             'Time': f"{at['seconds']:,.0f} seconds", 'Weights': f'{n:,} ({n * 4 / 2**20:,.1f} MiB)' if n else 'unknown here: a task of yours is not registered',
             'Protocol': f'{rules}policy sampled, {c.eval.episodes} episodes per task, cut after {c.eval.max_steps:,} steps', 'Seed': c.seed, 'Pictures': f'{c.model.vae.size} x {c.model.vae.size} RGB',
@@ -123,7 +124,7 @@ def _scores(f):
     return join(tag('p', f"Mean return ± standard error over episodes; the agent after {f.records[-1]['updates']:,} updates. " if f.records else 'The agent has not been evaluated yet. ',
                     f"Normalised: column '{low}' is 0 %, '{high}' is 100 %. Episodes and cuts: agent / random player."),
                 table(['task', 'agent', 'random player', low, high, 'agent, normalised', 'random, normalised', 'episodes', 'cut'], [_score_row(f, t, players) for t in f.tasks]),
-                _together(f, dict(zip(('agent', 'random player'), players))), tag('p', _CUT.format(f.config.eval.max_steps)) if cut else '')
+                _together(f, dict(zip(('agent', 'random player'), players))), _successes(f, players), tag('p', _CUT.format(f.config.eval.max_steps)) if cut else '')
 
 # %% ../nbs/18b_report.ipynb #c019
 def _together(f, players):
@@ -136,7 +137,16 @@ def _together(f, players):
                 tag('p', 'Human-normalised, without intervals: those that people publish come from several runs with different seeds, and this page knows one run. '
                     'The standard errors above belong to the episodes of one agent, and do not say what another seed would have done.'))
 
-# %% ../nbs/18b_report.ipynb #c022
+# %% ../nbs/18b_report.ipynb #c021
+def _successes(f, players):
+    "How often goals were reached"
+    share = lambda x, n, key: (e := successes(x['episodes'].get(n, []), key)) and f'{e.value:.0%} ({e.low:.0%} to {e.high:.0%})'
+    rows = [[_chip(t.name, f.colors[t.name]), *(share(x, t.name, key) or 'n/a' for key in ('success', 'success_end') for x in players)]
+            for t in f.tasks if any(share(x, t.name, 'success') for x in players)]
+    head = ['task', 'agent', 'random player', 'agent, at the end', 'random player, at the end']
+    return join(tag('p', 'Share of episodes in which the goal was reached at any time, and in which it was still so at the last step; in brackets 95 % intervals.'), table(head, rows)) if rows else ''
+
+# %% ../nbs/18b_report.ipynb #c024
 LOSSES = dict(rec='squared error of a picture', rew='loss: reward', cont='loss: going on', dyn='KL: dynamics follow latents', rep='KL: latents follow dynamics', task='loss: which task is this',
               critic='loss: critic', actor='loss: actor', entropy='entropy of the policy', ret='return expected in dreams')
 
@@ -165,7 +175,7 @@ def _times(f):
     return table(['phase', 'seconds', '', 'updates', 'seconds per update'], [[n, f'{s:,.1f}', bar(s), f'{u:,}', f'{s / max(u, 1):.2f}'] for n, (s, u) in times.items()]
                  ) if times else tag('p', 'No time has been recorded yet.', cls='none')
 
-# %% ../nbs/18b_report.ipynb #c025
+# %% ../nbs/18b_report.ipynb #c027
 def _groups(f):
     "Which tasks share a VAE"
     g, K, asked = f.groups, len(f.tasks), f.config.cluster.grouping
@@ -177,7 +187,7 @@ def _groups(f):
     return join(tag('p', f'After {g.step:,} updates, {K} tasks were put into {len(members)} groups, {how}. Tasks of one group share a VAE, heads and a critic. The silhouette would choose {g.suggested}.'),
                 tag('ul', *items), _grid(svg(plot_groups, g, alt='similarity of tasks', wide=K > 12), svg(plot_number, g.silhouette, alt='silhouette over the number of groups') if len(g.silhouette) > 1 else ''))
 
-# %% ../nbs/18b_report.ipynb #c028
+# %% ../nbs/18b_report.ipynb #c030
 def _routing(f):
     "Which task wakes which expert"
     names, d = [t.name for t in f.tasks], f.config.model.dynamics
@@ -197,7 +207,7 @@ def _pictures(f):
                     'were pressed. Below each strip: the mean squared difference of a pixel.'),
                 _grid(*(svg(plot_seen, f.pictures, k, t.name, f.colors[t.name], alt=f'real and dreamt pictures of {t.name}') for k, t in enumerate(f.tasks)), cls='grid big'))
 
-# %% ../nbs/18b_report.ipynb #c031
+# %% ../nbs/18b_report.ipynb #c033
 _CSS = """:root{color-scheme:light dark;--bg:#fff;--ink:#1c1e21;--soft:#5c636b;--card:#f5f6f7;--line:#d9dde1;--good:#009e73;--bad:#d55e00;--open:#888}
 @media(prefers-color-scheme:dark){:root{--bg:#15171a;--ink:#e8eaed;--soft:#a3abb3;--card:#202328;--line:#3a3f46}.fig:not(:has(image)) svg,.chip i{filter:brightness(1.25)}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:1180px;padding:1rem;background:var(--bg);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
@@ -221,7 +231,7 @@ def _foot(f):
              'read how it was made': 'jupyter lab nbs', 'use the agent': f'python -c "from mow_nb import load; agent = load(\'runs/{name}\')"'}
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
-# %% ../nbs/18b_report.ipynb #c033
+# %% ../nbs/18b_report.ipynb #c035
 SECTIONS = {'Scores': _scores, 'Training': _curves, 'Time': _times, 'Who shares a VAE': _groups, 'Experts': _routing, 'Real and dreamt': _pictures, 'Going on': _foot}
 
 def page(
