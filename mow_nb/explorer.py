@@ -48,12 +48,14 @@ class View:
     ):
         self.name, self.controls, self.draw, self.fit, self.found, self.busy = name, controls, draw, fit, None, False
         for c in controls.values():
-            c.style, c.layout = dict(description_width='initial'), w.Layout(width='auto', min_width='200px', margin='2px 14px 2px 0')
+            wide = isinstance(c, (w.IntSlider, w.SelectionSlider))
+            c.style.description_width, c.layout = 'initial', w.Layout(width='340px' if wide else 'auto', margin='2px 14px 2px 0')
+            if isinstance(c, w.ToggleButtons): c.style.button_width = '70px'
             c.observe(lambda change: self.show(), 'value')
         self.said, self.pictures = w.HTML(), [w.Image(format='png', layout=w.Layout(max_width='100%')) for _ in range(2)]
         for image in self.pictures: image.add_class(f'mow-{name}')
         row = w.HBox(list(controls.values()), layout=w.Layout(flex_flow='row wrap'))
-        self.box = w.VBox([row, self.said, *self.pictures], layout=w.Layout(width='100%', max_width=WIDTH))
+        self.box = w.VBox([row, self.said, *self.pictures], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
 
     def read(self,
         found:Findings,  # of a run, or what is there so far
@@ -137,14 +139,15 @@ def progress()->View: # curves, scores, time
 class Play:
     "Play the dream beside the real game"
     def __init__(self):
-        wide, self.found, self.agent, self.dream = dict(description_width='initial'), None, None, None
-        self.task, self.start = w.Dropdown(description='Task to play', style=wide), w.Dropdown(options=[(str(i + 1), i) for i in range(4)], description='Start of play', style=wide)
-        self.times = w.IntSlider(1, 1, 10, description='Steps per press', style=wide)
-        self.motors, self.moves, self.said = w.HBox(layout=w.Layout(flex_flow='row wrap')), w.HBox(layout=w.Layout(flex_flow='row wrap')), w.HTML()
+        self.found, self.agent, self.dream, row = None, None, None, w.Layout(flex_flow='row wrap')
+        look = lambda width: dict(style=dict(description_width='initial'), layout=w.Layout(width=width, margin='2px 14px 2px 0'))
+        self.task, self.start = w.Dropdown(description='Task to play', **look('auto')), w.Dropdown(options=[(str(i + 1), i) for i in range(4)], description='Start of play', **look('auto'))
+        self.times = w.IntSlider(1, 1, 10, description='Steps per press', **look('270px'))
+        self.motors, self.moves, self.said = w.HBox(layout=row), w.HBox(layout=row), w.HTML()
         self.image = w.Image(format='png', layout=w.Layout(max_width='100%'))
         self.image.add_class('mow-play')
         tools = [self.button(name, act, style) for name, act, style in (('Undo', self.undo, ''), ('Reset', self.reset, ''), ('Ask the agent', lambda: self.dream.advice(), 'info'))]
-        self.box = w.VBox([w.HBox([self.task, self.start, self.times, *tools], layout=w.Layout(flex_flow='row wrap')), self.motors, self.moves, self.said, self.image], layout=w.Layout(width='100%', max_width=WIDTH))
+        self.box = w.VBox([w.HBox([self.task, self.start, self.times, *tools], layout=row), self.motors, self.moves, self.said, self.image], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
         for menu in (self.task, self.start): menu.observe(lambda change: self.begin(), 'value')
 
     def button(self,

@@ -138,7 +138,7 @@ def _draw_error(ax, pictures, k, start, t, color):
     ax.plot(x[t], pictures['dream_error'][k, start, t], 'o', ms=10, mfc='none', mec=INK, mew=2)
     ax.set(xlabel='step', ylim=(0, None))
     ax.legend(frameon=False, fontsize=8.5)
-    tidy(ax, 'Mean squared error of a pixel')
+    tidy(ax, 'Squared error of a pixel')
 
 def plot_eyes(
     f:Findings,      # of a run
@@ -150,10 +150,10 @@ def plot_eyes(
     p = f.pictures
     if p is None: raise NotYet('No pictures yet: the first are taken with the first checkpoint.')
     k, t = list(f.colors).index(task), min(int(p['context']) + horizon, p['real'].shape[2]) - 1
-    fig = Figure(figsize=(11.4, 5.3))
+    fig = Figure(figsize=(11.4, 5))
     wrong = np.abs(p['dream'][k, start, t].astype(float) - p['real'][k, start, t]).mean(-1)
     for i, (word, picture) in enumerate({'Real': p['real'][k, start, t], 'Kept by the VAE': p['recon'][k, start, t], 'Dreamt': p['dream'][k, start, t], 'Where it is wrong': wrong}.items()):
-        ax = fig.add_axes([.055 + .172 * i, .53, .158, .158 * 11.4 / 5.3])
+        ax = fig.add_axes([.055 + .172 * i, .53, .158, .158 * 11.4 / 5])
         ax.imshow(picture, interpolation='none', **(dict(cmap='Greys', vmin=0, vmax=128) if picture.ndim == 2 else {}))
         ax.set(xticks=[], yticks=[])
         ax.set_title(word, loc='left', fontsize=10, fontweight='bold', color=INK)
