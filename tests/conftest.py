@@ -26,6 +26,7 @@ class Visit:
     "A page that notes what went wrong: errors on its console, and anything it wanted from the network"
     def __init__(self, browser, folder, shape=DESK, home='file:'):
         self.page, self.folder, self.wrong = browser.new_context(**shape).new_page(), folder, []
+        self.page.set_default_timeout(90_000)  # a busy machine is slow, not broken
         self.page.on('console', lambda m: self.wrong.append(f'console: {m.text}') if m.type == 'error' else None)
         self.page.on('pageerror', lambda e: self.wrong.append(f'error: {e}'))
         self.page.on('request', lambda r: self.wrong.append(f'asked the network for {r.url}') if not r.url.startswith((home, 'data:', 'blob:')) else None)

@@ -56,6 +56,8 @@ def test_every_chapter_is_a_page(pages):
     want = {f'{p.stem}.html' for p in notebooks()}
     assert want <= pages.keys()
     assert want - {'index.html'} <= {urlsplit(u).path for u in pages['index.html'].links}
+    chapters = '\n'.join(c.source for c in read(NBS/'index.ipynb').cells if c.cell_type == 'markdown')
+    report([f'{p.stem} is not in the chapter map of nbs/index.ipynb' for p in notebooks() if p.stem != 'index' and f']({p.name})' not in chapters])
 
 def test_paper_map_leads_to_each_function(pages):
     "Each row of the paper map has a link to the function's card in the right chapter, and one to the chapter"

@@ -89,13 +89,15 @@ def row(arg, what, default, note):
     label = f'<i>{arg}</i>' if arg == 'returns' else f'<code>{arg}</code>'
     return f'<tr><th scope="row">{label}</th><td>{kind and f"<code>{kind}</code>"}</td><td>{ticks(note)}</td></tr>'
 
-def shown(card, depth=6):
-    "One card in the language of Sphinx, which makes its name a place to link to and to search for"
+def shown(card, fold, depth=6):
+    "One card in the language of Sphinx, which makes its name a place to link to and to search for; `fold` where the code above says the same"
     fence = ':' * depth
     called = '' if card['kind'] == 'property' else '(' + ', '.join(arg for arg, *_ in card['rows'] if arg != 'returns') + ')'
     lines = [f"{fence}{{py:{card['kind']}}} {card['name']}{called}", '', card['doc'].replace('*', r'\*').replace('_', r'\_'), '']
-    if card['rows']: lines += ['```{raw} html', '<table class="api">', *(row(*r) for r in card['rows']), '</table>', '```', '']
-    return '\n'.join([*lines, *(shown(part, depth - 1) for part in card['parts']), fence, ''])
+    if card['rows']:
+        top, end = ('<details><summary>parameters</summary>', '</details>') if fold else ('', '')
+        lines += ['```{raw} html', f'{top}<table class="api">', *(row(*r) for r in card['rows']), f'</table>{end}', '```', '']
+    return '\n'.join([*lines, *(shown(part, fold, depth - 1) for part in card['parts']), fence, ''])
 
 # ---- a notebook becomes a page
 
@@ -112,7 +114,7 @@ def page(nb, module):
             continue
         cards = exported(cell)
         cells += [code(cell, marks, cards, heading)]
-        if cards: cells.append(nbformat.v4.new_markdown_cell('\n'.join(map(shown, cards))))
+        if cards: cells.append(nbformat.v4.new_markdown_cell('\n'.join(shown(card, 'exports' in marks) for card in cards)))
     for i, cell in enumerate(cells): cell['id'] = f'c{i:03d}'
     nb.cells = cells
     return nb
