@@ -25,7 +25,7 @@ from .trainer import Learner, assert_finite
 from .grouping import find_groups
 from .seeing import save_strips, strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .journal import Journal, faults_row, open_run, plan_text, returns_row, run_path, weights_row
+from .journal import Journal, faults_row, hold, open_run, plan_text, returns_row, run_path, weights_row
 
 # %% ../nbs/17c_run.ipynb #c008
 class Patience:
@@ -55,7 +55,7 @@ class Run:
     ):
         t, self.config, self.path, self.quiet = config.train, config, Path(path), quiet
         if t.threads: torch.set_num_threads(t.threads)
-        self.tasks = check(config)
+        self.held, self.tasks = hold(self.path), check(config)
         self.names = [task.name for task in self.tasks]
         self.learner = Learner(config)
         self.agent = Agent(self.learner.world, self.learner.agent, t.act_context)
@@ -255,7 +255,7 @@ def train(
     except KeyboardInterrupt:
         say(f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with resume=True or --resume')
         raise
-    finally: journal.close(); run.pool.close()
+    finally: journal.close(); run.pool.close(); run.held.close()
     run.finish(say)
     return path
 
