@@ -57,24 +57,27 @@ class View:
         row = w.HBox(list(controls.values()), layout=w.Layout(flex_flow='row wrap'))
         self.box = w.VBox([row, self.said, *self.pictures], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
 
-    def read(self,
-        found:Findings,  # of a run, or what is there so far
-    )->None:
-        "Take in what a run has written"
-        self.busy, self.found = True, found
-        try: self.fit(found, self.controls)
-        except NotYet: pass
-        finally: self.busy = False
-        self.show()
+# %% ../nbs/18g_explorer.ipynb #c008
+@patch
+def read(self:View,
+    found:Findings,  # of a run, or what is there so far
+)->None:
+    "Take in what a run has written"
+    self.busy, self.found = True, found
+    try: self.fit(found, self.controls)
+    except NotYet: pass
+    finally: self.busy = False
+    self.show()
 
-    def show(self)->None:
-        "Draw for the present values"
-        if self.busy or self.found is None: return
-        try: figures, self.said.value = self.draw(self.found, **{n: c.value for n, c in self.controls.items()}), ''
-        except NotYet as e: figures, self.said.value = [], _line(e)
-        for image, fig in zip(self.pictures, [*figures, None, None]):
-            image.layout.display = 'none' if fig is None else ''
-            if fig is not None: image.value = png(fig)
+@patch
+def show(self:View)->None:
+    "Draw for the present values"
+    if self.busy or self.found is None: return
+    try: figures, self.said.value = self.draw(self.found, **{n: c.value for n, c in self.controls.items()}), ''
+    except NotYet as e: figures, self.said.value = [], _line(e)
+    for image, fig in zip(self.pictures, [*figures, None, None]):
+        image.layout.display = 'none' if fig is None else ''
+        if fig is not None: image.value = png(fig)
 
 def offer(
     menu:w.Dropdown,  # whose options are set
@@ -86,7 +89,7 @@ def offer(
     values = [o[1] if isinstance(o, tuple) else o for o in options]
     menu.value = before if before in values else values[0]
 
-# %% ../nbs/18g_explorer.ipynb #c009
+# %% ../nbs/18g_explorer.ipynb #c012
 def clusters()->View: # tree, matrix, silhouette, faces
     "Which tasks belong together"
     controls = dict(n=w.IntSlider(2, 1, 3, description='Number of groups', continuous_update=False), source=w.Dropdown(description='Gradient reduction'),
@@ -116,7 +119,7 @@ def routing()->View: # tasks and experts
         c['at'].value = len(when) - 1 if last else before
     return View('routing', controls, lambda f, at, task: [plot_router(f, at, task)], fit)
 
-# %% ../nbs/18g_explorer.ipynb #c010
+# %% ../nbs/18g_explorer.ipynb #c014
 def eyes()->View: # real, kept, dreamt
     "What the model sees and dreams"
     controls = dict(task=w.Dropdown(options=[('', '')], description='Task seen'), start=w.Dropdown(options=[('1', 0)], description='Start seen'), horizon=w.IntSlider(4, 1, 8, description='Horizon', continuous_update=False))
@@ -135,7 +138,7 @@ def progress()->View: # curves, scores, time
         offer(c['task'], [('(none)', ''), *((n, n) for n in f.colors)])
     return View('progress', controls, lambda f, measure, by, task: [plot_progress(f, measure, by, task)], fit)
 
-# %% ../nbs/18g_explorer.ipynb #c014
+# %% ../nbs/18g_explorer.ipynb #c018
 class Play:
     "Play the dream beside the real game"
     def __init__(self):
@@ -146,7 +149,7 @@ class Play:
         self.motors, self.moves, self.said = w.HBox(layout=row), w.HBox(layout=row), w.HTML()
         self.image = w.Image(format='png', layout=w.Layout(max_width='100%'))
         self.image.add_class('mow-play')
-        tools = [self.button(name, act, style) for name, act, style in (('Undo', self.undo, ''), ('Reset', self.reset, ''), ('Ask the agent', lambda: self.dream.advice(), 'info'))]
+        tools = [self.button(name, act, style) for name, act, style in (('Undo', lambda: self.dream.undo(), ''), ('Reset', lambda: self.dream.reset(), ''), ('Ask the agent', lambda: self.dream.advice(), 'info'))]
         self.box = w.VBox([w.HBox([self.task, self.start, self.times, *tools], layout=row), self.motors, self.moves, self.said, self.image], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
         for menu in (self.task, self.start): menu.observe(lambda change: self.begin(), 'value')
 
@@ -165,10 +168,7 @@ class Play:
         b.on_click(go)
         return b
 
-    def undo(self)->None: self.dream.undo()
-    def reset(self)->None: self.dream.reset()
-
-# %% ../nbs/18g_explorer.ipynb #c016
+# %% ../nbs/18g_explorer.ipynb #c020
 @patch
 def read(self:Play,
     found:Findings,  # of a run
@@ -199,7 +199,7 @@ def show(self:Play)->None:
     "Draw the game as it stands"
     self.image.layout.display, self.image.value = '', png(plot_dream(self.dream, self.found.colors[self.task.value]))
 
-# %% ../nbs/18g_explorer.ipynb #c019
+# %% ../nbs/18g_explorer.ipynb #c023
 EXAMPLE = 'example'  # the run that comes with the library
 
 def run_at(
@@ -232,7 +232,7 @@ def explore(
     tab.observe(turn, 'selected_index'); again.on_click(refresh); refresh()
     return w.VBox([w.HBox([again, head], layout=w.Layout(align_items='center')), tab], layout=w.Layout(width='100%', max_width='1180px'))
 
-# %% ../nbs/18g_explorer.ipynb #c024
+# %% ../nbs/18g_explorer.ipynb #c028
 def ready_notebook(
     file:Path,   # where to write it; its directory is made if missing
     path:str,    # of the run, as the notebook should name it

@@ -74,7 +74,16 @@ def load_over(
     "How many tasks woke each expert, over time"
     return np.array([chosen(p, f.config.model.dynamics.active).sum(0) for p in probs])
 
-# %% ../nbs/18f_run_view.ipynb #c010
+# %% ../nbs/18f_run_view.ipynb #c011
+def _draw_load(ax, awake, k):
+    "How many tasks wake each expert now"
+    E = awake.shape[1]
+    ax.bar(range(E), awake.sum(0), width=.7, color=[MARK if k >= 0 and awake[k, e] else '#9fb8cc' for e in range(E)])
+    ax.axhline(awake.sum() / E, ls=':', color=SOFT, lw=1)
+    ax.set(xlim=(-.5, E - .5), xticks=range(E), xlabel='expert', ylabel='load')
+    ax.yaxis.get_major_locator().set_params(integer=True)
+    tidy(ax)
+
 def plot_router(
     f:Findings,    # of a run
     at:int=-1,     # which moment, a line that tells about routing
@@ -87,11 +96,7 @@ def plot_router(
     fig = Figure(figsize=(11.4, 4.9))
     heat, load, hist, many = (fig.add_axes(box) for box in ([.13, .32, .38, .58], [.13, .1, .38, .14], [.58, .58, .39, .32], [.58, .1, .39, .32]))
     _draw_heat(heat, probs[at], awake, f, k)
-    load.bar(range(E), awake.sum(0), width=.7, color=[MARK if k >= 0 and awake[k, e] else '#9fb8cc' for e in range(E)])
-    load.axhline(awake.sum() / E, ls=':', color=SOFT, lw=1)
-    load.set(xlim=(-.5, E - .5), xticks=range(E), xlabel='expert', ylabel='load')
-    load.yaxis.get_major_locator().set_params(integer=True)
-    tidy(load)
+    _draw_load(load, awake, k)
     _draw_considered(hist, when, probs, awake, f, k)
     settled = effective(probs)
     for i, (name, color) in enumerate(f.colors.items()): many.plot(*thinned(when, settled[:, i]), color=color if k in (-1, i) else '#d4d7da', lw=2.4 if k == i else 1.3, zorder=3 if k == i else 2)
@@ -104,7 +109,7 @@ def plot_router(
     fig.text(.012, .965, said if len(said) < 150 else said[:147] + '...', fontsize=10.5, color=INK)
     return fig
 
-# %% ../nbs/18f_run_view.ipynb #c013
+# %% ../nbs/18f_run_view.ipynb #c014
 def _strip(pictures, k, start):
     "Three rows of pictures as one, with white gaps"
     cut = lambda n: np.concatenate([np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in pictures[n][k, start]], 1)
@@ -126,9 +131,10 @@ def _draw_strip(ax, pictures, k, start, t, moves):
 def _moves(task, act):
     "Short words for recorded moves"
     if not task.n_actions: return [''] * len(act)
-    return [(task.action_names or range(18))[a] if not task.action_names else task.action_names[a].replace('UP', 'U').replace('DOWN', 'D').replace('LEFT', 'L').replace('RIGHT', 'R').replace('FIRE', '+F').replace('NOOP', '·').removeprefix('+') for a in act[:, :18].argmax(1)]
+    if not task.action_names: return [str(a) for a in act[:, :18].argmax(1)]
+    return [task.action_names[a].replace('UP', 'U').replace('DOWN', 'D').replace('LEFT', 'L').replace('RIGHT', 'R').replace('FIRE', '+F').replace('NOOP', '·').removeprefix('+') for a in act[:, :18].argmax(1)]
 
-# %% ../nbs/18f_run_view.ipynb #c014
+# %% ../nbs/18f_run_view.ipynb #c016
 def _draw_error(ax, pictures, k, start, t, color):
     "Error per step of the kept and of the dreamt picture"
     L, T = int(pictures['context']), pictures['real'].shape[2]
@@ -163,7 +169,7 @@ def plot_eyes(
     fig.text(.055, .965, f'{task}, start {start + 1}: dreamt for {t + 1 - int(p["context"])} step' + 's' * (t + 1 - int(p['context']) != 1) + f' after {int(p["context"])} real pictures', fontsize=10.5, color=INK)
     return fig
 
-# %% ../nbs/18f_run_view.ipynb #c017
+# %% ../nbs/18f_run_view.ipynb #c019
 def scores(
     f:Findings,   # of a run
     level:float=.95,  # of the intervals
@@ -179,7 +185,7 @@ def scores(
     if len(done) < 2 or len({len(rets) for rets, _ in out.values()}) > 1: return done
     return done | {'mean': (np.nan, guess('mean', np.concatenate([x for _, x in out.values()])))}
 
-# %% ../nbs/18f_run_view.ipynb #c019
+# %% ../nbs/18f_run_view.ipynb #c022
 def _draw_scores(ax, f):
     "A line per task: its score, its interval, and the figures as a table"
     got = scores(f)
@@ -210,7 +216,7 @@ def _draw_time(ax, f):
     ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(0, -.25), ncols=2, borderpad=0)
     tidy(ax, f'Where {total:,.0f} seconds went').axis('off')
 
-# %% ../nbs/18f_run_view.ipynb #c021
+# %% ../nbs/18f_run_view.ipynb #c024
 def measures(
     f:Findings,  # of a run
 )->dict:         # key of the journal -> what it is, in words
@@ -240,7 +246,7 @@ def _draw_curves(ax, f, measure, by, task):
     ax.set_xlabel('updates (grey: warm-up' + ('; diamonds: evaluations' if measure == 'return' and task else '') + ')')
     tidy(ax, measures(f)[measure].capitalize() + (', means of groups' if by == 'group' else ''))
 
-# %% ../nbs/18f_run_view.ipynb #c022
+# %% ../nbs/18f_run_view.ipynb #c025
 def plot_progress(
     f:Findings,          # of a run
     measure:str='rec',   # a key of `measures`
