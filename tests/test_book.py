@@ -54,7 +54,7 @@ CHAPTERS = [
     ('18h_doctor',     'doctor',      'core tasks envs'),
     ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor explorer'),
 ]
-PAGES = ['index', '20_paper_map', '21_tutorial_toy', '21b_tutorial_steer', '22_tutorial_atari', '24_results', '25_explore']
+PAGES = ['index', '20_paper_map', '21_tutorial_toy', '21b_tutorial_steer', '22_tutorial_atari', '23_tutorial_metaworld', '24_results', '25_explore']
 STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner and the run, and know nothing of each other
 
 ONLY_FOR_WRITING = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'nbformat', 'nbclient', 'nbconvert', 'pytest'}
