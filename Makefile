@@ -16,7 +16,7 @@ BROWSERS := chromium chromium-browser google-chrome
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-system export notebooks readme docs clean
+.PHONY: help demo test setup setup-system export notebooks readme docs example clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,10 @@ readme: setup ## write README.md from nbs/index.ipynb
 
 docs: setup ## make the site, to be read without network: _docs/index.html
 	@$(BIN)/python tests/site/build.py _docs
+
+example: setup ## make the example run again that comes with the library (half an hour)
+	@$(BIN)/mow train example --train.threads 1 --resume
+	@$(BIN)/python -c "from mow_nb.sharing import ship; ship('runs/example', 'mow_nb/data/example')"
 
 clean: ## remove what building and testing left behind (not .venv, not runs)
 	@rm -rf build dist *.egg-info .pytest_cache _proc _docs
