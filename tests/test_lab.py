@@ -56,8 +56,12 @@ class Notebook:
         self.page = self.v.page
         self.page.goto(f'{address}/lab/workspaces/{self.name}/tree/{name}?reset')
         self.page.wait_for_selector('.jp-Notebook .jp-Cell')
-        self.page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        self.settle()
         self.page.keyboard.press('Control+b')  # the file browser closes, the notebook gets the whole width
+
+    def settle(self):
+        "Wait until the kernel has nothing left to do"
+        self.page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
 
     def run(self, seconds=60):
         "Run all cells and wait for the last; no cell may show an error"
@@ -66,7 +70,7 @@ class Notebook:
         for _ in range(3):  # a click that comes before the kernel is connected is lost
             self.page.get_by_role('menuitem', name='Run', exact=True).click()
             self.page.locator('.lm-Menu-itemLabel').get_by_text('Run All Cells', exact=True).click()
-            if poll(lambda: told(0), 10): break
+            if poll(lambda: told(0), 40): break
         wait(lambda: told(-1).isdigit() or self.errors(), seconds, lambda: f'{self.name} did not finish within {seconds} s')
         assert not self.errors(), self.errors()
 
@@ -85,16 +89,18 @@ class Notebook:
 
     def looks(self):
         "A digest of every picture that the outputs show: of its bytes, since its address changes with every drawing"
-        return self.page.evaluate("""() => Promise.all([...document.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.offsetParent).map(async i => {
+        return self.page.evaluate("""() => Promise.all([...document.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.offsetParent && i.naturalWidth).map(async i => {
             const bytes = await (await fetch(i.src)).arrayBuffer();
             return [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map(b => b.toString(16)).join('');
         }))""")
 
     def change(self, control, seconds=30):
         "Use a control as a reader would, and wait until a picture is another one"
-        before, label = self.looks(), self.label(control)
+        label = self.label(control)
         assert label, f'{self.name}: a control without a label'
         control.scroll_into_view_if_needed()
+        self.settle()
+        before = self.looks()
         use(control)
         wait(lambda: self.looks() != before, seconds, lambda: f'{self.name}: {label!r} changes no picture')
         assert not self.errors(), self.errors()
@@ -170,7 +176,9 @@ def test_explorer(visit, lab):
         tabs.nth(i).click()
         tabs.nth(i).scroll_into_view_if_needed()
         view = f'img.mow-{name.split()[0].lower()}'
-        wait(lambda: book.page.locator(view).first.is_visible(), 60, lambda: f'{name} shows no picture')
+        wait(lambda: book.page.eval_on_selector_all(view, 'all => all.some(i => i.offsetParent && i.naturalWidth)'), 60, lambda: f'{name} shows no picture')
+        book.settle()
+        assert not book.page.eval_on_selector_all(view, 'all => all.filter(i => i.offsetParent && !i.naturalWidth).length'), f'{name} shows the frame of a picture that is not there'
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}')
         controls = {book.label(c): c for c in book.controls() if not LATER.fullmatch(book.label(c))}
         for label in play(controls) if name.startswith('Play') else controls: book.change(controls[label])
