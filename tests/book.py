@@ -124,6 +124,8 @@ def clean(nb):
     from nbdev.clean import clean_nb
     nb.metadata = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
     clean_nb(nb)
+    for cell in nb.cells:  # widgets are drawn by a kernel; a stored view without its state shows an error
+        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
     return nb
 
 # ---- render
