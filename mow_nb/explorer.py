@@ -52,7 +52,7 @@ class View:
             c.style.description_width, c.layout = 'initial', w.Layout(width='340px' if wide else 'auto', margin='2px 14px 2px 0')
             if isinstance(c, w.ToggleButtons): c.style.button_width = '70px'
             c.observe(lambda change: self.show(), 'value')
-        self.said, self.pictures = w.HTML(), [w.Image(format='png', layout=w.Layout(max_width='100%')) for _ in range(2)]
+        self.said, self.pictures = w.HTML(), [w.Image(format='png', layout=w.Layout(max_width='100%', display='none')) for _ in range(2)]
         for image in self.pictures: image.add_class(f'mow-{name}')
         row = w.HBox(list(controls.values()), layout=w.Layout(flex_flow='row wrap'))
         self.box = w.VBox([row, self.said, *self.pictures], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
@@ -76,8 +76,8 @@ def show(self:View)->None:
     try: figures, self.said.value = self.draw(self.found, **{n: c.value for n, c in self.controls.items()}), ''
     except NotYet as e: figures, self.said.value = [], _line(e)
     for image, fig in zip(self.pictures, [*figures, None, None]):
+        if fig is not None: image.value = png(fig)  # first, as an empty picture is drawn as a broken one
         image.layout.display = 'none' if fig is None else ''
-        if fig is not None: image.value = png(fig)
 
 def offer(
     menu:w.Dropdown,  # whose options are set
@@ -147,7 +147,7 @@ class Play:
         self.task, self.start = w.Dropdown(description='Task to play', **look('auto')), w.Dropdown(options=[(str(i + 1), i) for i in range(4)], description='Start of play', **look('auto'))
         self.times = w.IntSlider(1, 1, 10, description='Steps per press', **look('270px'))
         self.motors, self.moves, self.said = w.HBox(layout=row), w.HBox(layout=row), w.HTML()
-        self.image = w.Image(format='png', layout=w.Layout(max_width='100%'))
+        self.image = w.Image(format='png', layout=w.Layout(max_width='100%', display='none'))
         self.image.add_class('mow-play')
         tools = [self.button(name, act, style) for name, act, style in (('Undo', lambda: self.dream.undo(), ''), ('Reset', lambda: self.dream.reset(), ''), ('Ask the agent', lambda: self.dream.advice(), 'info'))]
         self.box = w.VBox([w.HBox([self.task, self.start, self.times, *tools], layout=row), self.motors, self.moves, self.said, self.image], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
