@@ -94,6 +94,13 @@ class Notebook:
             return [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map(b => b.toString(16)).join('');
         }))""")
 
+    def others(self, before):
+        "Are these other pictures than before, and not only because one is being drawn?"
+        if self.looks() == before: return False
+        self.settle()
+        poll(lambda: len(self.looks()) >= len(before), 5)
+        return self.looks() != before
+
     def change(self, control, seconds=30):
         "Use a control as a reader would, and wait until a picture is another one"
         label = self.label(control)
@@ -102,7 +109,7 @@ class Notebook:
         self.settle()
         before = self.looks()
         use(control)
-        wait(lambda: self.looks() != before, seconds, lambda: f'{self.name}: {label!r} changes no picture')
+        wait(lambda: self.others(before), seconds, lambda: f'{self.name}: {label!r} changes no picture')
         assert not self.errors(), self.errors()
         return label
 
