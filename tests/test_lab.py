@@ -133,41 +133,6 @@ def use(control):
     elif 'widget-text' in kind: control.locator('input').press('ArrowUp')
     else: control.click()
 
-# ---- the driver itself
-
-SMALL = '''
-import ipywidgets as w, matplotlib.pyplot as plt
-from IPython.display import display
-{}
-parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'), colour=w.Dropdown(options=['C0', 'C1'], description='Colour'), grid=w.Checkbox(False, description='Grid'),
-             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'), dead=w.Dropdown(options=['a', 'b'], description='Dead'))
-out = w.Output()
-def draw(_=None):
-    with out:
-        out.clear_output(wait=True)
-        fig, ax = plt.subplots(figsize=(4, 2))
-        getattr(ax, parts['kind'].value)(range(parts['bars'].value), range(parts['bars'].value), color=parts['colour'].value)
-        ax.grid(parts['grid'].value)
-        plt.show()
-for part in parts.values(): part.observe(draw, 'value')
-draw()
-display(w.VBox([*parts.values(), out]))
-'''
-
-def test_the_driver_sees(visit, lab):
-    "Live controls change the picture, a dead one is found out, and so is an error"
-    cells = [[SMALL.format('')], [SMALL.format('undefined')]]
-    for name, sources in zip(('works', 'fails'), cells):
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))), lab[1]/f'{name}.ipynb')
-    book = Notebook(visit, lab, 'works.ipynb')
-    book.run()
-    done = {book.label(c): c for c in book.controls()}
-    assert list(done) == ['Bars', 'Colour', 'Grid', 'Kind', 'Dead']
-    for label in ('Bars', 'Colour', 'Grid', 'Kind'): book.change(done[label])
-    book.v.shot('lab-driver')
-    with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"): book.change(done['Dead'], seconds=2)
-    with pytest.raises(AssertionError, match='NameError'): Notebook(visit, lab, 'fails.ipynb').run()
-
 # ---- the explorer
 
 LATER = re.compile(r'Steps per press|Motor \d+|Refresh')  # these act with the next press, or when the run has gone on
