@@ -1,5 +1,5 @@
 """A reader at work: JupyterLab in a real browser, a notebook run from top to bottom, and every control used."""
-import os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
+import json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 
 import nbformat, pytest
@@ -23,7 +23,7 @@ def lab(tmp_path_factory):
     env.pop('MPLBACKEND', None)
     with open(home/'log', 'w') as log:
         server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1', "--IdentityProvider.token=",
-                                   f'--ServerApp.root_dir={home}/nbs', '--ServerApp.port_retries=0', '--LabApp.extension_manager=readonly'],
+                                   f'--ServerApp.root_dir={home}/nbs', '--ServerApp.port_retries=0', '--ServerApp.disable_check_xsrf=True', '--LabApp.extension_manager=readonly'],
                                   env=env, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
         address = f'http://127.0.0.1:{port}'
@@ -51,13 +51,25 @@ def answers(url):
 class Notebook:
     "One notebook in the browser"
     def __init__(self, visit, lab, name):
-        address, self.folder = lab
-        self.v, self.name = visit(DESK, home=address), Path(name).stem
+        self.address, self.file = lab[0], name
+        self.v, self.name = visit(DESK, home=self.address), Path(name).stem
         self.page = self.v.page
-        self.page.goto(f'{address}/lab/workspaces/{self.name}/tree/{name}?reset')
+        self.ask(dict(path=name, name=name, type='notebook', kernel=dict(name='python3')))  # a kernel that waits for the page: on a busy machine the page may be first, and asks which kernel to take
+        self.page.goto(f'{self.address}/lab/workspaces/{self.name}/tree/{name}?reset')
         self.page.wait_for_selector('.jp-Notebook .jp-Cell')
+        wait(self.connected, 90, lambda: f'{name} was given no kernel: {self.ask()}')
         self.settle()
         self.page.keyboard.press('Control+b')  # the file browser closes, the notebook gets the whole width
+
+    def ask(self, new=None):
+        "The server's sessions, or a new one"
+        request = urllib.request.Request(f'{self.address}/api/sessions', new and json.dumps(new).encode())
+        with urllib.request.urlopen(request, timeout=90) as answer: return json.load(answer)
+
+    def connected(self):
+        "Do page and server both say that this notebook has its kernel?"
+        named = self.page.locator('.jp-KernelName').inner_text() != 'No Kernel'
+        return named and any(s['path'] == self.file and s['kernel']['connections'] for s in self.ask())
 
     def settle(self):
         "Wait until the kernel has nothing left to do"
@@ -68,6 +80,8 @@ class Notebook:
         prompts = self.page.locator('.jp-CodeCell .jp-InputPrompt')
         told = lambda n: prompts.nth(n).inner_text().strip('[]: \xa0')
         for _ in range(3):  # a click that comes before the kernel is connected is lost
+            dialogs = self.page.locator('.jp-Dialog').all_inner_texts()
+            assert not dialogs, f'{self.name}: JupyterLab asks {dialogs}'
             self.page.get_by_role('menuitem', name='Run', exact=True).click()
             self.page.locator('.lm-Menu-itemLabel').get_by_text('Run All Cells', exact=True).click()
             if poll(lambda: told(0), 40): break
@@ -132,6 +146,49 @@ def use(control):
     elif 'checkbox' in kind: control.locator('input').click()
     elif 'widget-text' in kind: control.locator('input').press('ArrowUp')
     else: control.click()
+
+# ---- the driver itself
+
+SMALL = '''
+import ipywidgets as w, matplotlib.pyplot as plt
+from IPython.display import display
+{}
+parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'), colour=w.Dropdown(options=['C0', 'C1'], description='Colour'), grid=w.Checkbox(False, description='Grid'),
+             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'), dead=w.Dropdown(options=['a', 'b'], description='Dead'))
+out = w.Output()
+def draw(_=None):
+    with out:
+        out.clear_output(wait=True)
+        fig, ax = plt.subplots(figsize=(4, 2))
+        getattr(ax, parts['kind'].value)(range(parts['bars'].value), range(parts['bars'].value), color=parts['colour'].value)
+        ax.grid(parts['grid'].value)
+        plt.show()
+for part in parts.values(): part.observe(draw, 'value')
+draw()
+display(w.VBox([*parts.values(), out]))
+'''
+
+def late(visit):
+    "Pages whose server takes seconds to say which kernel there is, as a busy machine's does"
+    def go(*args, **kw):
+        v = visit(*args, **kw)
+        v.page.route('**/api/sessions*', lambda route: (time.sleep(5), route.continue_()))
+        return v
+    return go
+
+def test_the_driver_sees(visit, lab):
+    "Live controls change the picture, a dead one is found out, and so is an error"
+    cells = [[SMALL.format('')], [SMALL.format('undefined')]]
+    for name, sources in zip(('works', 'fails'), cells):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))), lab[1]/f'{name}.ipynb')
+    book = Notebook(late(visit), lab, 'works.ipynb')
+    book.run()
+    done = {book.label(c): c for c in book.controls()}
+    assert list(done) == ['Bars', 'Colour', 'Grid', 'Kind', 'Dead']
+    for label in ('Bars', 'Colour', 'Grid', 'Kind'): book.change(done[label])
+    book.v.shot('lab-driver')
+    with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"): book.change(done['Dead'], seconds=2)
+    with pytest.raises(AssertionError, match='NameError'): Notebook(visit, lab, 'fails.ipynb').run()
 
 # ---- the explorer
 
