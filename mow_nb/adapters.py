@@ -85,6 +85,11 @@ def _fit(img, size):
     "A picture of the size the task is played in"
     return img if img.shape[:2] == (size, size) else cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
 
+def _told(answer, size):
+    "What an environment answered, in our words"
+    obs, *rest, info = answer
+    return _fit(obs, size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
+
 # %% ../nbs/02f_adapters.ipynb #c028
 def _own(action, space):
     "A decoded action as the environment wants it"
@@ -120,14 +125,11 @@ class GymEnv(Env):
         _agree(task, env.action_space)
 
     def _reset(self, seed):
-        with _stop(self.task): obs, info = ask(self.env, 'reset', seed)
-        return _fit(obs, self.size), {**info, 'life_lost': False}
+        with _stop(self.task): return _told(ask(self.env, 'reset', seed), self.size)
 
     def _send(self, action):
         with _stop(self.task): self.out = ask(self.env, 'step', _own(action, self.env.action_space))
-    def _recv(self):
-        obs, *rest, info = self.out
-        return _fit(obs, self.size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
+    def _recv(self): return _told(self.out, self.size)
     def close(self)->None:
         "Close the environment behind"
         self.env.close()
@@ -145,14 +147,13 @@ class RemoteEnv(Env):
         self.faults = self.worker.faults
 
     def _reset(self, seed):
-        with _stop(self.task): obs, info = self.worker.reset(seed)
+        with _stop(self.task): first = self.worker.reset(seed)
         _agree(self.task, self.worker.space)
-        return _fit(obs, self.size), {**info, 'life_lost': False}
+        return _told(first, self.size)
 
     def _send(self, action): self.worker.send(_own(action, self.worker.space))
     def _recv(self):
-        with _stop(self.task): obs, *rest, info = self.worker.recv()
-        return _fit(obs, self.size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
+        with _stop(self.task): return _told(self.worker.recv(), self.size)
     def close(self)->None:
         "End the process"
         self.worker.close()

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from scipy.cluster.hierarchy import dendrogram, leaves_list, linkage as tree_of
 from scipy.spatial.distance import squareform
 from .tasks import Task
-from .clustering import Analysis, adjusted_rand, cluster, silhouette_curve, suggest_n
+from .clustering import Analysis, adjusted_rand, cluster, distances, silhouette_curve, suggest_n
 
 # %% ../nbs/18d_cluster_view.ipynb #c006
 class NotYet(Exception):
@@ -67,9 +67,7 @@ def regroup(
     sim, method = np.asarray(found.similarity[source or found.source]), method or found.method
     curve = silhouette_curve(sim, method)
     labels = cluster(sim, n or suggest_n(curve), method)
-    d = np.clip(1 - (sim + sim.T) / 2, 0, 2)
-    np.fill_diagonal(d, 0)
-    tree = _grow(d, labels, method)
+    tree = _grow(distances(sim), labels, method)
     order, seen = leaves_list(tree), {}
     for k in order: seen.setdefault(int(labels[k]), len(seen))
     return Regrouped(list(found.names), sim, method, tree, order, np.array([seen[int(l)] for l in labels]), curve, suggest_n(curve), adjusted_rand(labels, found.labels))

@@ -6,7 +6,7 @@
 __all__ = ['agent_of', 'Moment', 'Dream', 'named', 'plot_dream']
 
 # %% ../nbs/18e_dream.ipynb #c002
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% ../nbs/18e_dream.ipynb #c003
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from .core import N_DISCRETE, counter_seed, generator, patch
 from .tasks import Task, action_width
-from .envs import make_env
+from .envs import make_env, replay_episode
 from .presets import Config, check
 from .acting import Agent
 from .evaluation import protocol_of
@@ -58,7 +58,7 @@ class Dream:
         self.agent, self.config, self.tasks = agent, config, check(config)
         self.k = [t.name for t in self.tasks].index(task)
         self.task, self.start = self.tasks[self.k], start
-        self.env = make_env(self.task, config.model.vae.size, protocol_of(config))
+        self.env = make_env(self.task, config.model.vae.size, protocol_of(config), asdict(config.robots))
         self.seed = counter_seed(config.seed, 'dream', task, start)
         self.moments = []
         self.lead_in()
@@ -145,8 +145,7 @@ def undo(self:Dream)->None:
     "Take the last move back, in both worlds"
     if not self.moments: return
     self.moments.pop()
-    self.env.reset(self.seed)
-    for act in (*self.past, *(m.act for m in self.moments)): self.env.step(act)
+    replay_episode(self.env, self.seed, [*self.past, *(m.act for m in self.moments if not m.over)])
 
 @patch
 def reset(self:Dream)->None:

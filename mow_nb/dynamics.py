@@ -38,10 +38,10 @@ class DynamicsConfig:
     anneal:float=0.1      # share of training over which temperature and noise fall (ours)
 
     def __post_init__(self):
-        if self.routing not in ('task', 'token'): raise ConfigError(suggest(self.routing, ['task', 'token'], 'routing'))
-        if self.width % self.heads: raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads}')
+        if self.routing not in ('task', 'token'): raise ConfigError('routing: ' + suggest(self.routing, ['task', 'token'], 'choice'))
+        if self.heads < 1 or self.width % self.heads: raise ConfigError(f'heads={self.heads} must divide width={self.width}')
         if self.experts and not 1 <= self.active <= self.experts:
-            raise ConfigError(f'active is {self.active}, allowed 1 to {self.experts} (experts)')
+            raise ConfigError(f'active={self.active} must lie in 1..{self.experts}, the number of experts')
         if not self.experts and not self.shared: raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
 
 # %% ../nbs/08_dynamics.ipynb #c011

@@ -119,7 +119,7 @@ def verdict(
     norms = [normalised(t, a.mean()) for t, a in zip(tasks, players[0]) if bounds(t)]
     if deals < 40: head = 'Too few episodes to tell this agent from a random player'
     elif down < .025: head = 'Worse than a random player'
-    elif up >= .025: head = 'With this budget, hardly better than a random player'
+    elif up >= .025: head = f"With this budget, {'hardly' if g > 0 else 'no'} better than a random player"
     else: head = 'Better than a random player' + (', but still far from a good one' if norms and np.mean(norms) < .1 else '')
     return head, float(g), float(error), up if g >= 0 else down
 

@@ -119,15 +119,16 @@ def changed(
     here = {k: _fitted(k, table[k], v) for k, v in changes.items() if '.' not in k}
     for part in {k.partition('.')[0] for k in changes if '.' in k}:
         sub = {k.partition('.')[2]: _fitted(k, table[k], v) for k, v in changes.items() if k.startswith(part + '.')}
-        here[part] = _sub(getattr(config, part), sub)
+        here[part] = _sub(part, getattr(config, part), sub)
     return dataclasses.replace(config, **here)
 
-def _sub(part, changes):
-    "The same for a part that was already checked"
+def _sub(name, part, changes):
+    "The same for a part, whose complaints are given its name"
     here = {k: v for k, v in changes.items() if '.' not in k}
-    for name in {k.partition('.')[0] for k in changes if '.' in k}:
-        here[name] = _sub(getattr(part, name), {k.partition('.')[2]: v for k, v in changes.items() if k.startswith(name + '.')})
-    return dataclasses.replace(part, **here)
+    for sub in {k.partition('.')[0] for k in changes if '.' in k}:
+        here[sub] = _sub(f'{name}.{sub}', getattr(part, sub), {k.partition('.')[2]: v for k, v in changes.items() if k.startswith(sub + '.')})
+    try: return dataclasses.replace(part, **here)
+    except ConfigError as e: raise ConfigError(str(e) if str(e).startswith(name) else f'{name}.{e}') from None
 
 # %% ../nbs/14_presets.ipynb #c026
 PRESETS = dict(
@@ -202,7 +203,7 @@ _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width
     'agent.entropy cluster.n train.warmup train.threads train.eval_every train.model_lr train.agent_lr train.model_clip train.agent_clip'}
 _UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal'
 _ONE_OF = {'protocol': ('storm', 'iris'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
-           'model.dynamics.routing': ('task', 'token'), 'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': tuple(STYLES)}
+           'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': tuple(STYLES)}
 
 # %% ../nbs/14_presets.ipynb #c047
 def _ranges(table):
@@ -220,8 +221,6 @@ def _relations(c, K):
     "Values that must fit one another"
     d, t, size = c.model.dynamics, c.train, c.model.vae.size
     if size < 8 or size & (size - 1): yield f'model.vae.size={size} must be a power of two of at least 8, as every convolution halves it down to 4'
-    if d.width % d.heads: yield f'model.dynamics.heads={d.heads} must divide model.dynamics.width={d.width}'
-    if d.experts and not 1 <= d.active <= d.experts: yield f'model.dynamics.active={d.active} must lie in 1..{d.experts}, the number of experts'
     if not d.experts and d.active: yield f'model.dynamics.experts=0 must be at least model.dynamics.active={d.active}; for a model without experts set both to 0'
     if d.experts and not c.model.d_task: yield f'model.d_task=0 leaves the router of model.dynamics.experts={d.experts} nothing to read: it must be at least 1'
     if t.steps > d.positions: yield f'train.steps={t.steps} must be at most model.dynamics.positions={d.positions}'

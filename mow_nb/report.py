@@ -84,6 +84,12 @@ def _weights(config, labels):
     try: return count(config, labels)
     except MowError: return None
 
+def _failures(f):
+    "What broken environments have cost"
+    row = next((r for r in reversed(f.rows) if 'faults' in r), dict(faults={}))
+    told = lambda kinds: ', '.join(f'{n} x {kind}' for kind, n in kinds.items())
+    return '; '.join(f"{name}: {told(kinds)}, {row['delivered'][name]:.2%} of its steps delivered" for name, kinds in row['faults'].items())
+
 def _facts(f):
     "Name and value of what made the run"
     c, t, at = f.config, f.config.train, f.rows[-1] if f.rows else dict(updates=0, rounds=0, seconds=0.)
@@ -93,7 +99,7 @@ def _facts(f):
     return {'Steps per task': f"{at['rounds']:,} of {t.rounds:,}", 'Updates': f"{at['updates']:,} of {total:,}" + ('' if at['updates'] >= total else ': still going, or interrupted'),
             'Time': f"{at['seconds']:,.0f} seconds", 'Weights': f'{n:,} ({n * 4 / 2**20:,.1f} MiB)' if n else 'unknown here: a task of yours is not registered',
             'Protocol': f'{rules}policy sampled, {c.eval.episodes} episodes per task, cut after {c.eval.max_steps:,} steps', 'Seed': c.seed, 'Pictures': f'{c.model.vae.size} x {c.model.vae.size} RGB',
-            'Versions': ', '.join(f'{k} {v}' for k, v in f.versions.items()) or 'not recorded', 'Made by': tag('code', command(c, f.path))}
+            **({'Failures': told} if (told := _failures(f)) else {}), 'Versions': ', '.join(f'{k} {v}' for k, v in f.versions.items()) or 'not recorded', 'Made by': tag('code', command(c, f.path))}
 
 def _head(f):
     "Title, sentence, facts"

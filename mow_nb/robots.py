@@ -9,7 +9,9 @@ __all__ = ['REPEAT', 'LENGTH', 'NO_PICTURE', 'REWARD', 'CAMERA', 'PLACE', 'STYLE
 
 # %% ../nbs/02c_robots.ipynb #c002
 import glob, os, warnings
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -24,11 +26,11 @@ REPEAT = 2    # simulator steps per agent step (ours)
 LENGTH = 500  # simulator steps of an episode, as in Meta-World
 
 # %% ../nbs/02c_robots.ipynb #c008
-NO_PICTURE = "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6); unset MUJOCO_GL to let us choose"
+NO_PICTURE = "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6), and MUJOCO_GL=osmesa chooses it"
 
 def choose_gl()->str: # 'egl', 'osmesa', or what MUJOCO_GL says
     "Decide what draws, before MuJoCo is imported"
-    if not os.environ.get('MUJOCO_GL'): os.environ['MUJOCO_GL'] = 'egl' if glob.glob('/dev/nvidia[0-9]*') else 'osmesa'
+    if not os.environ.get('MUJOCO_GL'): os.environ['MUJOCO_GL'] = 'egl' if glob.glob('/dev/nvidia[0-9]*') and find_library('EGL') else 'osmesa'
     return os.environ['MUJOCO_GL']
 
 def load_library()->tuple: # the modules mujoco and metaworld
@@ -123,7 +125,7 @@ class Artist:
         flags = mujoco.mjtRndFlag
         self.view.flags[flags.mjRND_SHADOW], self.view.flags[flags.mjRND_REFLECTION] = style.shadow > 0, style.reflection
         try:
-            self.canvas = mujoco.GLContext(size, size)
+            self.canvas = import_module(f'mujoco.{choose_gl()}').GLContext(size, size)
             self.canvas.make_current()
             self.pen = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as e: raise RuntimeError(NO_PICTURE.format(os.environ['MUJOCO_GL'], type(e).__name__)) from None
@@ -268,7 +270,7 @@ def speed(
     step, draw = (1e3 * float(np.median(x)) for x in (steps, draws))
     return dict(gl=os.environ['MUJOCO_GL'], frames_per_second=1e3 / (step + draw), draw_ms=draw, step_ms=step)
 
-# %% ../nbs/02c_robots.ipynb #c063
+# %% ../nbs/02c_robots.ipynb #c065
 def expert_action(
     env:StateEnv,  # any robot task of ours, after `reset`
 )->np.ndarray:     # (4,) float32 in [-1, 1]

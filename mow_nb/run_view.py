@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from .core import np_rng
 from .metrics import Estimate, interval, mean
+from .seeing import film
 from .evaluation import normalised
 from .findings import Findings
 from .figures import chosen, curve, effective, phase_times, thinned
@@ -110,15 +111,10 @@ def plot_router(
     return fig
 
 # %% ../nbs/18f_run_view.ipynb #c014
-def _strip(pictures, k, start):
-    "Three rows of pictures as one, with white gaps"
-    cut = lambda n: np.concatenate([np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in pictures[n][k, start]], 1)
-    return np.concatenate([cut(n) for n in ('real', 'recon', 'dream')], 0)
-
 def _draw_strip(ax, pictures, k, start, t, moves):
     "The strip, with the moment marked"
     L, T, side = int(pictures['context']), pictures['real'].shape[2], pictures['real'].shape[4] + 2
-    ax.imshow(_strip(pictures, k, start), interpolation='none')
+    ax.imshow(film(pictures, k, start), interpolation='none')
     ax.axvline(L * side - .5, color=MARK, lw=2)
     ax.add_patch(Rectangle((t * side - .5, -.5), side, 3 * side, fill=False, ec=INK, lw=2.2, clip_on=False))
     ax.add_patch(Rectangle(((t + 1) * side - .5, -.5), (T - t - 1) * side, 3 * side, fc='white', alpha=.7, lw=0))

@@ -86,7 +86,7 @@ _BUILT_IN = (*ATARI26, *POCKET8, *STEER4, *MT50)
 
 def register(
     name:str,              # the new task's name
-    make:str|Callable,     # a gymnasium id, or a function that returns a gymnasium env
+    make:str|Callable,     # a gymnasium id, a function that returns a gymnasium env, or a `workers.Apart` around one that shall live in a process of its own
     n_actions:int=0,       # number of discrete actions
     d_cont:int=0,          # number of continuous action values
     action_names:tuple=(), # names of the discrete actions, for people
@@ -103,7 +103,7 @@ def register(
 # %% ../nbs/02_tasks.ipynb #c031
 def maker(
     task:Task,  # a task made by `register`
-)->object:      # its gymnasium id or function
+)->object:      # its gymnasium id, function or `workers.Apart`
     "How a user's environment is made"
     if task.name not in _USER: raise ConfigError(suggest(task.name, _USER, 'user task') if _USER else f"task '{task.name}' was never registered")
     return _USER[task.name][1]

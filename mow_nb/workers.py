@@ -133,11 +133,15 @@ class Nursery:
     def birth(self,
         fd:int,          # the worker's end of its line
         preload:tuple,   # as in `Apart`
+        timeout:float,   # seconds that importing it may take
     )->int:              # number of the new process
         "Have a worker born"
         with self.lock:
-            self.line.send(('birth', preload)); send_handle(self.line, fd, self.process.pid)
-            return self.line.recv()
+            with suppress(EOFError, OSError):
+                self.line.send(('birth', preload)); send_handle(self.line, fd, self.process.pid)
+                if self.line.poll(timeout): return self.line.recv()
+            self.process.kill(); self.process.wait()  # the next birth gets a new nursery
+        raise WorkerError(f"no worker could be born: importing {', '.join(preload)} crashed, or took more than {timeout:.0f} s")
 
     def death(self,
         pid:int,          # number of the process
@@ -166,7 +170,7 @@ class Process:
         apart:Apart,  # what it shall make
     ):
         self.home, (self.line, there) = nursery(), Pipe()
-        with there: self.pid, self.code = self.home.birth(there.fileno(), apart.preload), None
+        with there: self.pid, self.code = self.home.birth(there.fileno(), apart.preload, apart.start_timeout), None
         self.tell(sys.path, apart.make)
 
     def tell(self,

@@ -2,6 +2,9 @@
 import os, sys, time
 import gymnasium as gym, numpy as np
 
+def crash(): os.kill(os.getpid(), 11)
+def hang(): time.sleep(1e6)
+
 class Faulty(gym.Env):
     "Shows its clock; `schedule` says what goes wrong at which step of the process, as {step: what}"
     action_space = gym.spaces.Discrete(3)
@@ -18,9 +21,9 @@ class Faulty(gym.Env):
         self.steps, self.clock, self.t = self.steps + 1, self.clock + 1, self.t + 1
         what = self.schedule.get(self.steps)
         if what == 'raise': raise RuntimeError('as asked')
-        if what == 'crash': os.kill(os.getpid(), 11)
+        if what == 'crash': crash()
         if what == 'exit': os._exit(7)
-        if what == 'hang': time.sleep(1e6)
+        if what == 'hang': hang()
         if what == 'spin': sys.setswitchinterval(1e6); exec('while True: pass')
         reward = float('nan') if what == 'nan' else 1.
         return self.picture(), reward, False, self.t >= self.length, dict(torch='torch' in sys.modules, pid=os.getpid())

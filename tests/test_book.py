@@ -49,7 +49,7 @@ CHAPTERS = [
     ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
     ('18d_cluster_view', 'cluster_view', 'core tasks clustering'),
     ('18e_dream',      'dream',       'core tasks envs presets acting evaluation journal sharing cluster_view'),
-    ('18f_run_view',   'run_view',    'core metrics evaluation findings figures report cluster_view'),
+    ('18f_run_view',   'run_view',    'core metrics seeing evaluation findings figures report cluster_view'),
     ('18_explorer',    'explorer',    'core clustering findings cluster_view run_view dream'),
     ('18h_doctor',     'doctor',      'core tasks envs'),
     ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor explorer'),

@@ -8,9 +8,9 @@ import numpy as np, pytest
 import torch                       # noqa: F401  is here so that it could leak into a worker
 from faulty import Faulty
 from mow_nb.core import EnvError
-from mow_nb.envs import Pool
+from mow_nb.envs import Pool, make_env
 from mow_nb.tasks import register, tasks_of
-from mow_nb.workers import Apart, Worker
+from mow_nb.workers import Apart, Worker, WorkerError
 
 HERE = Path(__file__).resolve().parent
 FAULTS = dict(crash='crash', exception='raise', hang='hang', exit='exit', nan='nan')  # kind that is counted -> what is asked for
@@ -62,6 +62,22 @@ def test_gives_up():
     assert stop.value.exit_code == 5
     pool.close()
 
+@pytest.mark.parametrize('how', ['crash', 'hang'])
+def test_an_import_that_fails(how):
+    "What cannot even be imported ends in one line, and the next environment is none the worse"
+    with pytest.raises(WorkerError, match=rf'^no worker could be born: importing faulty:{how} crashed, or took more than 1 s$'): Worker(Apart(Faulty, preload=(f'faulty:{how}',), start_timeout=1.))
+    well = Worker(Apart(Faulty))
+    assert well.reset(3)[0].mean() == 3
+    well.close()
+
+def test_robots_have_no_torch():
+    "Neither has the process of a robot"
+    env = make_env(*tasks_of('reach-v3'))
+    env.reset(0)
+    libraries = Path(f'/proc/{env.worker.process.pid}/maps').read_text()
+    env.close()
+    assert 'libmujoco' in libraries and 'libtorch' not in libraries
+
 def test_killed_from_outside():
     "Somebody kills a worker, then the process that workers are forked from; both are replaced"
     worker = Worker(Apart(Faulty)); worker.reset(0)
@@ -78,7 +94,7 @@ TRAINER = '''
 import sys, time
 from functools import partial
 from faulty import Faulty
-from mow_nb.workers import Apart, Worker
+from mow_nb.workers import Apart, Worker, WorkerError
 crew = [Worker(Apart(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
 for w in crew: w.reset(0); w.send(0)
 print(crew[0].process.home.process.pid, *(w.process.pid for w in crew), flush=True)
