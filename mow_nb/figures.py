@@ -46,7 +46,9 @@ def plot_lines(
     for level in levels: ax.axhline(level, ls=':', lw=1.2, color='#888888')
     if dots: ax.plot(*dots, 'D', ms=5, color='#D55E00', mec='none')
     seen = np.concatenate([*(np.asarray(y, float) for _, y in lines.values()), np.asarray(levels, float), np.asarray(dots[1] if dots else (), float)])
-    if seen.min(initial=1) > 0 and seen.max(initial=0) > 30 * seen.min(initial=1): _decades(ax)
+    low, high = (seen.min(), seen.max()) if len(seen) else (0, 0)
+    if low > 0 and high > 30 * low: _decades(ax)
+    if low == high: ax.set_ylim(low - 1, high + 1)  # a single value, around which matplotlib would draw rounding errors
     ax.set(title=title, xlabel=xlabel)
     ax.spines[['top', 'right']].set_visible(False)
     return fig
@@ -162,6 +164,6 @@ def plot_seen(
         error = pictures[f'{kind}_error'][k, start]
         low.plot((np.arange(len(error)) / every + .5) * width, error, style, color=color, label={'dream': 'dreamt', 'recon': 'kept'}[kind])
     low.axvline(*top.lines[0].get_xdata()[:1], color='#D55E00', lw=1.5)
-    low.set(xlabel='step', ylabel='error', ylim=(0, None), xlim=(-.5, width * shown - .5))
+    low.set(xlabel='step', ylabel='error', ylim=(0, 1.2 * max(pictures[f'{kind}_error'][k, start].max() for kind in ('dream', 'recon'))), xlim=(-.5, width * shown - .5))
     low.legend(frameon=False, fontsize=8)
     return fig

@@ -129,10 +129,12 @@ def plot_drift(
 ):                # the axes
     "Error of dreams (full lines) and of reconstructions (dotted) over time, means over windows"
     ax = ax or plt.subplots(figsize=(6, 2.4))[1]
-    for k, (name, color) in enumerate(task_colors(names).items()):
+    colors = task_colors(names)  # sorted by name, unlike the tasks
+    for k, name in enumerate(names):
+        color = colors[name]
         ax.plot(np.asarray(drifts['dream'][k].mean(0).cpu()), color=color, label=name)
         ax.plot(np.asarray(drifts['recon'][k].mean(0).cpu()), color=color, ls=':')
-    ax.axvline(context - .5, color='#D55E00', lw=1)
+    ax.axvline(context - .5, color='k', lw=1, ls='--')
     ax.set(xlabel='step', ylabel='squared difference of a pixel')
     ax.legend(frameon=False, fontsize=8)
     return ax

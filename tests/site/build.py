@@ -113,11 +113,17 @@ def page(nb, module):
             cells.append(cell)
             continue
         cards = exported(cell)
-        cells += [code(cell, marks, cards, heading)]
+        cell = code(cell, marks, cards, heading)
+        if cells and all(imports(c) for c in (cells[-1], cell)): cells[-1].source += f'\n\n{cell.source}'; continue
+        cells.append(cell)
         if cards: cells.append(nbformat.v4.new_markdown_cell('\n'.join(shown(card, 'exports' in marks) for card in cards)))
     for i, cell in enumerate(cells): cell['id'] = f'c{i:03d}'
     nb.cells = cells
     return nb
+
+def imports(cell):
+    "Is this a folded cell of imports?"
+    return cell.cell_type == 'code' and cell.metadata.get('mystnb', {}).get('code_prompt_show') == 'Imports' and not cell.outputs
 
 def code(cell, marks, cards, heading):
     "A code cell without its marks; plumbing is folded"
@@ -126,7 +132,7 @@ def code(cell, marks, cards, heading):
     if marks.get('output:') == 'false': tags.append('remove-output')
     what = 'Code of ' + ', '.join(c['name'] for c in cards) if cards else 'Imports' if re.match(r'(from|import) ', without_directives(cell.source)) else 'Code'
     cell.metadata = dict(tags=tags, mystnb=dict(code_prompt_show=what, code_prompt_hide=what, image=dict(alt=f'Figure: {plain(heading)}')))
-    cell.source = without_directives(cell.source)
+    cell.source = ('#| eval: false\n' if marks.get('eval:') == 'false' else '') + without_directives(cell.source)
     # a widget needs a kernel: the page shows what stands beside it
     cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
     return cell
