@@ -232,9 +232,10 @@ th{font-weight:600;color:var(--soft);white-space:normal;vertical-align:bottom}th
 def _foot(f):
     "How to go on"
     name, root = f.path.name, '' if f.path.parent.name == 'runs' else f' --root {shlex.quote(str(f.path.parent))}'
+    place = str(f.path) if root else f'runs/{name}'
     lines = {'go on; a finished run is only judged again': command(f.config, f.path) + ' --resume', 'evaluate with more episodes': f'mow evaluate {name}{root} --episodes 20',
-             'write this page again': f'mow report {name}{root}', 'curves while it runs': f'tensorboard --logdir {shlex.quote(str(f.path))}/tb',
-             'read how it was made': 'jupyter lab nbs', 'use the agent': f'python -c "from mow_nb import load; agent = load(\'{f.path}\')"'}
+             'write this page again': f'mow report {name}{root}', 'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
+             'read how it was made': 'jupyter lab nbs', 'use the agent': f'python -c "from mow_nb import load; agent = load(\'{place}\')"'}
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
 # %% ../nbs/18b_report.ipynb #c035

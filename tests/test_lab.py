@@ -108,20 +108,27 @@ class Notebook:
             return [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map(b => b.toString(16)).join('');
         }))""")
 
+    def still(self, seconds=20):
+        "What the pictures look like once nothing is being drawn any more"
+        self.settle()
+        seen = [self.looks()]
+        def rests():
+            self.page.wait_for_timeout(500)
+            seen.append(self.looks())
+            return seen[-1] and seen[-1] == seen[-2]
+        poll(rests, seconds)
+        return seen[-1]
+
     def others(self, before):
         "Are these other pictures than before, and not only because one is being drawn?"
-        if self.looks() == before: return False
-        self.settle()
-        poll(lambda: len(self.looks()) >= len(before), 5)
-        return self.looks() != before
+        return self.looks() != before and self.still() != before
 
     def change(self, control, seconds=30):
         "Use a control as a reader would, and wait until a picture is another one"
         label = self.label(control)
         assert label, f'{self.name}: a control without a label'
         control.scroll_into_view_if_needed()
-        self.settle()
-        before = self.looks()
+        before = self.still()
         use(control)
         wait(lambda: self.others(before), seconds, lambda: f'{self.name}: {label!r} changes no picture')
         assert not self.errors(), self.errors()
