@@ -125,8 +125,16 @@ def clean(nb):
     nb.metadata = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
     clean_nb(nb)
     for cell in nb.cells:  # widgets are drawn by a kernel; a stored view without its state shows an error
-        if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
+        if cell.cell_type == 'code': cell.outputs = joined(o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {}))
     return nb
+
+def joined(outputs):
+    "Outputs in which text that was printed in a row stands in a row, however slowly it came"
+    out = []
+    for o in outputs:
+        if out and o.output_type == 'stream' and out[-1].get('name') == o.name: out[-1].text += o.text
+        else: out.append(o)
+    return out
 
 # ---- render
 
