@@ -141,10 +141,12 @@ def sentence(
     head, g, error, luck = verdict(f.tasks, f.records[-1], f.lottery, f.config.seed)
     n = min(len(e) for e in f.records[-1]['episodes'].values())
     means = [np.mean([normalised(t, spread(x, t.name)[0]) for t in f.tasks]) for x in (f.records[-1], f.lottery)]
-    against = '' if np.isnan(means[0]) else f': {means[0]:.1%} against {means[1]:.1%}'
+    known = not np.isnan(means[0])
+    against = f': {means[0]:.1%} against {means[1]:.1%}' if known else ''
     (place, side), share = ('above', 'well') if g >= 0 else ('below', 'badly'), f'{luck:.1%}' if luck > .001 else 'less than 0.1%'
-    doubt = '' if np.isnan(error) else f' (standard error {100 * error:.1f})'
-    return head, (f"Over {K} task{'s' * (K > 1)} with {n} episode{'s' * (n > 1)} each, the agent's mean {_word(f.tasks)} lies {abs(100 * g):.1f} points {place} that of a random player "
+    doubt = '' if np.isnan(error) else f' (standard error {100 * error:.1f})' if known else f' (standard error {error:.2f})'
+    lies = f"mean {_word(f.tasks)} lies {abs(100 * g):.1f} points {place} that" if known else f"returns, in units of a task's known range or else of the spread of its episodes, lie {abs(g):.2f} {place} those"
+    return head, (f"Over {K} task{'s' * (K > 1)} with {n} episode{'s' * (n > 1)} each, the agent's {lies} of a random player "
                   f'under the same rules{against}{doubt}. If the names of the two players were shuffled, luck alone would do as {side} in {share} of all cases. {budget}')
 
 # %% ../nbs/17e_findings.ipynb #c026
