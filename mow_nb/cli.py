@@ -16,7 +16,7 @@ import tyro
 from . import __version__
 from .core import ConfigError, MowError, suggest
 from .tasks import SUITES, tasks_of
-from .presets import Config, PRESETS, check, flat, preset
+from .presets import Config, PRESETS, changed, check, flat, preset
 from .evaluation import bounds, score_rows, score_text
 from .journal import read_config, run_path
 from .run import train
@@ -34,17 +34,18 @@ def _value(name, old, text):
 def judge_options(
     args:list[str],   # what follows the preset, such as ['--train.rounds', '40']
     config:Config,    # whose fields the options are
-)->None:
+)->dict:            # what the options say: dotted name -> value
     "Refuse unknown names and unfit values in one line"
-    table = flat(config)
+    table, said = flat(config), {}
     for i, arg in enumerate(args):
         if not arg.startswith('--') or arg == '--help': continue
         name, eq, text = arg[2:].replace('-', '_').partition('=')
-        if name.rpartition('.')[2].startswith('no_') and (yes := name.replace('no_', '', 1)) in table and type(table[yes]) is bool: continue
+        if name.rpartition('.')[2].startswith('no_') and (yes := name.replace('no_', '', 1)) in table and type(table[yes]) is bool: said[yes] = False; continue
         if name not in table: raise ConfigError(suggest(name, [*table, 'name', 'root', 'resume', 'quiet'], 'option'))
-        if type(table[name]) is bool: continue
+        if type(table[name]) is bool: said[name] = True; continue
         if not eq and i + 1 == len(args): raise ConfigError(f'--{name} needs a value')
-        _value(name, table[name], arg.partition('=')[2] if eq else args[i + 1])
+        said[name] = _value(name, table[name], arg.partition('=')[2] if eq else args[i + 1])
+    return said
 
 # %% ../nbs/19_cli.ipynb #c009
 def parse_config(
@@ -54,7 +55,7 @@ def parse_config(
 )->Config:            # checked
     "A config from a preset and options"
     config = preset(names)
-    judge_options(args, config)
+    changed(config, judge_options(args, config))  # a part that refuses is named in full here, by tyro it would not be
     config = tyro.cli(Config, default=config, args=args, prog=prog, description='Options and their present values. A preset sets them, an option overrides it.')
     check(config)
     return config

@@ -132,7 +132,7 @@ def score_rows(
     for t in tasks:
         rets = [p['ret'] for p in record['episodes'][t.name]]
         random, reference = bounds(t) or (float('nan'),) * 2
-        rows.append(dict(task=t.name, mean=float(np.mean(rets)), sem=float(np.std(rets) / len(rets)**.5), random=random, reference=reference,
+        rows.append(dict(task=t.name, mean=float(np.mean(rets)), sem=float(np.std(rets, ddof=1) / len(rets)**.5) if len(rets) > 1 else float('nan'), random=random, reference=reference,
                          normalised=normalised(t, float(np.mean(rets))), episodes=len(rets), cut=sum(p['cut'] for p in record['episodes'][t.name]),
                          **{k: successes(record['episodes'][t.name], k) for k in ('success', 'success_end')}))
     return rows
@@ -153,9 +153,9 @@ def score_text(
     percent, n = (lambda x: f'{x:.1%}' if x == x else ''), max(16, *(len(r['task']) + 2 for r in rows))
     lines = [f"{'task':{n}}{'return':>10}{'+/-':>8}{'random':>10}{'reference':>11}{'normalised':>12}{'episodes':>10}" + ('   success (95 %), at the end' if won else '')]
     for r in rows:
-        cut, low, high = f" ({r['cut']} cut)" if r['cut'] else '', *('' if r[k] != r[k] else f'{r[k]:.2f}' for k in ('random', 'reference'))
+        cut, sem, low, high = f" ({r['cut']} cut)" if r['cut'] else '', *('' if r[k] != r[k] else f'{r[k]:.2f}' for k in ('sem', 'random', 'reference'))
         share = f"{r['success'].value:10.0%} ({r['success'].low:.0%} to {r['success'].high:.0%}), {r['success_end'].value:.0%}" if r['success'] else ''
-        lines.append(f"{r['task']:{n}}{r['mean']:10.2f}{r['sem']:8.2f}{low:>10}{high:>11}{percent(r['normalised']):>11} {r['episodes']:9}{share}{cut}")
+        lines.append(f"{r['task']:{n}}{r['mean']:10.2f}{sem:>8}{low:>10}{high:>11}{percent(r['normalised']):>11} {r['episodes']:9}{share}{cut}")
     means = [f"{percent(np.mean(known)):>11}" if known else ' ' * 11] + ([f"{'':10}{np.mean([r['success'].value for r in won]):10.0%}{'':13}{np.mean([r['success_end'].value for r in won]):.0%}"] if won else [])
     return '\n'.join([*lines, f"{'mean':{n}}{'':39}{''.join(means)}"])
 

@@ -7,7 +7,7 @@ __all__ = ['WIDTH', 'EXAMPLE', 'png', 'View', 'offer', 'clusters', 'routing', 'e
            'ready_notebook', 'open_lab']
 
 # %% ../nbs/18_explorer.ipynb #c002
-import html, io, json, subprocess, sys
+import html, io, json, os, subprocess, sys
 from collections.abc import Callable
 from importlib.resources import files
 from importlib.util import find_spec
@@ -252,4 +252,5 @@ def open_lab(
 )->None:
     "Start JupyterLab on a notebook, and stay until it ends"
     if find_spec('jupyterlab') is None: raise ConfigError(f'JupyterLab is missing: pip install jupyterlab (or open {file} in any other notebook)')
-    subprocess.run([sys.executable, '-m', 'jupyterlab', str(file), *options])
+    root = ['--allow-root'] * (hasattr(os, 'geteuid') and os.geteuid() == 0)  # as in a container, where JupyterLab would refuse to start
+    subprocess.run([sys.executable, '-m', 'jupyterlab', str(file), f'--LabApp.default_url=/lab/tree/{file.name}', *root, *options])

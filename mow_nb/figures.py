@@ -164,6 +164,6 @@ def plot_seen(
         error = pictures[f'{kind}_error'][k, start]
         low.plot((np.arange(len(error)) / every + .5) * width, error, style, color=color, label={'dream': 'dreamt', 'recon': 'kept'}[kind])
     low.axvline(*top.lines[0].get_xdata()[:1], color='#D55E00', lw=1.5)
-    low.set(xlabel='step', ylabel='error', ylim=(0, 1.2 * max(pictures[f'{kind}_error'][k, start].max() for kind in ('dream', 'recon'))), xlim=(-.5, width * shown - .5))
+    low.set(xlabel='step', ylabel='error', ymargin=.2, ylim=(0, None), xlim=(-.5, width * shown - .5))
     low.legend(frameon=False, fontsize=8)
     return fig

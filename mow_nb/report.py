@@ -235,7 +235,7 @@ def _foot(f):
     place = str(f.path) if root else f'runs/{name}'
     lines = {'go on; a finished run is only judged again': command(f.config, f.path) + ' --resume', 'evaluate with more episodes': f'mow evaluate {name}{root} --episodes 20',
              'write this page again': f'mow report {name}{root}', 'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
-             'read how it was made': 'jupyter lab nbs', 'use the agent': f'python -c "from mow_nb import load; agent = load(\'{place}\')"'}
+             'read how it was made': 'jupyter lab nbs', 'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({place!r})')}
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
 # %% ../nbs/18b_report.ipynb #c035

@@ -125,7 +125,8 @@ class Artist:
         flags = mujoco.mjtRndFlag
         self.view.flags[flags.mjRND_SHADOW], self.view.flags[flags.mjRND_REFLECTION] = style.shadow > 0, style.reflection
         try:
-            self.canvas = import_module(f'mujoco.{choose_gl()}').GLContext(size, size)
+            canvas = import_module(f'mujoco.{gl}').GLContext if (gl := choose_gl()) in ('egl', 'osmesa') else mujoco.GLContext
+            self.canvas = canvas(size, size)
             self.canvas.make_current()
             self.pen = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as e: raise RuntimeError(NO_PICTURE.format(os.environ['MUJOCO_GL'], type(e).__name__)) from None

@@ -138,7 +138,7 @@ def _draw_error(ax, pictures, k, start, t, color):
     for kind, style, word in (('dream', '-', 'dreamt'), ('recon', ':', 'kept')): ax.plot(x, pictures[f'{kind}_error'][k, start], style, color=color, lw=2, label=word)
     ax.axvline(.5, color=MARK, lw=1.5)
     ax.plot(x[t], pictures['dream_error'][k, start, t], 'o', ms=10, mfc='none', mec=INK, mew=2)
-    ax.set(xlabel='step', ylim=(0, 1.2 * max(pictures[f'{kind}_error'][k, start].max() for kind in ('dream', 'recon'))))
+    ax.set(xlabel='step', ymargin=.2, ylim=(0, None))
     ax.legend(frameon=False, fontsize=8.5)
     tidy(ax, 'Squared error of a pixel')
 
