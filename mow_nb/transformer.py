@@ -66,7 +66,7 @@ class Bank(nn.Module):
         kind = pick.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         # matrices only: norms and biases stay in float32
-        return {k: (p.to(half) if half and p.ndim == 3 else p)[pick] for k, p in self.named_parameters()}
+        return {k: (p.to(half) if half and p.ndim == 3 else p).index_select(0, pick) for k, p in self.named_parameters()}
 
 def part(
     w:dict[str, Tensor], # names to (picks, ...) gathered weights of a whole bank
