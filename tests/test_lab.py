@@ -175,20 +175,12 @@ draw()
 display(w.VBox([*parts.values(), out]))
 '''
 
-def late(visit):
-    "Pages whose server takes seconds to say which kernel there is, as a busy machine's does"
-    def go(*args, **kw):
-        v = visit(*args, **kw)
-        v.page.route('**/api/sessions*', lambda route: (time.sleep(5), route.continue_()))
-        return v
-    return go
-
 def test_the_driver_sees(visit, lab):
     "Live controls change the picture, a dead one is found out, and so is an error"
     cells = [[SMALL.format('')], [SMALL.format('undefined')]]
     for name, sources in zip(('works', 'fails'), cells):
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))), lab[1]/f'{name}.ipynb')
-    book = Notebook(late(visit), lab, 'works.ipynb')
+    book = Notebook(visit, lab, 'works.ipynb')
     book.run()
     done = {book.label(c): c for c in book.controls()}
     assert list(done) == ['Bars', 'Colour', 'Grid', 'Kind', 'Dead']

@@ -94,7 +94,7 @@ TRAINER = '''
 import sys, time
 from functools import partial
 from faulty import Faulty
-from mow_nb.workers import Apart, Worker, WorkerError
+from mow_nb.workers import Apart, Worker
 crew = [Worker(Apart(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
 for w in crew: w.reset(0); w.send(0)
 print(crew[0].process.home.process.pid, *(w.process.pid for w in crew), flush=True)
