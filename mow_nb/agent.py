@@ -28,6 +28,7 @@ class AgentConfig:
     entropy:float=3e-4      # weight of the entropy (as in STORM)
     slow_decay:float=0.98   # of the critic's slow copy (as in STORM)
     scale_decay:float=0.99  # of the return scale (as in STORM)
+    scale_floor:float=1.0   # least scale an advantage is divided by (as in STORM)
     bins:int=255            # of the critic (as in STORM)
 
 # %% ../nbs/13_agent.ipynb #c010
@@ -175,7 +176,7 @@ def losses(self:ActorCritic,
     # cross entropy is linear in its target: one pass for both
     critic = -((self.twohot.encode(ret) + self.twohot.encode(slow_ret)) * guess).sum(-1)
     self.update_scale(ret)
-    adv = (ret - value[:, :, :H]) / self.scale.clamp(min=1)[:, None, None]
+    adv = (ret - value[:, :, :H]) / self.scale.clamp(min=c.scale_floor)[:, None, None]
     pi = self.actor(s[:, :, :H], self.mask, self.cmask)
     ent = pi.entropy()
     actor = -adv * pi.log_prob(roll.act) - c.entropy * ent

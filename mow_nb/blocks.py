@@ -80,8 +80,9 @@ class ClusterBank(nn.Module):
         *xs:Tensor, # (K, ...) inputs, each with the task axis first
     )->Tensor:      # (K, ...) output of each task's copy, in the order of the tasks
         if len(self.members) == 1: return self.members[0](*xs)
-        parts = zip(*(x[self.order].split(self.sizes) for x in xs))
-        return torch.cat([member(*part) for member, part in zip(self.members, parts)])[self.inverse]
+        sort = (lambda x, order: x) if self.sorted else (lambda x, order: x[order])
+        parts = zip(*(sort(x, self.order).split(self.sizes) for x in xs))
+        return sort(torch.cat([member(*part) for member, part in zip(self.members, parts)]), self.inverse)
 
 # %% ../nbs/05_blocks.ipynb #c026
 @patch
@@ -93,6 +94,8 @@ def assign(self:ClusterBank,
     if max(self.labels) + 1 != copies: raise ConfigError(f'labels={list(self.labels)} need {max(self.labels) + 1} copies, there are {copies}')
     order = sorted(range(len(self.labels)), key=self.labels.__getitem__)
     self.sizes = [self.labels.count(c) for c in range(copies)]
+    # tasks that stand in the order of their clusters need not be moved
+    self.sorted = order == list(range(len(order)))
     # the labels belong to the run, not to the weights: they are stored once, beside the checkpoint
     device = next(self.parameters(), torch.empty(0)).device
     self.register_buffer('order', torch.tensor(order, device=device), persistent=False)

@@ -109,7 +109,7 @@ def decode(self:Dream,
 )->np.ndarray:      # (H, W, 3) uint8 picture; here H and W are height and width
     "What a latent looks like"
     w = self.agent.world
-    x = w.dec(z.expand(w.tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0].float()
+    x = w.decode(z.expand(w.tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0]
     return rearrange((x.clamp(0, 1) * 255).round(), 'c h w -> h w c').to(torch.uint8).numpy()
 
 # %% ../nbs/18e_dream.ipynb #c015

@@ -35,7 +35,8 @@ class DynamicsConfig:
     routing:str='task'    # 'task', or 'token' (paper; tokens in an ablation)
     router_width:int=128  # hidden width of the router (ours)
     tau:float=5.          # temperature of the first update, falls to 1 (ours)
-    anneal:float=0.1      # share of training over which temperature and noise fall (ours)
+    anneal:float=0.5      # share of the warm-up over which temperature and noise fall (ours)
+    hold:float=0.6        # share of the warm-up after which every task keeps its experts; 0 = never (ours)
 
     def __post_init__(self):
         if self.routing not in ('task', 'token'): raise ConfigError('routing: ' + suggest(self.routing, ['task', 'token'], 'choice'))
@@ -59,18 +60,21 @@ class Dynamics(nn.Module):
         d_z:int, # Z
         d_act:int, # A
         d_task:int, # W, 0 = off
+        tasks:int=0, # K, to remember the choice of the last update; 0 = choose anew at every call
         **fields, # of `DynamicsConfig`; a field left out keeps its default
     ):
         super().__init__()
         c = DynamicsConfig(**fields)
         self.E, self.n, self.routing, self.width = c.experts, c.active if c.experts else 0, c.routing, c.width
-        self.tau, self.anneal = c.tau, c.anneal
+        self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
         make = lambda size: TransformerBank(size, c.width, c.layers, c.heads, c.ff * c.width, c.dropout, c.positions)
         d_token = d_z + d_act + d_task
         self.mixer = MixerBank(max(c.experts, 1), d_token, c.width)
         self.experts = make(c.experts) if c.experts else None
         d_router = d_token if c.routing == 'token' else d_task
         self.router = Router(d_router, c.router_width, c.experts, c.active) if c.experts else None
+        remembers = tasks if c.experts and c.routing == 'task' else 0
+        self.register_buffer('chosen', torch.zeros(remembers, c.experts))
         self.join = nn.Linear(c.active * c.width + d_task, c.width) if c.experts else None
         self.shared = make(1) if c.shared else None
 
@@ -95,19 +99,25 @@ def route(self:Dynamics,
     e:Tensor, # (K, W) task embeddings
     tau:float=1., # temperature
     noise:float=0., # share of Gumbel noise
-    gen:torch.Generator|None=None, # dice for the noise; without it there is none
+    hold:float=0., # 1 = keep the choice of the last update, 0 = choose anew
+    gen:torch.Generator|None=None, # given in training: draws the noise, and the choice is remembered
 )->Routing|None: # None without experts and when tokens decide
-    "Which experts serve each task"
-    return self.router(e, tau, noise, gen) if self.E and self.routing == 'task' else None
+    "Experts of each task: chosen in training, and as training chose them in dreams and play"
+    if not self.E or self.routing == 'token': return None
+    if not len(self.chosen): return self.router(e, tau, noise, gen)
+    # far more than any score: who is chosen stays, and where nobody was yet, the scores decide
+    routing = self.router(e, tau, noise, gen, self.chosen * (1e4 * (1. if gen is None else hold)))
+    if gen is not None: self.chosen.copy_(routing.gates.detach())
+    return routing
 
 @patch
 def anneal_at(self:Dynamics,
-    progress:float, # share of the planned updates that is done, 0 to 1
-)->tuple[float, float]: # temperature and share of noise, as `route` takes them
-    "How warm and how noisy routing is at this moment of training"
-    return annealed(progress, self.tau, self.anneal)
+    progress:float, # share of the warm-up that is done; from 1 on nothing is annealed
+)->tuple[float, float, float]: # temperature, share of noise, and whether the choice is kept, as `route` takes them
+    "Temperature and noise of the router at this moment of training, and whether choices are final"
+    return *annealed(progress, self.tau, self.anneal), float(progress >= self.hold > 0)
 
-# %% ../nbs/08_dynamics.ipynb #c020
+# %% ../nbs/08_dynamics.ipynb #c027
 @patch
 def memory(self:Dynamics,
     routing:Routing|None, # from `route`
@@ -127,7 +137,7 @@ def memory(self:Dynamics,
                   for k, m in per_task.items() if banks[k] is not None}
     return Memory(routing, weights, caches)
 
-# %% ../nbs/08_dynamics.ipynb #c024
+# %% ../nbs/08_dynamics.ipynb #c031
 @patch
 def mixture(self:Dynamics,
     x:Tensor, # (K, B, T, Z+A+W) tokens
@@ -146,7 +156,7 @@ def mixture(self:Dynamics,
     y = rearrange(y, '(k n) b t d -> k b t n d', k=K) * rearrange(r.gate, 'k n -> k 1 1 n 1').to(y.dtype)
     return self.join(join_task(rearrange(y, 'k b t n d -> k b t (n d)'), e)), r.gates
 
-# %% ../nbs/08_dynamics.ipynb #c027
+# %% ../nbs/08_dynamics.ipynb #c034
 @patch
 def by_token(self:Dynamics,
     x:Tensor, # (K, B, T, Z+A+W) tokens

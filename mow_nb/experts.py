@@ -16,12 +16,12 @@ from torch import nn, Tensor
 def straight_gates(
     scores:Tensor, # (..., E) logits, already divided by the temperature
     n:int, # experts to choose
-    noise:Tensor|None=None, # (..., E) added to the scores for the choice alone
+    bias:Tensor|None=None, # (..., E) added to the scores for the choice alone
 )->tuple[Tensor, Tensor]: # (..., n) chosen experts in rising order, and (..., E) gates
     "Choose the `n` best: gates of value 0 or 1 with the gradient of a softmax"
     S = scores.softmax(-1)
     # in rising order, so that an expert's place among the joined outputs does not depend on its rank
-    pick = (scores if noise is None else scores + noise).topk(n, -1).indices.sort(-1).values
+    pick = (scores if bias is None else scores + bias).topk(n, -1).indices.sort(-1).values
     hard = torch.zeros_like(S).scatter(-1, pick, 1.)
     return pick, hard + (S - S.detach())
 
@@ -55,23 +55,28 @@ class Router(nn.Module):
     ):
         super().__init__()
         self.hidden, self.out, self.active = nn.Linear(d_task, width), nn.Linear(width, experts), active
+        nn.init.zeros_(self.out.bias)
 
     def scores(self,
         e:Tensor, # (K, W) task embeddings
-    )->Tensor: # (K, E) logits, float32
-        "How much each task likes each expert"
-        return self.out(F.relu(self.hidden(e))).float()
+    )->Tensor: # (K, E) float32, also under autocast
+        "Logits of the experts for every task"
+        with torch.autocast(e.device.type, enabled=False): return self.out(F.relu(self.hidden(e.float())))
 
     def forward(self,
         e:Tensor, # (K, W) task embeddings
         tau:float=1., # temperature of the scores
         noise:float=0., # share of Gumbel noise, 1 = draw from the softmax
-        gen:torch.Generator|None=None, # dice; without it there is no noise
+        gen:torch.Generator|None=None, # draws the noise; without it there is none
+        bonus:Tensor|None=None, # (K, E) added to the scores for the choice alone, such as for the experts of the last update
     )->Routing: # of each row of `e`
-        "Score, choose, gate"
+        "Top-n routing of every task: scores, choice, straight-through gates"
         scores = self.scores(e) / tau
-        dice = None if gen is None else gumbel(scores.shape, gen, e.device) * noise
-        pick, gates = straight_gates(scores, self.active, dice)
+        bias = bonus
+        if gen is not None:
+            dice = gumbel(scores.shape, gen, e.device) * noise
+            bias = dice if bonus is None else dice + bonus
+        pick, gates = straight_gates(scores, self.active, bias)
         return Routing(pick, gates.gather(-1, pick), gates)
 
 # %% ../nbs/07_experts.ipynb #c037

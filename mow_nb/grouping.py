@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from .core import generator, np_rng
 from .records import Batch
-from .clustering import Analysis, SignProjection, analyse, layer_means, random_groups, task_gradients
+from .clustering import Analysis, SignProjection, analyse, even_tensors, layer_means, random_groups, task_gradients
 from .trainer import Learner
 
 # %% ../nbs/15b_grouping.ipynb #c006
@@ -34,17 +34,17 @@ def measure(
     dim:int=4096,       # R, width of the projection
 )->dict[str, Tensor]:   # 'layer_means' (K, L) and 'projection' (K, R)
     "Each task's gradient of VAE and heads, reduced in both ways"
-    reductions = dict(layer_means=layer_means, projection=SignProjection(dim, learner.config.seed))
+    sketch = SignProjection(dim, learner.config.seed)
     world, params, total = learner.world.train(), splittable(learner), 0
-    row = lambda grads: torch.cat([f(grads) for f in reductions.values()])
+    row = lambda grads: torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
     for i in range(batches):
         batch, gen = sample(i), generator(learner.config.seed, 'group', step=i, device=learner.device)
         state = world.observe(batch, gen)
         losses = world.task_losses(world.losses(batch, state))
         rows = task_gradients(losses, params, row)
         total = total + rows
-    width = len(params)
-    return dict(layer_means=total[:, :width] / batches, projection=total[:, width:] / batches)
+    total = total / batches
+    return dict(layer_means=total[:, :, 0], projection=even_tensors(total[:, :, 1:]))
 
 # %% ../nbs/15b_grouping.ipynb #c014
 def find_groups(

@@ -16,6 +16,7 @@ import torch
 from .core import ConfigError, seeded, suggest
 from .tasks import Task, action_masks, action_width, cont_masks, d_max, tasks_of
 from .robots import LENGTH, REPEAT, STYLES
+from .pictures import KINDS
 from .vae import VAEConfig
 from .dynamics import DynamicsConfig
 from .world_model import WorldModel, WorldModelConfig
@@ -42,11 +43,14 @@ class TrainConfig:
     seqs:int = 16               # B, sequences per task in a batch (STORM: 16)
     steps:int = 64              # T, steps per sequence (STORM: 64)
     dreams:int = 1024           # M, dreams per task in an update (STORM: 1,024)
+    starts:int = 0              # windows per task, from the whole replay, in which dreams start; 0 = those of the batch (STORM: as many as dreams)
     context:int = 8             # real steps read before a dream (STORM: 8)
     horizon:int = 16            # H, imagined steps (STORM: 16)
     act_context:int = 16        # real steps the agent remembers while playing (STORM: 16)
     model_lr:float = 1e-4       # Adam, world model (STORM)
     agent_lr:float = 3e-5       # Adam, actor and critics (STORM)
+    sigma_lr:float = 1e-2       # Adam, harmonious scales (ours)
+    pictures_rate:float = 1e-3  # share by which an update moves the statistics of pictures towards its batch (ours)
     model_clip:float = 1000.    # largest gradient norm, world model (STORM)
     agent_clip:float = 100.     # largest gradient norm, actor and critics (STORM)
     device:str = 'auto'         # 'auto', 'cpu' or 'cuda'
@@ -200,9 +204,10 @@ _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width
     'model.dynamics.router_width agent.hidden agent.layers agent.bins cluster.batches train.rounds train.prefill train.train_every train.seqs train.steps train.dreams '
     'train.context train.horizon train.act_context train.log_every train.save_every robots.repeat robots.length eval.episodes eval.max_steps', 2: 'model.vae.classes',
     0: 'seed model.d_task model.dyn_weight model.rep_weight model.task_weight model.balance_weight model.free_nats model.dynamics.experts model.dynamics.active model.dynamics.tau '
-    'agent.entropy cluster.n train.warmup train.threads train.eval_every train.model_lr train.agent_lr train.model_clip train.agent_clip'}
-_UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal'
-_ONE_OF = {'protocol': ('storm', 'iris'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
+    'agent.entropy cluster.n train.warmup train.threads train.eval_every train.model_lr train.agent_lr train.model_clip train.agent_clip '
+    'train.starts train.sigma_lr agent.scale_floor model.rec_weight'}
+_UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal model.dynamics.hold train.pictures_rate'
+_ONE_OF = {'protocol': ('storm', 'iris'), 'model.pictures': KINDS, 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
            'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': tuple(STYLES)}
 
 # %% ../nbs/14_presets.ipynb #c047
@@ -227,6 +232,7 @@ def _relations(c, K):
     if t.context + t.horizon > d.positions: yield f'train.context + train.horizon = {t.context + t.horizon} must be at most model.dynamics.positions={d.positions}'
     if t.act_context > d.positions: yield f'train.act_context={t.act_context} must be at most model.dynamics.positions={d.positions}'
     if c.model.vae.classes > 256: yield f'model.vae.classes={c.model.vae.classes} must be at most 256, as a class is kept in one byte'
+    if c.agent.scale_floor == 0: yield 'agent.scale_floor=0 must be above 0, as advantages are divided by it'
     if t.context > t.steps: yield f'train.context={t.context} must be at most train.steps={t.steps}'
     if c.cluster.n > K and c.cluster.grouping != 'one': yield f'cluster.n={c.cluster.n} must be at most {K}, the number of tasks'
     if t.prefill < t.steps: yield f'train.prefill={t.prefill} must be at least train.steps={t.steps}'

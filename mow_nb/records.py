@@ -9,6 +9,7 @@ __all__ = ['Batch', 'State', 'Rollout']
 from dataclasses import dataclass, fields
 
 # %% ../nbs/01_records.ipynb #c003
+import torch
 from torch import Tensor
 
 # %% ../nbs/01_records.ipynb #c008
@@ -19,6 +20,10 @@ class Batch:
     act:Tensor  # (K, B, T, A) one-hot half and continuous half, taken at obs[t]
     rew:Tensor  # (K, B, T) followed act[t]
     cont:Tensor # (K, B, T) 1 goes on, 0 terminated after act[t]
+    done:Tensor|None=None # (K, B, T) 1 where the next column begins another episode, ended or cut; None = nowhere
+
+    def __post_init__(self):
+        if self.done is None: object.__setattr__(self, 'done', torch.zeros_like(self.cont))
 
     def to(self,
         device:str, # such as 'cuda'
@@ -30,6 +35,7 @@ class Batch:
 @dataclass(frozen=True)
 class State:
     "What the world model made of a batch"
+    seen:Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 06b); here H and W are height and width
     post:Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
     z:Tensor     # (K, B, T, Z) one-hot sample of `post`, flat, straight-through gradient
     h:Tensor     # (K, B, T, D) dynamics output after reading (z[t], act[t])

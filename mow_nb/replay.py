@@ -20,7 +20,7 @@ def step_fields(
     act_width:int,  # A
 )->dict:            # field -> (shape, dtype) of one stored step
     "What is kept of one step"
-    return dict(obs=((size, size, 3), '|u1'), act=((act_width,), '<f4'), rew=((), '<f4'), cont=((), '<f4'))
+    return dict(obs=((size, size, 3), '|u1'), act=((act_width,), '<f4'), rew=((), '<f4'), cont=((), '<f4'), done=((), '<f4'))
 
 def planned_bytes(
     tasks:int,      # K
@@ -156,10 +156,11 @@ def append(self:Replay,
     act:np.ndarray,   # (K, A) taken at them
     rew:np.ndarray,   # (K,) that followed
     cont:np.ndarray,  # (K,) 1 goes on, 0 terminated
+    done:np.ndarray|None=None, # (K,) 1 where the episode ended, or was cut, after this step; None = nowhere
 )->None:
     "Store one step of every task"
     if np.asarray(obs).dtype != np.uint8: raise ConfigError(f'frames must be uint8, not {np.asarray(obs).dtype}')
-    step = dict(obs=obs, act=act, rew=rew, cont=cont)
+    step = dict(obs=obs, act=act, rew=rew, cont=cont, done=np.zeros_like(cont) if done is None else done)
     step = {f: np.asarray(v, self.fields[f][1]) for f, v in step.items()}
     for f, v in step.items():
         want = (len(self.rings), *self.fields[f][0])
@@ -180,13 +181,19 @@ def windows(self:Replay,
     rng:np.random.Generator,  # whose draws decide
     B:int,                    # windows per task
     T:int,                    # steps per window
+    whole:bool=False,         # only windows within one episode
 )->np.ndarray:                # (K, B, T) rows in the rings
     "Draw windows of consecutive steps, evenly over all there are"
     low, stop = self.oldest(), self.total - T + 1
     for k in np.flatnonzero(stop <= low):
         raise ConfigError(f"replay of task '{self.folders[k]}' holds {max(0, stop[k] - low[k] + T - 1)} steps, a window needs T = {T}")
-    start = rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))
-    return (start[..., None] + np.arange(T)) % self.rows
+    draw = lambda: (rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))[..., None] + np.arange(T)) % self.rows
+    rows = draw()
+    for _ in range(20 if whole else 0):  # where episodes are shorter than a window, some windows stay as they are
+        bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
+        if not bad.any(): break
+        rows = np.where(bad[..., None], draw(), rows)
+    return rows
 
 # %% ../nbs/04_replay.ipynb #c040
 @patch
@@ -205,9 +212,10 @@ def sample_raw(self:Replay,
     rng:np.random.Generator,  # whose draws decide
     B:int,                    # windows per task
     T:int,                    # steps per window
+    whole:bool=False,         # only windows within one episode
 )->Batch:                     # (K, B, T, ...) with frames as uint8, channels last in memory
     "A batch of bytes, a quarter of the way to carry"
-    got = self._take(self.windows(rng, B, T))
+    got = self._take(self.windows(rng, B, T, whole))
     got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
     return Batch(**got)
 
@@ -217,11 +225,12 @@ def sample(self:Replay,
     B:int,                    # windows per task
     T:int,                    # steps per window
     device:str=None,          # where to; bytes travel and become floats there
+    whole:bool=False,         # only windows within one episode
 )->Batch:                     # (K, B, T, ...) with frames in [0, 1], channels last in memory
     "A batch for the world model"
-    raw = self.sample_raw(rng, B, T)
+    raw = self.sample_raw(rng, B, T, whole)
     if device: raw = raw.to(device)
-    return Batch(raw.obs.float().mul_(1/255), raw.act, raw.rew, raw.cont)
+    return Batch(raw.obs.float().mul_(1/255), raw.act, raw.rew, raw.cont, raw.done)
 
 # %% ../nbs/04_replay.ipynb #c047
 @patch

@@ -98,7 +98,7 @@ def play_round(self:Run,
 )->None:
     "One step in every environment, stored"
     s = self.pool.step(actions)
-    self.replay.append(s.obs, s.act, s.rew, s.cont)
+    self.replay.append(s.obs, s.act, s.rew, s.cont, s.done)
 
 @patch
 def fill(self:Run)->None:
@@ -123,7 +123,11 @@ def learn(self:Run,
     behaviour:bool,  # False during the warm-up
 )->None:
     "One update, its numbers added to those since the last line"
-    for name, v in self.learner.update(self.sample(), behaviour).items():
+    t, starts = self.config.train, None
+    if behaviour and t.starts:
+        rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
+        starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, whole=True)
+    for name, v in self.learner.update(self.sample(), behaviour, starts).items():
         self.sums[name] = self.sums.get(name, 0) + v
     self.since += 1
 
@@ -164,6 +168,8 @@ def warm(self:Run,
     journal:Journal,  # where lines go
 )->None:
     "World-model updates on random play"
+    if not self.learner.updates:
+        self.learner.world.pictures.fit(self.sample('pictures', seqs=16).obs)
     for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
         self.learn(behaviour=False)
         self.tick(journal, 'warm-up')

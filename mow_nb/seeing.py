@@ -53,7 +53,7 @@ def strips(
     dream = world.imagine(z[:, :, :context], batch.act[:, :, :context], replayed(batch.act[:, :, context:]), T - context, gen)
     both = torch.cat([z[:, :, :context], dream.z[:, :, :-1].to(z.dtype)], 2)
     rew_hat = torch.cat([torch.full_like(batch.rew[:, :, :context], torch.nan), dream.rew.to(batch.rew.dtype)], 2)
-    return Strips(batch.obs.float(), *(world.dec(x, e).float() for x in (z, both)), batch.act, batch.rew, rew_hat, context)
+    return Strips(batch.obs.float(), *(world.decode(x, e) for x in (z, both)), batch.act, batch.rew, rew_hat, context)
 
 # %% ../nbs/16b_seeing.ipynb #c015
 def drift(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 from .core import NonFiniteError, generator, patch
 from .records import Batch, State
+from .losses import harmonious_optimum
 from .world_model import contexts
 from .presets import Config, build
 
@@ -61,8 +62,10 @@ def fit_out(self:Learner)->None:
     "Optimisers for the present parameters, and compiled parts where asked for"
     t = self.config.train
     self.model_params = list(self.world.parameters())
+    scales = self.world.log_sigma
+    groups = [dict(params=[p for p in self.model_params if p is not scales]), dict(params=[scales], lr=t.sigma_lr)]
     self.agent_params = [p for p in self.agent.parameters() if p.requires_grad]
-    self.model_opt = torch.optim.Adam(self.model_params, lr=t.model_lr, fused=True)
+    self.model_opt = torch.optim.Adam(groups, lr=t.model_lr, fused=True)
     self.agent_opt = torch.optim.Adam(self.agent_params, lr=t.agent_lr, eps=1e-5, fused=True)
     if t.compile: self.compile_parts()
 
@@ -90,10 +93,12 @@ def learn_model(self:Learner,
 )->tuple[State, dict[str, Tensor]]: # what was observed; loss name -> (K,) means, on the device
     "One step of the world model"
     world, c = self.world.train(), self.config.train
-    tau, noise = world.dyn.anneal_at(self.updates / max(self.total, 1))
+    heat = world.dyn.anneal_at(self.updates / c.warmup if c.warmup else 1.)
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-        state = world.observe(batch, self.gen('observe'), tau, noise, self.gen('dropout'))
+        state = world.observe(batch, self.gen('observe'), *heat, self.gen('dropout'), c.pictures_rate)
         losses = world.losses(batch, state)
+    # the scales begin where they belong; from there they are learned
+    if not self.updates and world.cfg.harmonious: world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
     loss = world.objective(losses, state.gates)
     self.model_opt.zero_grad()
     loss.backward()
@@ -107,11 +112,16 @@ def learn_model(self:Learner,
 def learn_behaviour(self:Learner,
     batch:Batch,   # of all tasks
     state:State,   # what the world model made of it
+    starts:Batch|None=None, # (K, S, L, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]: # name -> (K,) means, on the device
     "One step of actor and critics, in dreams"
     world, agent, c = self.world.eval(), self.agent, self.config.train
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-        start = contexts(state.z, batch.act, c.dreams, c.context, self.gen('start'))
+        z, source = state.z, batch
+        if starts is not None:
+            source = starts
+            with torch.no_grad(): z = world.encode(starts.obs, world.task_vectors(), self.gen('see'))[1]
+        start = contexts(z, source.act, source.done, c.dreams, c.context, self.gen('start'))
         dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
         losses = agent.losses(dream, world.task_vectors().detach())
     # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
@@ -129,10 +139,11 @@ def learn_behaviour(self:Learner,
 def update(self:Learner,
     batch:Batch,          # of all tasks
     behaviour:bool=True,  # False during the warm-up
+    starts:Batch|None=None, # (K, S, L, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]:     # name -> (K,), on the device
     "One update"
     state, means = self.learn_model(batch)
-    if behaviour: means |= self.learn_behaviour(batch, state)
+    if behaviour: means |= self.learn_behaviour(batch, state, starts)
     self.updates += 1
     return means
 
@@ -203,6 +214,8 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
     names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
+    if len(self.world.dyn.chosen): names |= {'world.dyn.chosen'}
+    if len(self.world.pictures.mean): names |= {'world.pictures.mean', 'world.pictures.var'}
     moments = {f'opt.{n}.{k}' for n in names for k in ('exp_avg', 'exp_avg_sq')}
     return names | (moments & set(self.named_moments()))
 

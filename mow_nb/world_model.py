@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from .core import TwoHot, patch, sample_onehot
 from .records import Batch, Rollout, State
 from .blocks import ClusterBank
+from .pictures import Pictures
 from .vae import Decoder, Encoder, VAEConfig, straight_through, unimix_probs
 from .dynamics import Dynamics, DynamicsConfig
 from .heads import Heads
-from .losses import balance_loss, combine, cont_loss, dyn_loss, harmonious, rec_loss, rep_loss, rew_loss, task_loss
+from .losses import balance_loss, combine, cont_loss, dyn_loss, harmonious, rec_loss, rep_loss, rew_loss, task_loss, within_episodes
 
 # %% ../nbs/11_world_model.ipynb #c006
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class WorldModelConfig:
     balance_weight:float=0.1 # of the balance loss (paper)
     free_nats:float=1.0      # floor of both divergences (paper, as in STORM)
     harmonious:bool=True     # learn one scale per task (paper), or just add the losses up
+    pictures:str='plain'     # what the VAE sees: 'plain' (paper), 'standard' or 'log' (chapter 06b; ours)
+    rec_weight:float=1.0     # of the reconstruction loss (paper)
 
 # %% ../nbs/11_world_model.ipynb #c010
 class WorldModel(nn.Module):
@@ -51,7 +54,8 @@ class WorldModel(nn.Module):
         self.embed = nn.Parameter(torch.empty(tasks, W).normal_())
         self.enc = ClusterBank(lambda: Encoder(v.size, v.stem, W, self.d_z), labels)
         self.dec = ClusterBank(lambda: Decoder(v.size, v.stem, W, self.d_z), labels)
-        self.dyn = Dynamics(self.d_z, d_act, W, **asdict(cfg.dynamics))
+        self.pictures = Pictures(cfg.pictures, tasks, v.size)
+        self.dyn = Dynamics(self.d_z, d_act, W, tasks, **asdict(cfg.dynamics))
         self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, tasks if cfg.task_weight else 0)
         self.log_sigma = nn.Parameter(torch.zeros(tasks if cfg.harmonious else 0))
         self.twohot = TwoHot(cfg.bins)
@@ -69,8 +73,16 @@ def encode(self:WorldModel,
 )->tuple[Tensor, Tensor]: # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
     "What the pictures show"
     v = self.cfg.vae
-    post = unimix_probs(self.enc(obs, e), v.groups, v.unimix)
+    post = unimix_probs(self.enc(self.pictures(obs), e), v.groups, v.unimix)
     return post, straight_through(post, gen)
+
+@patch
+def decode(self:WorldModel,
+    z:Tensor, # (K, B, T, Z) latents
+    e:Tensor, # (K, W) task vectors
+)->Tensor: # (K, B, T, 3, H, W) pictures, about [0, 1]
+    "Pictures that latents stand for, as a person sees them"
+    return self.pictures.inverse(self.dec(z, e).float())
 
 # %% ../nbs/11_world_model.ipynb #c021
 @patch
@@ -89,32 +101,43 @@ def observe(self:WorldModel,
     gen:torch.Generator, # draws latents and router noise
     tau:float=1., # temperature of the router
     noise:float=0., # size of the router's Gumbel noise
+    hold:float=0., # 1 = every task keeps its experts
     drop:torch.Generator|None=None, # draws dropout; None = no dropout
+    rate:float=0., # share by which the statistics of pictures follow this batch
 )->State: # latents, memories and guesses
     "Read a window of the past"
     # observe
-    e = self.task_vectors()
-    post, z = self.encode(batch.obs, e, gen)
-    memory = self.dyn.memory(self.dyn.route(e, tau, noise, gen))
+    e, v = self.task_vectors(), self.cfg.vae
+    seen = self.pictures(batch.obs, rate)
+    post = unimix_probs(self.enc(seen, e), v.groups, v.unimix)
+    z = straight_through(post, gen)
+    memory = self.dyn.memory(self.dyn.route(e, tau, noise, hold, gen))
     h, gates = self.dyn(z, batch.act, e, memory, drop)
-    return State(post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
+    return State(seen=seen, post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
 
 # %% ../nbs/11_world_model.ipynb #c031
 def contexts(
     z:Tensor, # (K, B, T, Z) latents of a batch
     act:Tensor, # (K, B, T, A) its actions
+    done:Tensor, # (K, B, T) 1 where the next step belongs to another episode
     M:int, # windows per task
     L:int, # steps of a window, at most T
     gen:torch.Generator, # chooses the places
 )->tuple[Tensor, Tensor]: # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
-    "Where dreams start: windows of what was just encoded"
+    "Starts of dreams: different windows within one episode, repeated only where there are fewer than M"
     K, B, T = z.shape[:3]
-    b = torch.randint(B, (K, M, 1), generator=gen, device=z.device)
-    t = torch.randint(T - L + 1, (K, M, 1), generator=gen, device=z.device) + torch.arange(L, device=z.device)
+    seams = F.pad(done.cumsum(-1), (1, 0))
+    whole = (seams[:, :, L - 1:-1] - seams[:, :, :T - L + 1] == 0).flatten(1)
+    # a random order in which windows over a seam come last, and are used only if there is nothing else
+    order = (torch.rand(whole.shape, generator=gen, device=z.device) + whole).argsort(-1, descending=True)
+    good = whole.sum(-1, keepdim=True)
+    good = torch.where(good > 0, good, whole.shape[1])
+    place = order.gather(-1, torch.arange(M, device=z.device) % good)[..., None]
+    b, t = place // (T - L + 1), place % (T - L + 1) + torch.arange(L, device=z.device)
     k = torch.arange(K, device=z.device)[:, None, None]
     return z.detach()[k, b, t], act[k, b, t]
 
-# %% ../nbs/11_world_model.ipynb #c035
+# %% ../nbs/11_world_model.ipynb #c037
 @patch
 def sample_prior(self:WorldModel,
     h:Tensor, # (K, M, T, D) memory after (z[t], act[t])
@@ -124,7 +147,7 @@ def sample_prior(self:WorldModel,
     "Draw the next latent without a picture"
     return rearrange(sample_onehot(self.predict(h, e), gen), 'k m t g c -> k m t (g c)')
 
-# %% ../nbs/11_world_model.ipynb #c038
+# %% ../nbs/11_world_model.ipynb #c040
 @patch
 @torch.no_grad()
 def imagine(self:WorldModel,
@@ -149,7 +172,7 @@ def imagine(self:WorldModel,
     cont = self.heads.cont(h[:, :, 1:], e)[..., 0].float().sigmoid()
     return Rollout(z=z, h=h, act=act, rew=rew, cont=cont)
 
-# %% ../nbs/11_world_model.ipynb #c047
+# %% ../nbs/11_world_model.ipynb #c049
 @patch
 def losses(self:WorldModel,
     batch:Batch, # what happened
@@ -159,19 +182,19 @@ def losses(self:WorldModel,
     # loss
     e, h, heads = self.task_vectors(), state.h, self.heads
     out = dict(
-        rec=rec_loss(self.dec(state.z, e), batch.obs),
+        rec=rec_loss(self.dec(state.z, e), state.seen),
         rew=rew_loss(heads.rew(h, e), batch.rew, self.twohot),
         cont=cont_loss(heads.cont(h, e)[..., 0], batch.cont),
-        dyn=dyn_loss(state.post, state.prior),
-        rep=rep_loss(state.post, state.prior))
+        dyn=within_episodes(dyn_loss(state.post, state.prior), batch.done),
+        rep=within_episodes(rep_loss(state.post, state.prior), batch.done))
     return out if heads.task is None else out | dict(task=task_loss(heads.task(h)))
 
-# %% ../nbs/11_world_model.ipynb #c052
+# %% ../nbs/11_world_model.ipynb #c056
 @patch
 def weights(self:WorldModel)->dict[str, float]: # loss name to weight
     "Weight of every loss"
     c = self.cfg
-    w = dict(rec=1., rew=1., cont=1., dyn=c.dyn_weight, rep=c.rep_weight)
+    w = dict(rec=c.rec_weight, rew=1., cont=1., dyn=c.dyn_weight, rep=c.rep_weight)
     return w if self.heads.task is None else w | dict(task=c.task_weight)
 
 @patch
@@ -181,7 +204,7 @@ def task_losses(self:WorldModel,
     "One number per task"
     return combine(losses, self.weights(), dict(dyn=self.cfg.free_nats, rep=self.cfg.free_nats))
 
-# %% ../nbs/11_world_model.ipynb #c055
+# %% ../nbs/11_world_model.ipynb #c059
 @patch
 def objective(self:WorldModel,
     losses:dict[str, Tensor], # name to (K, B, T) unreduced loss
@@ -192,7 +215,7 @@ def objective(self:WorldModel,
     total = harmonious(L, self.log_sigma) if self.cfg.harmonious else L.sum()
     return total + self.cfg.balance_weight * balance_loss(gates, self.dyn.n)
 
-# %% ../nbs/11_world_model.ipynb #c066
+# %% ../nbs/11_world_model.ipynb #c070
 @patch
 def banks(self:WorldModel)->dict[str, ClusterBank]: # name to bank
     "The parts that exist once per cluster"
