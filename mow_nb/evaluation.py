@@ -14,7 +14,7 @@ from typing import Callable
 
 # %% ../nbs/17_evaluation.ipynb #c003
 import numpy as np
-from .core import generator, np_rng
+from .core import EnvError, generator, np_rng
 from .tasks import Task, human_score, random_score, d_max
 from .robots import CAMERA, PLACE, REWARD, STYLES, choose_gl
 from .pocket import optimal_return, random_return
@@ -41,12 +41,14 @@ def play(
     max_steps:int,     # after which an episode is cut
 )->dict[str, list[Played]]: # task name -> its first episodes
     "Let a policy play"
-    out, step = {t.name: [] for t in pool.tasks}, 0
+    out, step, broken = {t.name: [] for t in pool.tasks}, 0, {t.name: 0 for t in pool.tasks}
     while min(map(len, out.values())) < episodes:
         seen = len(pool.finished)
         pool.step(policy(pool.obs, step))
         for e in pool.finished[seen:]:
-            if not e.broken: out[e.task].append(Played(e.ret, e.length, False, e.success, e.success_end))
+            if not e.broken: out[e.task].append(Played(e.ret, e.length, False, e.success, e.success_end)); continue
+            broken[e.task] += 1
+            if broken[e.task] > 10 + 10 * episodes: raise EnvError(f"task '{e.task}': {broken[e.task]} episodes of its evaluation broke, {len(out[e.task])} came to an end")
         for k, t in enumerate(pool.tasks):
             if len(pool.acts[k]) >= max_steps:
                 out[t.name].append(Played(pool.ret[k], len(pool.acts[k]), True, *pool.success[k]))
