@@ -35,7 +35,7 @@ CHAPTERS = [
     ('13_agent',       'agent',       'core records blocks policy'),
     ('13b_acting',     'acting',      'core world_model agent'),
     ('14_presets',     'presets',     'core tasks robots vae dynamics world_model agent'),
-    ('14b_checkpoint', 'checkpoint',  'core'),
+    ('14b_checkpoint', 'checkpoint',  'core files'),
     ('15_trainer',     'trainer',     'core records world_model presets'),
     ('15b_grouping',   'grouping',    'core records clustering trainer'),
     ('15c_plain',      'plain',       'core records blocks losses agent presets'),

@@ -1,11 +1,11 @@
 """Nothing is lost, and nothing is trained on wrongly, without a word. Each test begins with the number of what was once seen to go wrong:
 'row 1.7' is the seventh of the faults that cost somebody work or spoilt a result in silence, 'group 2' are the tracebacks where one line belongs."""
-import os, signal, subprocess, sys
+import os, signal, subprocess, sys, time
 from pathlib import Path
 
-import gymnasium as gym, numpy as np, pytest
+import gymnasium as gym, numpy as np, pytest, torch
 import odd
-from mow_nb import tasks
+from mow_nb import checkpoint, tasks
 from mow_nb.core import ConfigError, EnvError
 from mow_nb.envs import Pool, make_env
 from mow_nb.evaluation import play
@@ -132,3 +132,35 @@ def test_group_2_actions_are_read():
     assert register('own', 'Pendulum-v1').d_cont == 1 and register('own', Apart(odd.Silent)).n_actions == 3
     for make in (odd.Silent(), odd.Own, lambda: None, None):
         with pytest.raises(ConfigError, match="task 'own'"): register('own', make)
+
+# ---- section 1: readers beside a trainer
+
+SAVER = '''
+import sys, torch
+from mow_nb.checkpoint import save
+torch.set_num_threads(1)
+for n in range(10**6):
+    save(sys.argv[1], 7 + n // 8 % 2, dict(w=torch.full((300_000,), float(n))), dict(n=n))
+    print(n, flush=True)
+'''
+
+def test_row_1_1_readers_never_rename(tmp_path):
+    "row 1.1: one process saves the same two steps again and again, another reads without pause: every read gives a whole checkpoint, and nothing is set aside"
+    child = subprocess.Popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        child.stdout.readline()
+        end, reads = time.time() + 3, 0
+        while time.time() < end:
+            found = checkpoint.load(tmp_path)
+            assert (found.tensors['w'] == found.extra['n']).all()
+            reads += 1
+    finally: child.kill(); child.communicate()
+    assert reads > 20 and not list(tmp_path.glob('damaged-*'))
+
+def test_row_1_1_only_the_owner_renames(tmp_path, capsys):
+    "row 1.1, the kind: a damaged checkpoint is left where it is by readers, and set aside by the trainer"
+    for step in (1, 2): checkpoint.save(tmp_path, step, dict(w=torch.ones(2)), {})
+    (tmp_path/'step-000000002'/'extra.json').write_text('oops')
+    assert checkpoint.load(tmp_path).step == 1 and (tmp_path/'step-000000002').exists()
+    assert checkpoint.load(tmp_path, mine=True).step == 1 and (tmp_path/'damaged-step-000000002').exists()
+    assert capsys.readouterr().err.count('\n') == 2
