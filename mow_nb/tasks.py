@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['JOYSTICK', 'MINIMAL', 'ATARI26', 'PROTOCOLS', 'LOOKS', 'POCKET8', 'STEER4', 'MT50', 'MT10', 'SUITES', 'Task',
            'AtariProtocol', 'acts_of', 'register', 'maker', 'tasks_of', 'd_max', 'action_width', 'action_masks',
-           'cont_masks', 'decode', 'random_actions', 'reference', 'random_score', 'human_score', 'published']
+           'cont_masks', 'decode', 'random_actions', 'reference', 'random_score', 'human_score', 'bounds', 'published']
 
 # %% ../nbs/02_tasks.ipynb #c002
 import json, re
@@ -238,6 +238,18 @@ def _score(kind, name):
     return table[name]
 
 # %% ../nbs/02_tasks.ipynb #c064
+_WORKED_OUT = dict(track=(15.859693877551, 38.963265306122445), reach=(2.4407641955224517, 40.),  # exact
+                   steer=(1.2010471540634768, 40.))  # 20,000 episodes of random play; the optimum is exact
+
+def bounds(
+    task:Task,  # any task
+)->tuple[float, float]|None: # return of random play and of the reference player; None if unknown
+    "Between which two players a task's score is read"
+    if task.suite == 'atari100k': return random_score(task.name), human_score(task.name)
+    if task.suite in ('pocket', 'steer'): return _WORKED_OUT[task.name.split('-')[0]]
+    return None
+
+# %% ../nbs/02_tasks.ipynb #c067
 def published(
     name:str='atari100k',  # 'atari100k' or 'metaworld'
 )->dict[str, dict]:        # method -> source, and 'mean_hns', 'median_hns' or 'scores' (game -> scores of the seeds), ...
