@@ -6,14 +6,15 @@
 __all__ = ['Env', 'AtariEnv', 'GymEnv', 'RemoteEnv']
 
 # %% ../nbs/02f_adapters.ipynb #c002
-import re
-from contextlib import contextmanager
+import re, sys, weakref
+from contextlib import contextmanager, suppress
 import cv2, gymnasium as gym, numpy as np
 from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
-from .core import ConfigError, EnvError
-from .tasks import AtariProtocol, Task, decode
-from .workers import Apart, NoPicture, NotANumber, Worker, WorkerError, ask
+from .core import ConfigError, EnvError, MowError
+from .tasks import AtariProtocol, Task, acts_of, decode
+from .asking import BadAnswer, NoPicture, NotANumber, ask
+from .workers import Apart, Worker, WorkerError
 
 # %% ../nbs/02f_adapters.ipynb #c005
 class Env:
@@ -99,20 +100,32 @@ def _own(action, space):
 
 # %% ../nbs/02f_adapters.ipynb #c031
 def _agree(task, space):
-    "Refuse an environment that acts otherwise than its task says"
-    n = int(space.n) if isinstance(space, gym.spaces.Discrete) else 0
-    d = int(np.prod(space.shape)) if isinstance(space, gym.spaces.Box) and space.is_bounded() else 0
-    if (n, d) != (task.n_actions, task.d_cont):
+    "The action space; an environment that acts otherwise than its task says is refused"
+    if space is None: space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_cont,))
+    if acts_of(space) != (task.n_actions, task.d_cont):
         raise ConfigError(f"task '{task.name}' has n_actions={task.n_actions}, d_cont={task.d_cont}, but its environment acts in {space}")
+    return space
 
 @contextmanager
 def _stop(task):
     "What no environment should do stops the run with one line"
     try: yield
-    except (NoPicture, NotANumber) as e: raise EnvError(f"task '{task.name}': {e}") from None
+    except MowError: raise
+    except (BadAnswer, NoPicture, NotANumber) as e: raise EnvError(f"task '{task.name}': {e}") from None
     except WorkerError as e: raise EnvError(str(e)) from None
+    except (Exception, SystemExit) as e:
+        words = ' '.join(str(e).split())
+        raise EnvError(f"task '{task.name}': its environment raised {type(e).__name__}" + (f': {words}' if words else '')) from e
 
 # %% ../nbs/02f_adapters.ipynb #c032
+_MET = weakref.WeakValueDictionary()  # address -> environment, of those that were given to somebody
+
+def _new(task, env):
+    "Refuse an environment that somebody else already steps"
+    base = getattr(env, 'unwrapped', env)
+    if _MET.get(id(base)) is base: raise ConfigError(f"task '{task.name}': its environment is one that is already in use; the function must make a new one each time")
+    with suppress(TypeError): _MET[id(base)] = base  # a few classes cannot be pointed at weakly
+
 class GymEnv(Env):
     "A gymnasium environment behind our face"
     def __init__(self,
@@ -121,20 +134,21 @@ class GymEnv(Env):
         size:int=64,   # pixels of a side
     ):
         super().__init__(task, size)
-        self.env = env
-        _agree(task, env.action_space)
+        self.env, self.space = env, _agree(task, getattr(env, 'action_space', None))
+        _new(task, env)
 
     def _reset(self, seed):
         with _stop(self.task): return _told(ask(self.env, 'reset', seed), self.size)
 
     def _send(self, action):
-        with _stop(self.task): self.out = ask(self.env, 'step', _own(action, self.env.action_space))
+        with _stop(self.task): self.out = ask(self.env, 'step', _own(action, self.space))
     def _recv(self): return _told(self.out, self.size)
     def close(self)->None:
-        "Close the environment behind"
-        self.env.close()
+        "Close the environment behind; that it cannot be closed is said, and harms nobody else"
+        try: getattr(self.env, 'close', lambda: None)()
+        except (Exception, SystemExit) as e: print(f"task '{self.task.name}': closing its environment failed ({type(e).__name__}: {e})", file=sys.stderr)
 
-# %% ../nbs/02f_adapters.ipynb #c035
+# %% ../nbs/02f_adapters.ipynb #c037
 class RemoteEnv(Env):
     "A gymnasium environment in a supervised process of its own"
     def __init__(self,
@@ -148,10 +162,10 @@ class RemoteEnv(Env):
 
     def _reset(self, seed):
         with _stop(self.task): first = self.worker.reset(seed)
-        _agree(self.task, self.worker.space)
+        self.space = _agree(self.task, self.worker.space)
         return _told(first, self.size)
 
-    def _send(self, action): self.worker.send(_own(action, self.worker.space))
+    def _send(self, action): self.worker.send(_own(action, self.space))
     def _recv(self):
         with _stop(self.task): return _told(self.worker.recv(), self.size)
     def close(self)->None:

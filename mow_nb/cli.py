@@ -12,18 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% ../nbs/19_cli.ipynb #c003
-import tyro
 from . import __version__
 from .core import ConfigError, MowError, suggest
-from .tasks import SUITES, tasks_of
+from .tasks import SUITES, bounds, tasks_of
 from .presets import Config, PRESETS, changed, check, flat, preset
-from .evaluation import bounds, score_rows, score_text
-from .journal import read_config, run_path
-from .run import train
-from .sharing import evaluate
-from .report import write_report
-from .bench import bench
-from .doctor import examine
 
 # %% ../nbs/19_cli.ipynb #c006
 def _value(name, old, text):
@@ -55,7 +47,8 @@ def parse_config(
 )->Config:            # checked
     "A config from a preset and options"
     config = preset(names)
-    changed(config, judge_options(args, config))  # a part that refuses is named in full here, by tyro it would not be
+    check(changed(config, judge_options(args, config)))  # a part that refuses is named in full here, by tyro it would not be
+    import tyro
     config = tyro.cli(Config, default=config, args=args, prog=prog, description='Options and their present values. A preset sets them, an option overrides it.')
     check(config)
     return config
@@ -79,6 +72,7 @@ def train_command(
     if own.preset is None: p.print_help(); return
     if '--help' in rest or '-h' in rest: p.print_help()
     config = parse_config(own.preset, rest, f'mow train {own.preset}')
+    from mow_nb.run import train
     path = train(config, own.name or own.preset.replace('+', '-'), own.root, own.resume, own.quiet)
     print(f'trained: {path}   (next: mow report {path.name})')
 
@@ -90,6 +84,9 @@ def evaluate_command(
     p = _names(argparse.ArgumentParser('mow evaluate'))
     p.add_argument('run'); p.add_argument('--episodes', type=int); p.add_argument('--max-steps', type=int)
     own = p.parse_args(args)
+    from mow_nb.journal import read_config, run_path
+    from mow_nb.evaluation import score_rows, score_text
+    from mow_nb.sharing import evaluate
     path = run_path(own.run, own.root)
     record = evaluate(path, **{k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None})
     print(score_text(score_rows(check(read_config(path)), record)))
@@ -102,6 +99,8 @@ def report_command(
     p = _names(argparse.ArgumentParser('mow report'))
     p.add_argument('run')
     own = p.parse_args(args)
+    from mow_nb.journal import read_config, run_path
+    from mow_nb.report import write_report
     path = run_path(own.run, own.root)
     read_config(path)
     print(f'report: {write_report(path).absolute()}')
@@ -112,6 +111,7 @@ def explore_command(
 )->None:
     "explore [RUN] [--no-browser] [--port N]           walk around in a run with JupyterLab; without RUN, in the example"
     from mow_nb.explorer import EXAMPLE, open_lab, ready_notebook, run_at
+    from mow_nb.journal import run_path
     p = _names(argparse.ArgumentParser('mow explore', epilog='Other options go to JupyterLab.'))
     p.add_argument('run', nargs='?', default=EXAMPLE); p.add_argument('--port', type=int); p.add_argument('--no-browser', action='store_true')
     own, rest = p.parse_known_args(args)
@@ -137,13 +137,16 @@ def bench_command(
 )->None:
     "bench [PRESET] [options]                          seconds per update and where they go"
     names = args[0] if args and not args[0].startswith('-') else 'storm'
-    print(bench(parse_config(names, args[1:] if args[:1] == [names] else args, f'mow bench {names}')))
+    config = parse_config(names, args[1:] if args[:1] == [names] else args, f'mow bench {names}')
+    from mow_nb.bench import bench
+    print(bench(config))
 
 def doctor_command(
     args:list[str],  # words after 'doctor': none
 )->None:
     "doctor                                            what this machine has, how fast it is, and what to install"
     argparse.ArgumentParser('mow doctor').parse_args(args)
+    from mow_nb.doctor import examine
     for finding in examine(): print(finding, flush=True)
 
 COMMANDS = {f.__name__.removesuffix('_command'): f for f in (train_command, evaluate_command, report_command, explore_command, tasks_command, bench_command, doctor_command)}

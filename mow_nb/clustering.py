@@ -14,10 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from sklearn.cluster import AgglomerativeClustering, SpectralClustering
-from sklearn.metrics import adjusted_rand_score, silhouette_score
-from scipy.cluster.hierarchy import leaves_list, linkage as tree
-from scipy.spatial.distance import squareform
 from .core import ConfigError, NonFiniteError, counter_seed, suggest
 
 # %% ../nbs/12_clustering.ipynb #c007
@@ -128,6 +124,7 @@ def cluster(
     if not 1 <= n <= K: raise ConfigError(f'n = {n} clusters: {K} tasks allow 1 to {K}')
     if method not in METHODS: raise ConfigError(suggest(method, METHODS, 'clustering method'))
     if n in (1, K): return np.arange(K) * (n == K)
+    from sklearn.cluster import AgglomerativeClustering, SpectralClustering
     if method == 'spectral': model, data = SpectralClustering(n, affinity='precomputed', assign_labels='cluster_qr', random_state=0), 1 - d / 2
     else: model, data = AgglomerativeClustering(n, metric='precomputed', linkage=method), d
     return _renumber(model.fit_predict(data))
@@ -138,6 +135,7 @@ def silhouette_curve(
     method:str='spectral',   # as in `cluster`
 )->dict:                     # N -> score in [-1, 1], for N = 2 .. K-1
     "How well separated the groups are, for every N that can be judged"
+    from sklearn.metrics import silhouette_score
     d = distances(similarity)
     return {n: float(silhouette_score(d, cluster(1 - d, n, method), metric='precomputed')) for n in range(2, len(d))}
 
@@ -154,6 +152,7 @@ def adjusted_rand(
     b:np.ndarray,  # (K,) other labels
 )->float:          # 1 for the same groups, about 0 for chance
     "How well two groupings agree"
+    from sklearn.metrics import adjusted_rand_score
     return float(adjusted_rand_score(np.asarray(a), np.asarray(b)))
 
 def random_groups(
@@ -219,6 +218,8 @@ def load_analysis(
 
 # %% ../nbs/12_clustering.ipynb #c051
 def _tree_order(sim, labels)->np.ndarray: # (K,) tasks: groups together, neighbours in the tree side by side
+    from scipy.cluster.hierarchy import leaves_list, linkage as tree
+    from scipy.spatial.distance import squareform
     d, labels = distances(sim), np.asarray(labels)
     leaves = leaves_list(tree(squareform(d, checks=False), 'average')) if len(d) > 1 else np.array([0])
     place = np.argsort(leaves)

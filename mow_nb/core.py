@@ -10,8 +10,11 @@ __all__ = ['ALPHABET', 'N_DISCRETE', 'test_shape', 'test_same', 'devices', 'MowE
 # %% ../nbs/00_core.ipynb #c002
 import difflib, hashlib
 from contextlib import contextmanager
-import numpy as np, torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+import numpy as np
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # %% ../nbs/00_core.ipynb #c005
 ALPHABET = dict(
@@ -36,7 +39,7 @@ N_DISCRETE = 18  # width of the one-hot half of every action vector
 
 # %% ../nbs/00_core.ipynb #c012
 def test_shape(
-    t:Tensor, # (...) anything with a `shape`
+    t:'Tensor', # (...) anything with a `shape`
     *shape:int, # the sizes it must have, in order
 )->None:
     "Fail unless `t` has exactly this shape"
@@ -44,11 +47,12 @@ def test_shape(
 
 # %% ../nbs/00_core.ipynb #c015
 def test_same(
-    a:Tensor, # (...) values, or anything `torch.as_tensor` takes
-    b:Tensor, # (...) values of the same shape
+    a:'Tensor', # (...) values, or anything `torch.as_tensor` takes
+    b:'Tensor', # (...) values of the same shape
     tol:float=1e-6, # largest difference allowed
 )->None:
     "Fail unless `a` and `b` have one shape and nearly the same values"
+    import torch
     a, b = torch.as_tensor(a), torch.as_tensor(b)
     assert a.shape == b.shape, f'shapes differ: {tuple(a.shape)} and {tuple(b.shape)}'
     if a.numel():
@@ -58,6 +62,7 @@ def test_same(
 # %% ../nbs/00_core.ipynb #c019
 def devices()->list[str]: # 'cpu', then 'cuda' if this machine has one
     "Devices that a test should visit"
+    import torch
     return ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
 
 # %% ../nbs/00_core.ipynb #c022
@@ -110,8 +115,9 @@ def generator(
     task:int|str=0, # which task
     step:int=0, # which step
     device:str='cpu', # where the numbers are drawn
-)->torch.Generator: # to be used at once and thrown away
+)->'torch.Generator': # to be used at once and thrown away
     "A torch generator for one address"
+    import torch
     return torch.Generator(device).manual_seed(counter_seed(seed, purpose, task, step))
 
 def np_rng(
@@ -130,6 +136,7 @@ def seeded(
     purpose:str, # what is being made, such as 'actor'
 ):
     "Seed the global generator inside a `with`, and restore it after"
+    import torch
     # asking for CUDA states would start CUDA: leave it alone unless it already runs
     cuda = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=cuda):
@@ -138,10 +145,11 @@ def seeded(
 
 # %% ../nbs/00_core.ipynb #c045
 def sample_onehot(
-    probs:Tensor, # (..., C) probabilities along the last axis
-    gen:torch.Generator, # on the device of `probs`
-)->Tensor: # (..., C) one-hot, dtype of `probs`
+    probs:'Tensor', # (..., C) probabilities along the last axis
+    gen:'torch.Generator', # on the device of `probs`
+)->'Tensor': # (..., C) one-hot, dtype of `probs`
     "Draw one class for every leading position"
+    import torch
     cdf = probs.float().cumsum(-1)
     u = torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device)
     # the factor keeps u strictly under the top, whatever the sum was rounded to
@@ -161,14 +169,14 @@ def patch(
 
 # %% ../nbs/00_core.ipynb #c056
 def symlog(
-    x:Tensor, # (...) any numbers
-)->Tensor: # (...) squeezed; near zero almost unchanged
+    x:'Tensor', # (...) any numbers
+)->'Tensor': # (...) squeezed; near zero almost unchanged
     "Logarithm of the size, sign kept"
     return x.sign() * x.abs().log1p()
 
 def symexp(
-    x:Tensor, # (...) squeezed numbers
-)->Tensor: # (...) numbers of the original size
+    x:'Tensor', # (...) squeezed numbers
+)->'Tensor': # (...) numbers of the original size
     "Undo `symlog`"
     return x.sign() * x.abs().expm1()
 
@@ -185,16 +193,18 @@ class TwoHot:
 
     def centres(self,
         device:str|None=None, # where to put them
-    )->Tensor: # (bins,) in symlog units
+    )->'Tensor': # (bins,) in symlog units
         "Centre of every bin"
+        import torch
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
 # %% ../nbs/00_core.ipynb #c063
 @patch
 def encode(self:TwoHot,
-    x:Tensor, # (...) plain numbers
-)->Tensor: # (..., bins) two neighbouring weights that sum to 1
+    x:'Tensor', # (...) plain numbers
+)->'Tensor': # (..., bins) two neighbouring weights that sum to 1
     "Spread each number over its two nearest bins"
+    import torch
     # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
     pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
     left = pos.floor().clamp(max=self.bins - 2)
@@ -205,8 +215,8 @@ def encode(self:TwoHot,
 # %% ../nbs/00_core.ipynb #c066
 @patch
 def decode(self:TwoHot,
-    logits:Tensor, # (..., bins) unnormalised
-)->Tensor: # (...) plain numbers, float32
+    logits:'Tensor', # (..., bins) unnormalised
+)->'Tensor': # (...) plain numbers, float32
     "Expected number under the bins' probabilities"
     # a product and a sum, as autocast would turn a matrix product into bfloat16
     return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
@@ -214,9 +224,9 @@ def decode(self:TwoHot,
 # %% ../nbs/00_core.ipynb #c069
 @patch
 def loss(self:TwoHot,
-    logits:Tensor, # (..., bins) predicted
-    x:Tensor, # (...) the true numbers
-)->Tensor: # (...) cross entropy, float32
+    logits:'Tensor', # (..., bins) predicted
+    x:'Tensor', # (...) the true numbers
+)->'Tensor': # (...) cross entropy, float32
     "Cross entropy to the two-hot target"
     return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 

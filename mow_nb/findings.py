@@ -15,10 +15,10 @@ from pathlib import Path
 # %% ../nbs/17e_findings.ipynb #c003
 import numpy as np
 from .core import ConfigError, np_rng, task_colors
-from .tasks import Task, tasks_of
+from .tasks import Task, bounds, tasks_of
 from .presets import Config, PRESETS, flat, preset
 from .clustering import Analysis, load_analysis
-from .evaluation import bounds, load_records, normalised
+from .evaluation import load_records, normalised
 from .journal import read_config, read_metrics
 from .seeing import load_strips
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 # %% ../nbs/17b_journal.ipynb #c003
 import numpy as np, tomli_w, torch
-from torch.utils.tensorboard import SummaryWriter
 from .core import ConfigError
 from .tasks import action_width
 from .replay import planned_bytes
@@ -101,6 +100,7 @@ class Journal:
         path:Path,        # the run's directory
         updates:int=0,    # updates that the lines to be kept speak of; later lines are dropped
     ):
+        from torch.utils.tensorboard import SummaryWriter  # late: whoever only reads a journal does not wait for it
         self.file = Path(path)/'metrics.jsonl'
         kept = [r for r in read_metrics(path) if r['updates'] <= updates] if updates else []
         tmp = self.file.with_name('.metrics')

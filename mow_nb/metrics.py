@@ -12,7 +12,6 @@ from statistics import NormalDist
 from typing import Callable
 
 # %% ../nbs/16_metrics.ipynb #c003
-import matplotlib.pyplot as plt
 import numpy as np
 from einops import rearrange
 
@@ -154,9 +153,10 @@ def success_rate(
 def plot_intervals(
     summaries:dict[str, dict[str, Estimate]], # method to its summary
     metric:str='iqm', # which figure
-    ax:plt.Axes|None=None, # where to draw; None makes a new one
-)->plt.Axes: # with one bar per method
+    ax=None, # axes to draw on; None makes new ones
+): # the axes, with one bar per method
     "A figure and its interval for every method"
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(5, 0.3 * len(summaries) + 0.8), layout='constrained')[1]
     for y, (method, row) in enumerate(summaries.items()):
         e = row[metric]

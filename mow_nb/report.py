@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from .core import MowError
+from .tasks import bounds
 from .presets import count
 from .metrics import summary
-from .evaluation import bounds, normalised, protocol_of, successes
+from .evaluation import normalised, protocol_of, successes
 from .findings import Findings, command, gather, sentence, spread
 from .figures import curve, effective, phase_times, plot_groups, plot_lines, plot_load, plot_number, plot_routing, plot_seen
 

@@ -20,10 +20,11 @@ from time import perf_counter, process_time
 # %% ../nbs/02c_robots.ipynb #c003
 import gymnasium as gym
 import numpy as np
+from .config import RobotConfig
 
 # %% ../nbs/02c_robots.ipynb #c006
-REPEAT = 2    # simulator steps per agent step (ours)
-LENGTH = 500  # simulator steps of an episode, as in Meta-World
+REPEAT = RobotConfig.repeat  # simulator steps per agent step (ours)
+LENGTH = RobotConfig.length  # simulator steps of an episode, as in Meta-World
 
 # %% ../nbs/02c_robots.ipynb #c008
 NO_PICTURE = "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6), and MUJOCO_GL=osmesa chooses it"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../nbs/16b_seeing.ipynb #c003
-import matplotlib.pyplot as plt, numpy as np, torch
+import numpy as np, torch
 from einops import rearrange
 from torch import Tensor
 from .core import task_colors
@@ -109,6 +109,7 @@ def plot_strips(
     start:int=0,     # which window, 0..B-1
 ):                   # the axes
     "Real, reconstructed and dreamt pictures under each other"
+    import matplotlib.pyplot as plt
     shown = range(0, arrays['real'].shape[2], every)
     image = film(arrays, task, start, every)
     height, width = image.shape[0] // 3, image.shape[1] // len(shown)
@@ -128,6 +129,7 @@ def plot_drift(
     ax=None,      # axes to draw on
 ):                # the axes
     "Error of dreams (full lines) and of reconstructions (dotted) over time, means over windows"
+    import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2.4))[1]
     colors = task_colors(names)  # sorted by name, unlike the tasks
     for k, name in enumerate(names):

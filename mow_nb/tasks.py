@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['JOYSTICK', 'MINIMAL', 'ATARI26', 'PROTOCOLS', 'LOOKS', 'POCKET8', 'STEER4', 'MT50', 'MT10', 'SUITES', 'Task',
-           'AtariProtocol', 'register', 'maker', 'tasks_of', 'd_max', 'action_width', 'action_masks', 'cont_masks',
-           'decode', 'random_actions', 'reference', 'random_score', 'human_score', 'published']
+           'AtariProtocol', 'acts_of', 'register', 'maker', 'tasks_of', 'd_max', 'action_width', 'action_masks',
+           'cont_masks', 'decode', 'random_actions', 'reference', 'random_score', 'human_score', 'bounds', 'published']
 
 # %% ../nbs/02_tasks.ipynb #c002
-import json
+import json, re
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.resources import files
 from typing import Callable
 import numpy as np
@@ -82,25 +83,53 @@ MT10 = tuple(f'{name}-v3' for name in ('reach push pick-place door-open drawer-o
 
 # %% ../nbs/02_tasks.ipynb #c030
 _USER: dict[str, tuple[Task, object]] = {}
+SUITES = dict(atari100k=ATARI26, pocket=POCKET8, steer=STEER4, mt10=MT10, mt50=MT50)
 _BUILT_IN = (*ATARI26, *POCKET8, *STEER4, *MT50)
 
+def acts_of(
+    space,             # a gymnasium space of actions
+)->tuple[int, int]:    # n_actions, d_cont; both 0 if it is neither Discrete nor a bounded Box
+    "How many buttons and motors an action space has"
+    from gymnasium import spaces
+    if isinstance(space, spaces.Discrete): return int(space.n), 0
+    return 0, int(np.prod(space.shape)) if isinstance(space, spaces.Box) and space.is_bounded() else 0
+
+def _asked(name, make):
+    "The same of an environment that is about to be registered"
+    make, where = getattr(make, 'make', make), f"task '{name}': n_actions and d_cont were not given, and "  # an `Apart` holds its recipe
+    space = getattr(make, 'action_space', None)
+    try:
+        if not hasattr(space, 'sample'):    # nothing, or a property
+            env = import_module('gymnasium').make(make) if isinstance(make, str) else make()
+            space = env.action_space
+            if hasattr(env, 'close'): env.close()
+    except Exception as e: raise ConfigError(f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})") from None
+    if not sum(found := acts_of(space)): raise ConfigError(f'{where}its environment acts in {space}, which is neither Discrete nor a bounded Box')
+    return found
+
+# %% ../nbs/02_tasks.ipynb #c032
 def register(
     name:str,              # the new task's name
     make:str|Callable,     # a gymnasium id, a function that returns a gymnasium env, or a `workers.Apart` around one that shall live in a process of its own
-    n_actions:int=0,       # number of discrete actions
+    n_actions:int=0,       # number of discrete actions; if neither this nor `d_cont` is given, the environment is asked
     d_cont:int=0,          # number of continuous action values
     action_names:tuple=(), # names of the discrete actions, for people
 )->Task:                   # the task, also found by `tasks_of` from now on
     "Add a task of your own"
-    if name in _BUILT_IN: raise ConfigError(f"task '{name}' is built in: choose another name")
-    if ',' in name or not name.strip(): raise ConfigError(f'task name {name!r} must not be empty or hold a comma')
+    if not isinstance(name, str) or not re.fullmatch(r'[^\W_][^,\0-\x1f\x7f]{0,63}', name) or name != name.strip():
+        raise ConfigError(f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit and not end with a blank')
+    if name in _BUILT_IN or name in SUITES or name.startswith('mt1:'):
+        raise ConfigError(f"task '{name}' is built in: choose another name")
+    if not isinstance(make, str) and not callable(make) and not hasattr(make, 'make'):
+        raise ConfigError(f"task '{name}': give a class, a function that makes an environment, or a gymnasium id, not a {type(make).__name__}")
+    if not n_actions and not d_cont: n_actions, d_cont = _asked(name, make)
     if not 0 <= n_actions <= N_DISCRETE: raise ConfigError(f"n_actions={n_actions} of task '{name}' must lie in 0..{N_DISCRETE}")
-    if n_actions + d_cont < 1: raise ConfigError(f"task '{name}' needs n_actions or d_cont of at least 1")
+    if d_cont < 0: raise ConfigError(f"d_cont={d_cont} of task '{name}' must be at least 0")
     task = Task(name, 'user', n_actions, d_cont, tuple(action_names))
     _USER[name] = (task, make)
     return task
 
-# %% ../nbs/02_tasks.ipynb #c031
+# %% ../nbs/02_tasks.ipynb #c033
 def maker(
     task:Task,  # a task made by `register`
 )->object:      # its gymnasium id, function or `workers.Apart`
@@ -108,9 +137,7 @@ def maker(
     if task.name not in _USER: raise ConfigError(suggest(task.name, _USER, 'user task') if _USER else f"task '{task.name}' was never registered")
     return _USER[task.name][1]
 
-# %% ../nbs/02_tasks.ipynb #c035
-SUITES = dict(atari100k=ATARI26, pocket=POCKET8, steer=STEER4, mt10=MT10, mt50=MT50)
-
+# %% ../nbs/02_tasks.ipynb #c039
 def _task(name, full_actions):
     "The task of that name"
     if name in _USER: return _USER[name][0]
@@ -120,7 +147,7 @@ def _task(name, full_actions):
     if name in ATARI26: moves = tuple(JOYSTICK) if full_actions else _MOVES[name]; return Task(name, 'atari100k', len(moves), 0, moves)
     raise ConfigError(suggest(name, (*_BUILT_IN, *SUITES, *_USER), 'game' if name[:1].isupper() else 'task'))
 
-# %% ../nbs/02_tasks.ipynb #c037
+# %% ../nbs/02_tasks.ipynb #c041
 def tasks_of(
     spec:str,                 # names of tasks or suites, joined by commas
     full_actions:bool=False,  # all 18 joystick positions for Atari
@@ -135,7 +162,7 @@ def tasks_of(
     if twice: raise ConfigError(f"task '{twice[0]}' is named twice")
     return tuple(_task(n, full_actions) for n in names)
 
-# %% ../nbs/02_tasks.ipynb #c042
+# %% ../nbs/02_tasks.ipynb #c046
 def d_max(
     tasks:tuple[Task, ...],  # K tasks
 )->int:                      # width of the continuous part
@@ -148,7 +175,7 @@ def action_width(
     "Width of the action vector that serves them all"
     return N_DISCRETE + d_max(tasks)
 
-# %% ../nbs/02_tasks.ipynb #c045
+# %% ../nbs/02_tasks.ipynb #c049
 def action_masks(
     tasks:tuple[Task, ...],  # K tasks
 )->np.ndarray:               # (K, 18) bool, the discrete actions each task knows
@@ -162,7 +189,7 @@ def cont_masks(
     "Which of the continuous entries a task uses"
     return np.arange(d_max) < np.array([t.d_cont for t in tasks])[:, None]
 
-# %% ../nbs/02_tasks.ipynb #c050
+# %% ../nbs/02_tasks.ipynb #c054
 def decode(
     task:Task,          # whose action it is
     action:np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
@@ -171,7 +198,7 @@ def decode(
     if task.n_actions: return int(action[:task.n_actions].argmax())
     return np.clip(action[N_DISCRETE:N_DISCRETE + task.d_cont], -1, 1)
 
-# %% ../nbs/02_tasks.ipynb #c053
+# %% ../nbs/02_tasks.ipynb #c057
 def random_actions(
     tasks:tuple[Task, ...],    # K tasks
     d_max:int,                 # width of the continuous part
@@ -184,7 +211,7 @@ def random_actions(
         row[N_DISCRETE:N_DISCRETE + task.d_cont] = rng.uniform(-1, 1, task.d_cont)
     return out
 
-# %% ../nbs/02_tasks.ipynb #c056
+# %% ../nbs/02_tasks.ipynb #c060
 @cache
 def reference(
     name:str='atari100k',  # 'atari100k' or 'metaworld'
@@ -210,7 +237,19 @@ def _score(kind, name):
     if name not in table: raise ConfigError(suggest(name, table, 'game'))
     return table[name]
 
-# %% ../nbs/02_tasks.ipynb #c060
+# %% ../nbs/02_tasks.ipynb #c064
+_WORKED_OUT = dict(track=(15.859693877551, 38.963265306122445), reach=(2.4407641955224517, 40.),  # exact
+                   steer=(1.2010471540634768, 40.))  # 20,000 episodes of random play; the optimum is exact
+
+def bounds(
+    task:Task,  # any task
+)->tuple[float, float]|None: # return of random play and of the reference player; None if unknown
+    "Between which two players a task's score is read"
+    if task.suite == 'atari100k': return random_score(task.name), human_score(task.name)
+    if task.suite in ('pocket', 'steer'): return _WORKED_OUT[task.name.split('-')[0]]
+    return None
+
+# %% ../nbs/02_tasks.ipynb #c067
 def published(
     name:str='atari100k',  # 'atari100k' or 'metaworld'
 )->dict[str, dict]:        # method -> source, and 'mean_hns', 'median_hns' or 'scores' (game -> scores of the seeds), ...

@@ -178,7 +178,7 @@ class TransformerBank(Bank):
         super().__init__()
         if width % heads: raise ConfigError(f'width={width} must be a multiple of heads={heads}')
         self.width, self.layers, self.heads, self.positions = width, layers, heads, positions
-        self.pos = nn.Parameter(nn.init.normal_(torch.empty(experts, positions, width)))
+        self.pos = nn.Parameter(torch.randn(experts, positions, width))
         self.norm = norm_init(experts, width)
         self.blocks = nn.ModuleList(BlockBank(experts, width, heads, ff, dropout) for _ in range(layers))
 

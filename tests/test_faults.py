@@ -1,0 +1,166 @@
+"""Nothing is lost, and nothing is trained on wrongly, without a word. Each test begins with the number of what was once seen to go wrong:
+'row 1.7' is the seventh of the faults that cost somebody work or spoilt a result in silence, 'group 2' are the tracebacks where one line belongs."""
+import os, signal, subprocess, sys, time
+from pathlib import Path
+
+import gymnasium as gym, numpy as np, pytest, torch
+import odd
+from mow_nb import checkpoint, tasks
+from mow_nb.core import ConfigError, EnvError
+from mow_nb.envs import Pool, make_env
+from mow_nb.evaluation import play
+from mow_nb.tasks import register, tasks_of
+from mow_nb.workers import Apart
+
+HERE = Path(__file__).resolve().parent
+IDLE = np.eye(18, dtype=np.float32)[:1]
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    "Tasks that a test registers are gone after it"
+    monkeypatch.setattr(tasks, '_USER', dict(tasks._USER))
+
+def pool_of(make, n=3, name='own', **kw):
+    register(name, make, n_actions=n)
+    return Pool(tasks_of(name), size=32, **kw)
+
+# ---- section 1: environments
+
+@pytest.mark.parametrize('apart', [False, True])
+def test_row_1_7_only_the_worker_says_fault(apart):
+    "row 1.7: a key `fault` in an environment's own info means nothing, so its episodes count and an evaluation ends"
+    pool = pool_of(Apart(odd.FaultInInfo) if apart else odd.FaultInInfo)
+    played = play(lambda obs, step: IDLE, pool, 2, 100)
+    assert [(p.ret, p.length, p.cut) for p in played['own']] == [(9., 9, False)] * 2
+    pool.close()
+
+def test_row_1_7_an_evaluation_ends(monkeypatch):
+    "row 1.7, the kind: where every episode breaks, an evaluation stops with one line"
+    pool = pool_of(odd.Own)
+    real = pool.envs[0].recv
+    monkeypatch.setattr(pool.envs[0], 'recv', lambda: (*real()[:3], True, dict(life_lost=False, fault='crash')))
+    with pytest.raises(EnvError, match=r"^task 'own': 21 episodes of its evaluation broke, 0 came to an end$"): play(lambda obs, step: IDLE, pool, 1, 100)
+
+def test_row_1_9_the_same_object_twice():
+    "row 1.9: a function that gives the same environment twice is found out before the second user takes a step"
+    same = odd.Own()
+    pool = pool_of(lambda: same)
+    with pytest.raises(ConfigError, match="^task 'own': its environment is one that is already in use"): Pool(pool.tasks, purpose='evaluation')
+    wrapped = odd.Silent()
+    pool_of(lambda: gym.wrappers.TimeLimit(wrapped, 5), name='wrapped')
+    with pytest.raises(ConfigError, match='already in use'): Pool(tasks_of('wrapped'))
+
+def test_row_1_12_a_deaf_environment(capsys):
+    "row 1.12: an environment that ignores its seed loses the open episode, in one line, and the run goes on"
+    pool = pool_of(odd.Deaf)
+    for _ in range(12): pool.step(IDLE)
+    state, again = pool.state_dict(), Pool(pool.tasks, size=32)
+    again.load_state_dict(state)
+    said = capsys.readouterr().err
+    assert said.count('\n') == 1 and said.startswith("task 'own': replaying its open episode gave a return of") and 'given up' in said
+    assert (again.episode, again.acts, again.lost) == ([2], [[]], [1]) and again.finished[-1].broken
+    again.step(IDLE)
+
+def test_row_1_12_another_picture(capsys, monkeypatch):
+    "row 1.12, the kind: the rewards agree and the picture does not"
+    pool = pool_of(odd.Own)
+    for _ in range(3): pool.step(IDLE)
+    state = pool.state_dict()
+    monkeypatch.setattr(odd.Own, 'look', lambda self: odd.COLOUR + self.t + 1)
+    Pool(pool.tasks, size=32).load_state_dict(state)
+    assert 'led to another picture' in capsys.readouterr().err
+
+def test_row_1_15_close_raises(capsys):
+    "row 1.15: what cannot be closed is said on stderr, and all others are closed"
+    closed = []
+    register('stuck', odd.StuckDoor, n_actions=3)
+    register('last', odd.variant('Last', close=lambda self: closed.append(1)), n_actions=3)
+    Pool(tasks_of('stuck,last'), size=32).close()
+    assert capsys.readouterr().err == "task 'stuck': closing its environment failed (OSError: stuck)\n" and closed == [1]
+
+def test_row_1_15_half_a_pool_is_closed():
+    "row 1.15, the kind: when the second environment cannot be made, the first is closed"
+    closed = []
+    register('first', odd.variant('First', close=lambda self: closed.append(1)), n_actions=3)
+    register('second', odd.Silent, n_actions=5)
+    with pytest.raises(ConfigError, match='n_actions=5'): Pool(tasks_of('first,second'), size=32)
+    assert closed == [1]
+
+# ---- group 2: own tasks
+
+@pytest.mark.parametrize('apart', [False, True], ids=['here', 'apart'])
+def test_group_2_taken(apart):
+    "group 2: pictures, rewards and infos that can only mean one thing are taken, here and in a worker"
+    for make in odd.TAKEN:
+        env = make_env(register('own', Apart(make) if apart else make, n_actions=3), 32)
+        for obs, *rest in (env.reset(0), env.step(IDLE[0])): assert obs.shape == (32, 32, 3) and obs.dtype == np.uint8, make
+        assert rest[:3] == [1., False, False] and rest[3] == dict(life_lost=False), make
+        env.close()
+
+@pytest.mark.parametrize('make, words', odd.REFUSED, ids=lambda x: getattr(x, '__name__', ''))
+def test_group_2_refused(make, words):
+    "group 2: what could mean two things, or nothing, ends in one line that names the task; exit code 5"
+    env = make_env(register('own', make, n_actions=3), 32)
+    with pytest.raises(EnvError) as stop: env.reset(0); env.step(IDLE[0])
+    line = str(stop.value)
+    assert line.startswith("task 'own': ") and words in line and '\n' not in line and stop.value.exit_code == 5
+
+@pytest.mark.parametrize('make, words', [
+    (lambda: None, 'returned nothing'), (lambda: out_of_order(), 'cannot be made (NameError'), ('NoModule-v0', 'there_is_no_such_module'), ('CartPole-v9', 'cannot be made'), ('no such id', 'cannot be made'),
+    (lambda: sys.exit(3), 'SystemExit')], ids=range(6))
+def test_group_2_not_made(make, words):
+    "group 2: factories without a return, with an error or a way out, ids without their module"
+    with pytest.raises(ConfigError) as stop: make_env(register('own', make, n_actions=3), 32)
+    assert words in str(stop.value) and '\n' not in str(stop.value) and str(stop.value).startswith("task 'own': ")
+
+@pytest.mark.parametrize('make', ['Silent-v0', Apart('odd:Silent-v0'), Apart('ALE/Pong-v5')], ids=['here', 'apart', 'atari'])
+def test_group_2_by_id(make):
+    "group 2: an id whose class takes no `render_mode`, one that a script registered, and Atari's, in a worker too"
+    env = make_env(register('own', make, n_actions=6 if 'ALE' in str(make) else 3), 32)
+    assert env.reset(0)[0].shape == (32, 32, 3)
+    env.close()
+
+@pytest.mark.parametrize('name', ['pocket', 'mt10', 'mt1:reach-v3', 'Pong', 'a,b', ' a', 'a ', '', 'two\nlines', '../up', '-x', 'x' * 65, 7, None])
+def test_group_2_names(name):
+    "group 2: names that mean something else or cannot be reached"
+    with pytest.raises(ConfigError) as stop: register(name, odd.Own, n_actions=3)
+    assert '\n' not in str(stop.value)
+
+def test_group_2_actions_are_read():
+    "group 2: without n_actions the space is read; an instance in place of a class, or a space that is none, is one line"
+    assert register('own', odd.Silent).n_actions == register('own', lambda: odd.Silent()).n_actions == 3
+    assert register('own', 'Pendulum-v1').d_cont == 1 and register('own', Apart(odd.Silent)).n_actions == 3
+    for make in (odd.Silent(), odd.Own, lambda: None, None):
+        with pytest.raises(ConfigError, match="task 'own'"): register('own', make)
+
+# ---- section 1: readers beside a trainer
+
+SAVER = '''
+import sys, torch
+from mow_nb.checkpoint import save
+torch.set_num_threads(1)
+for n in range(10**6):
+    save(sys.argv[1], 7 + n // 8 % 2, dict(w=torch.full((300_000,), float(n))), dict(n=n))
+    print(n, flush=True)
+'''
+
+def test_row_1_1_readers_never_rename(tmp_path):
+    "row 1.1: one process saves the same two steps again and again, another reads without pause: every read gives a whole checkpoint, and nothing is set aside"
+    child = subprocess.Popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        child.stdout.readline()
+        end, reads = time.time() + 3, 0
+        while time.time() < end:
+            found = checkpoint.load(tmp_path)
+            assert (found.tensors['w'] == found.extra['n']).all()
+            reads += 1
+    finally: child.kill(); child.communicate()
+    assert reads > 20 and not list(tmp_path.glob('damaged-*'))
+
+def test_row_1_1_only_the_owner_renames(tmp_path, capsys):
+    "row 1.1, the kind: a damaged checkpoint is left where it is by readers, and set aside by the trainer"
+    for step in (1, 2): checkpoint.save(tmp_path, step, dict(w=torch.ones(2)), {})
+    (tmp_path/'step-000000002'/'extra.json').write_text('oops')
+    assert checkpoint.load(tmp_path).step == 1 and (tmp_path/'step-000000002').exists()
+    assert checkpoint.load(tmp_path, mine=True).step == 1 and (tmp_path/'damaged-step-000000002').exists()
+    assert capsys.readouterr().err.count('\n') == 2
