@@ -174,7 +174,7 @@ def advice(self:Dream)->np.ndarray: # (A,) an action vector
     every = lambda x: x.expand(w.tasks, 1, -1, -1)
     e, watching = w.task_vectors(), Agent(w, self.agent.critic, L)
     watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
-    return self.agent.critic.act(every(z[-1:]), watching.recall(e), e, self.gen('advice', len(self.moments)))[self.k, 0, 0].numpy()
+    return self.agent.critic.act(every(z[-1:]), watching.recall(e, watching.z, watching.a), e, self.gen('advice', len(self.moments)))[self.k, 0, 0].numpy()
 
 # %% ../nbs/18e_dream.ipynb #c025
 def named(

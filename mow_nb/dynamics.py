@@ -18,7 +18,7 @@ from .blocks import join_task
 from .config import DynamicsConfig
 from .core import patch
 from .experts import Router, Routing, annealed
-from .transformer import MixerBank, TransformerBank
+from .transformer import MixerBank, TransformerBank, in_order
 
 # %% ../nbs/08_dynamics.ipynb #c007
 @dataclass
@@ -27,6 +27,7 @@ class Memory:
     routing:Routing|None # who serves whom; None without experts and when tokens decide
     weights:dict         # 'mixer', 'experts', 'shared' to {name: (P, ...) weights}
     caches:dict          # 'experts', 'shared' to the cache of that bank; empty for a whole sequence
+    order:tuple|None=None # (K*n,) picks in the order of their experts, and where each went; None: as they come
 
 # %% ../nbs/08_dynamics.ipynb #c009
 class Dynamics(nn.Module):
@@ -98,19 +99,24 @@ def memory(self:Dynamics,
     routing:Routing|None, # from `route`
     rows:tuple[int, int]|None=None, # K and the sequences of each; None = no caches
     length:int=0, # steps the caches can hold
+    serve:str|None=None, # 'loop', 'fused' or 'gathered' (chapter *Transformers in a bank*); None: what suits the device
 )->Memory: # to be handed to `forward`
     "Gather weights once; with `rows`, allocate caches too"
-    pick = None if routing is None else routing.pick.flatten()
+    p, pick, order, ends = self.mixer.w1, None if routing is None else routing.pick.flatten(), None, None
+    kind = p.device.type
+    half = torch.is_autocast_enabled(kind)
+    if pick is not None and (how := serve or ('loop' if kind == 'cpu' else 'fused' if half else 'gathered')) != 'gathered':
+        *order, ends = in_order(pick, self.E, how == 'loop')
+        pick = pick.index_select(0, order[0])
     banks = dict(mixer=self.mixer, experts=self.experts, shared=self.shared)
-    weights = {k: b.gather(None if k == 'shared' else pick) for k, b in banks.items() if b is not None}
+    weights = {k: b.gather(*(None, None) if k == 'shared' else (pick, ends)) for k, b in banks.items() if b is not None}
     caches = {}
     if rows:
-        p, per_task = self.mixer.w1, dict(experts=self.E if self.routing == 'token' else self.n, shared=1)
-        kind = p.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else p.dtype
+        per_task = dict(experts=self.E if self.routing == 'token' else self.n, shared=1)
+        dtype = torch.get_autocast_dtype(kind) if half else p.dtype
         caches = {k: banks[k].cache(rows[0] * rows[1] * m, length, p.device, dtype)
                   for k, m in per_task.items() if banks[k] is not None}
-    return Memory(routing, weights, caches)
+    return Memory(routing, weights, caches, order)
 
 # %% ../nbs/08_dynamics.ipynb #c027
 @patch
@@ -126,12 +132,14 @@ def mixture(self:Dynamics,
         y = self.mixer(rearrange(x, 'k b t d -> 1 (k b) t d'), w['mixer'])
         return rearrange(y, '1 (k b) t d -> k b t d', k=K), x.new_zeros(K, 0)
     if self.routing == 'token': return self.by_token(x, e, memory, gen)
-    y = self.mixer(repeat(x, 'k b t d -> (k n) b t d', n=self.n), w['mixer'])
-    y = self.experts(y, w['experts'], memory.caches.get('experts'), gen)
+    y = repeat(x, 'k b t d -> (k n) b t d', n=self.n)
+    if memory.order: y = y.index_select(0, memory.order[0])
+    y = self.experts(self.mixer(y, w['mixer']), w['experts'], memory.caches.get('experts'), gen)
+    if memory.order: y = y.index_select(0, memory.order[1])
     y = rearrange(y, '(k n) b t d -> k b t n d', k=K) * rearrange(r.gate, 'k n -> k 1 1 n 1').to(y.dtype)
     return self.join(join_task(rearrange(y, 'k b t n d -> k b t (n d)'), e)), r.gates
 
-# %% ../nbs/08_dynamics.ipynb #c030
+# %% ../nbs/08_dynamics.ipynb #c032
 @patch
 def by_token(self:Dynamics,
     x:Tensor, # (K, B, T, Z+A+W) tokens

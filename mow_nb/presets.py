@@ -50,7 +50,7 @@ class TrainConfig:
     device:str = 'auto'         # 'auto', 'cpu' or 'cuda'
     precision:str = 'auto'      # 'auto', 'float32' or 'bfloat16' for products and convolutions
     threads:int = 0             # CPU threads; 0 leaves PyTorch's choice
-    compile:bool = False        # torch.compile for encoder, decoder and dynamics
+    compile:str = 'auto'        # 'auto': on a card, updates are recorded and replayed; 'off': never; 'inductor': parts are compiled, too
     mirror:bool = True          # keep a copy of the replay on the GPU when it fits
     log_every:int = 50          # updates between two lines of metrics
     save_every:int = 1_000      # updates between two checkpoints
@@ -193,7 +193,8 @@ _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width
     'train.starts train.sigma_lr agent.scale_floor model.rec_weight'}
 _UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal model.dynamics.hold train.pictures_rate'
 _ONE_OF = {'protocol': ('storm', 'iris'), 'model.pictures': ('plain', 'standard', 'log'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
-           'train.device': ('auto', 'cpu', 'cuda'), 'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': ('library', 'plain', 'fast')}
+           'train.device': ('auto', 'cpu', 'cuda'), 'train.compile': ('auto', 'off', 'inductor'),
+           'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': ('library', 'plain', 'fast')}
 
 # %% ../nbs/14_presets.ipynb #c045
 def _ranges(table):
@@ -252,6 +253,8 @@ def from_toml(
     try: tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as e: raise ConfigError(f'not a TOML file: {e}') from None
     tree.pop('versions', None)
+    # runs of version 0.1.0 say true or false
+    if isinstance(old := tree.get('train', {}).get('compile'), bool): tree['train']['compile'] = 'inductor' if old else 'auto'
     return changed(Config(), dict(leaves(tree)))
 
 # %% ../nbs/14_presets.ipynb #c060

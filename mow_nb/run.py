@@ -58,7 +58,7 @@ class Run:
         self.held, self.tasks = hold(self.path), check(config)
         self.names = [task.name for task in self.tasks]
         self.learner = Learner(config)
-        self.agent = Agent(self.learner.world, self.learner.agent, t.act_context)
+        self.agent = Agent(self.learner.world, self.learner.agent, t.act_context, tape=self.learner.recorder.tape)
         mirror = self.learner.device if self.learner.device == 'cuda' and t.mirror else None
         self.replay = Replay(self.path/'replay', self.names, t.rounds, config.model.vae.size, action_width(self.tasks), mirror=mirror)
         self.pool = pool_of(config)
@@ -208,10 +208,12 @@ def live(self:Run,
     "Rounds of acting and learning until the replay is full"
     t, seed = self.config.train, self.config.seed
     for n in self.steps('training', 'round', t.rounds, lambda: self.rounds):
-        self.play_round(self.agent.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device)))
-        if (self.rounds - t.prefill) % t.train_every == 0:
-            self.learn(behaviour=True)
-            self.tick(journal, 'live')
+        actions = self.agent.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
+        due = (n + 1 - t.prefill) % t.train_every == 0
+        # first the update: on a card it is asked for and not waited for, and the environments step meanwhile
+        if due: self.learn(behaviour=True)
+        self.play_round(actions)
+        if due: self.tick(journal, 'live')
 
 # %% ../nbs/17c_run.ipynb #c037
 @patch

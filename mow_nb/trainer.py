@@ -6,7 +6,8 @@
 __all__ = ['pick_device', 'fast_bfloat16', 'Learner', 'settle', 'inherited', 'assert_finite']
 
 # %% ../nbs/15_trainer.ipynb #c002
-import re
+import dataclasses, re
+from functools import partial
 from pathlib import Path
 from typing import Callable
 
@@ -14,11 +15,12 @@ from typing import Callable
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
-from .core import NonFiniteError, generator, patch
+from .core import NonFiniteError, patch
 from .records import Batch, State
 from .losses import harmonious_optimum
 from .world_model import contexts
 from .presets import Config, build
+from .capture import CardGraph, Dice, Recorder
 
 # %% ../nbs/15_trainer.ipynb #c006
 def pick_device(
@@ -48,26 +50,35 @@ class Learner:
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
         self.bf16 = t.precision == 'bfloat16' or t.precision == 'auto' and fast_bfloat16(self.device)
         self.total = t.warmup + (t.rounds - t.prefill) // t.train_every
+        self.dice = Dice(config.seed, self.device)
+        self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
         self.fit_out()
 
     def gen(self,
         purpose:str,     # what is drawn
     )->torch.Generator:  # on the device, the same for the same update
         "The generator for this update and purpose"
-        return generator(self.config.seed, purpose, step=self.updates, device=self.device)
+        return self.dice(purpose, self.updates)
+
+    def heat(self)->Tensor: # (3,) temperature and noise of the router, and 1 where its choices are final; on the device
+        "Annealing of the router in this update"
+        # a tensor, so that a recorded update reads it anew every time
+        warmup = self.config.train.warmup
+        return torch.tensor(self.world.dyn.anneal_at(self.updates / warmup if warmup else 1.), device=self.device)
 
 # %% ../nbs/15_trainer.ipynb #c011
 @patch
 def fit_out(self:Learner)->None:
     "Optimisers for the present parameters, and compiled parts where asked for"
-    t = self.config.train
+    t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
+    self.recorder.drop()
     self.model_params = list(self.world.parameters())
     scales = self.world.log_sigma
     groups = [dict(params=[p for p in self.model_params if p is not scales]), dict(params=[scales], lr=t.sigma_lr)]
     self.agent_params = [p for p in self.agent.parameters() if p.requires_grad]
-    self.model_opt = torch.optim.Adam(groups, lr=t.model_lr, fused=True)
-    self.agent_opt = torch.optim.Adam(self.agent_params, lr=t.agent_lr, eps=1e-5, fused=True)
-    if t.compile: self.compile_parts()
+    self.model_opt = adam(groups, lr=t.model_lr)
+    self.agent_opt = adam(self.agent_params, lr=t.agent_lr, eps=1e-5)
+    if t.compile == 'inductor': self.compile_parts()
 
 @patch
 def pairs(self:Learner)->tuple: # (model, optimiser) of the world, then of the agent
@@ -89,11 +100,12 @@ def compile_parts(self:Learner,
 # %% ../nbs/15_trainer.ipynb #c018
 @patch
 def learn_model(self:Learner,
-    batch:Batch,  # of all tasks
+    batch:Batch,            # of all tasks
+    heat:Tensor|None=None,  # (3,) from `heat`; None: as it is now
 )->tuple[State, dict[str, Tensor]]: # what was observed; loss name -> (K,) means, on the device
     "One step of the world model"
     world, c = self.world.train(), self.config.train
-    heat = world.dyn.anneal_at(self.updates / c.warmup if c.warmup else 1.)
+    heat = (self.heat() if heat is None else heat).unbind()
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
         state = world.observe(batch, self.gen('observe'), *heat, self.gen('dropout'), c.pictures_rate)
         losses = world.losses(batch, state)
@@ -123,6 +135,8 @@ def learn_behaviour(self:Learner,
             with torch.no_grad(): z = world.encode(starts.obs, world.task_vectors(), self.gen('see'))[1]
         start = contexts(z, source.act, source.done, c.dreams, c.context, self.gen('start'))
         dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
+    # a block of its own: half copies of weights that were made without gradients must not serve where gradients are wanted
+    with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
         losses = agent.losses(dream, world.task_vectors().detach())
     # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
     loss = sum(losses[name].mean((1, 2)).sum() for name in ('actor', 'critic'))
@@ -136,16 +150,31 @@ def learn_behaviour(self:Learner,
 
 # %% ../nbs/15_trainer.ipynb #c024
 @patch
+def whole(self:Learner,
+    behaviour:bool,   # False during the warm-up
+    heat:Tensor,      # (3,) from `heat`
+    *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, S, L, ...) those of the starts of dreams, if there are any
+)->tuple[list, Tensor]: # names, and (names, K) means
+    "Both steps, as a function of tensors"
+    n = len(dataclasses.fields(Batch))
+    batch, starts = Batch(*fields[:n]), Batch(*fields[n:]) if fields[n:] else None
+    state, means = self.learn_model(batch, heat)
+    if behaviour: means |= self.learn_behaviour(batch, state, starts)
+    return list(means), torch.stack(list(means.values()))
+
+@patch
 def update(self:Learner,
     batch:Batch,          # of all tasks
     behaviour:bool=True,  # False during the warm-up
     starts:Batch|None=None, # (K, S, L, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]:     # name -> (K,), on the device
     "One update"
-    state, means = self.learn_model(batch)
-    if behaviour: means |= self.learn_behaviour(batch, state, starts)
+    fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
+    if behaviour and starts is not None: fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
+    names, means = self.recorder(behaviour, partial(self.whole, behaviour), (self.heat(), *fields), self.updates)
     self.updates += 1
-    return means
+    # a copy: the next replay writes where this one did
+    return dict(zip(names, means.clone()))
 
 # %% ../nbs/15_trainer.ipynb #c029
 @torch.no_grad()
@@ -193,7 +222,7 @@ def regroup(self:Learner,
         e = world.task_vectors().detach()
         settle(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
-# %% ../nbs/15_trainer.ipynb #c035
+# %% ../nbs/15_trainer.ipynb #c037
 @patch
 def named_moments(self:Learner)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
     "What the optimisers remember of each parameter"
@@ -209,7 +238,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
     weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
     return weights | self.named_moments()
 
-# %% ../nbs/15_trainer.ipynb #c038
+# %% ../nbs/15_trainer.ipynb #c040
 @patch
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
@@ -228,13 +257,14 @@ def load_tensors(self:Learner,
     "Stand where the tensors were taken"
     if list(labels) != self.labels: self.regroup(labels)
     self.updates = updates
+    self.recorder.drop()
     for name, (model, opt) in zip(('world', 'agent'), self.pairs()):
         model.load_state_dict({k: tensors[f'{name}.{k}'] for k in model.state_dict()})
         for key, p in model.named_parameters():
             found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
             if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
-# %% ../nbs/15_trainer.ipynb #c042
+# %% ../nbs/15_trainer.ipynb #c044
 def assert_finite(
     means:dict[str, Tensor],  # name -> (K,) on any device
     names:list[str],          # K task names
