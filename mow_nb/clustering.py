@@ -71,7 +71,7 @@ def even_tensors(
     size = rows.square().sum(-1, keepdim=True).mean(0, keepdim=True).sqrt()
     return (rows / size.clamp(min=1e-30)).sum(1)
 
-# %% ../nbs/12_clustering.ipynb #c026
+# %% ../nbs/12_clustering.ipynb #c028
 def task_gradients(
     losses:Tensor,    # (K,) one loss per task, from one graph
     params:dict,      # name -> Parameter, those to be shared or split
@@ -85,7 +85,7 @@ def task_gradients(
         rows.append(reduce(dict(zip(params, grads))))
     return torch.stack(rows)
 
-# %% ../nbs/12_clustering.ipynb #c032
+# %% ../nbs/12_clustering.ipynb #c034
 def cosine_similarity(
     R:Tensor,   # (K, dim) reduced gradients
 )->Tensor:      # (K, K) cosines, float64, on the CPU
@@ -95,7 +95,7 @@ def cosine_similarity(
     unit = R / R.norm(dim=1, keepdim=True).clamp(min=1e-300)
     return (unit @ unit.T).clamp(-1, 1).fill_diagonal_(1)
 
-# %% ../nbs/12_clustering.ipynb #c035
+# %% ../nbs/12_clustering.ipynb #c037
 METHODS = ('spectral', 'average', 'complete', 'single')  # the last three: linkages of agglomerative clustering
 
 def _renumber(labels)->np.ndarray: # (K,) the same groups, numbered 0, 1, ... as they first appear
@@ -112,7 +112,7 @@ def distances(
     np.fill_diagonal(d, 0)
     return d
 
-# %% ../nbs/12_clustering.ipynb #c037
+# %% ../nbs/12_clustering.ipynb #c039
 def cluster(
     similarity:Tensor,            # (K, K) cosines
     n:int,                        # N, groups wanted
@@ -129,7 +129,7 @@ def cluster(
     else: model, data = AgglomerativeClustering(n, metric='precomputed', linkage=method), d
     return _renumber(model.fit_predict(data))
 
-# %% ../nbs/12_clustering.ipynb #c040
+# %% ../nbs/12_clustering.ipynb #c042
 def silhouette_curve(
     similarity:Tensor,       # (K, K) cosines
     method:str='spectral',   # as in `cluster`
@@ -146,7 +146,7 @@ def suggest_n(
     # rounded, so that a tie stays a tie whatever the order of summation
     return min(curve, key=lambda n: (-round(curve[n], 9), n), default=1)
 
-# %% ../nbs/12_clustering.ipynb #c043
+# %% ../nbs/12_clustering.ipynb #c045
 def adjusted_rand(
     a:np.ndarray,  # (K,) labels
     b:np.ndarray,  # (K,) other labels
@@ -162,7 +162,7 @@ def random_groups(
     "Random groups of the same sizes, the ablation of clustering"
     return _renumber(rng.permutation(np.asarray(labels)))
 
-# %% ../nbs/12_clustering.ipynb #c046
+# %% ../nbs/12_clustering.ipynb #c048
 @dataclass(frozen=True)
 class Analysis:
     "One clustering of the tasks, with what it was decided on"
@@ -191,7 +191,7 @@ def analyse(
     best = suggest_n(curve)
     return Analysis(list(names), sims, source, method, cluster(sims[source], n or best, method), curve, best, step)
 
-# %% ../nbs/12_clustering.ipynb #c048
+# %% ../nbs/12_clustering.ipynb #c050
 def save_analysis(
     path:Path,           # the `analysis` directory of a run
     found:Analysis,      # what to keep
@@ -216,7 +216,7 @@ def load_analysis(
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
     return Analysis(**plain | dict(similarity=sims, labels=arrays['labels']))
 
-# %% ../nbs/12_clustering.ipynb #c051
+# %% ../nbs/12_clustering.ipynb #c053
 def _tree_order(sim, labels)->np.ndarray: # (K,) tasks: groups together, neighbours in the tree side by side
     from scipy.cluster.hierarchy import leaves_list, linkage as tree
     from scipy.spatial.distance import squareform
@@ -245,7 +245,7 @@ def plot_similarity(
     ax.set(xlabel='task', ylabel='task')
     return ax
 
-# %% ../nbs/12_clustering.ipynb #c053
+# %% ../nbs/12_clustering.ipynb #c055
 def plot_silhouette(
     curve:dict,  # N -> score
     ax=None,     # where to draw

@@ -10,18 +10,18 @@ import torch
 from torch import nn, Tensor
 
 # %% ../nbs/06b_pictures.ipynb #c003
-from .core import ConfigError, suggest, symexp, symlog
+from .core import ConfigError, patch, suggest, symexp
 
-# %% ../nbs/06b_pictures.ipynb #c004
+# %% ../nbs/06b_pictures.ipynb #c008
 KINDS = ('plain', 'standard', 'log')
-FLOOR = 0.05  # added to the deviation of a pixel: five hundredths of the way from black to white count as one unit
+FLOOR = 0.05  # least deviation of a pixel, in units of the way from black to white
 
 class Pictures(nn.Module):
-    "Pictures in units of what is usual at each pixel of each task"
+    "Per-task, per-pixel standardisation of pictures, and its inverse"
     def __init__(self,
-        kind:str, # one of KINDS
+        kind:str,  # one of KINDS
         tasks:int, # K
-        size:int, # side of a picture
+        size:int,  # S, side of a picture
     ):
         super().__init__()
         if kind not in KINDS: raise ConfigError('pictures: ' + suggest(kind, KINDS, 'choice'))
@@ -32,40 +32,46 @@ class Pictures(nn.Module):
         self.register_buffer('var', table.clone())
 
     def forward(self,
-        obs:Tensor, # (K, B, T, 3, size, size) in [0, 1]
-        rate:float=0., # share by which the statistics move towards this batch
-    )->Tensor: # (K, B, T, 3, size, size)
-        "Pictures as the VAE sees them"
+        obs:Tensor,    # (K, B, T, 3, S, S) in [0, 1]
+        rate:float=0., # share of the way by which the statistics move towards this batch; 0 = they stay
+    )->Tensor:         # (K, B, T, 3, S, S) as the VAE sees it, at most 1 / FLOOR in size
+        "Standardised pictures"
         if self.kind == 'plain': return obs
         std = (self.var + FLOOR**2).sqrt()
         x = (obs - self.mean[:, None, None]).mul_((1 / std)[:, None, None])
         if rate: self.follow(x, std, rate)
         return x if self.kind == 'standard' else x.abs().log1p_().copysign_(x)
 
-    def inverse(self,
-        x:Tensor, # (K, B, T, 3, size, size) as the VAE sees them
-    )->Tensor: # (K, B, T, 3, size, size) about [0, 1]
-        "Pictures as a person sees them"
-        if self.kind == 'plain': return x
-        std = (self.var + FLOOR**2).sqrt()
-        return (symexp(x) if self.kind == 'log' else x) * std[:, None, None] + self.mean[:, None, None]
+# %% ../nbs/06b_pictures.ipynb #c010
+@patch
+def inverse(self:Pictures,
+    x:Tensor, # (K, B, T, 3, S, S) as the VAE sees it
+)->Tensor:    # (K, B, T, 3, S, S) about [0, 1]
+    "Pictures as a person sees them"
+    if self.kind == 'plain': return x
+    std = (self.var + FLOOR**2).sqrt()
+    return (symexp(x) if self.kind == 'log' else x) * std[:, None, None] + self.mean[:, None, None]
 
-    @torch.no_grad()
-    def fit(self,
-        obs:Tensor, # (K, B, T, 3, size, size) in [0, 1]
-    )->None:
-        "Mean and variance of a first sample"
-        if self.kind == 'plain': return
-        self.mean.copy_(obs.mean((1, 2)))
-        self.var.copy_(obs.var((1, 2), unbiased=False))
+# %% ../nbs/06b_pictures.ipynb #c012
+@patch
+@torch.no_grad()
+def fit(self:Pictures,
+    obs:Tensor, # (K, B, T, 3, S, S) in [0, 1], a sample of every task
+)->None:
+    "Mean and variance of every pixel over a sample"
+    if self.kind == 'plain': return
+    self.mean.copy_(obs.mean((1, 2)))
+    self.var.copy_(obs.var((1, 2), unbiased=False))
 
-    @torch.no_grad()
-    def follow(self,
-        x:Tensor, # (K, B, T, 3, size, size) standardised
-        std:Tensor, # (K, 3, size, size) by which
-        rate:float, # share of the way
-    )->None:
-        "Move the statistics a little towards a batch"
-        var, mean = torch.var_mean(x, (1, 2), correction=0)
-        self.var.lerp_((var + mean.square()) * std.square(), rate)
-        self.mean.addcmul_(mean, std, value=rate)
+# %% ../nbs/06b_pictures.ipynb #c017
+@patch
+@torch.no_grad()
+def follow(self:Pictures,
+    x:Tensor,   # (K, B, T, 3, S, S) standardised pictures
+    std:Tensor, # (K, 3, S, S) deviations that they were divided by
+    rate:float, # share of the way
+)->None:
+    "Exponential moving averages of mean and variance"
+    var, mean = torch.var_mean(x, (1, 2), correction=0)
+    self.var.lerp_((var + mean.square()) * std.square(), rate)
+    self.mean.addcmul_(mean, std, value=rate)

@@ -195,7 +195,7 @@ def windows(self:Replay,
         rows = np.where(bad[..., None], draw(), rows)
     return rows
 
-# %% ../nbs/04_replay.ipynb #c040
+# %% ../nbs/04_replay.ipynb #c042
 @patch
 def _take(self:Replay, rows)->dict: # field -> (K, B, T, ...); frames uint8, the rest float32
     task = np.arange(len(rows))[:, None, None]
@@ -206,7 +206,7 @@ def _take(self:Replay, rows)->dict: # field -> (K, B, T, ...); frames uint8, the
         for f, o in out.items(): np.take(ring.maps[f], rows[k], axis=0, out=o[k], mode='clip')
     return {f: torch.from_numpy(o) for f, o in out.items()}
 
-# %% ../nbs/04_replay.ipynb #c042
+# %% ../nbs/04_replay.ipynb #c044
 @patch
 def sample_raw(self:Replay,
     rng:np.random.Generator,  # whose draws decide
@@ -232,7 +232,7 @@ def sample(self:Replay,
     if device: raw = raw.to(device)
     return Batch(raw.obs.float().mul_(1/255), raw.act, raw.rew, raw.cont, raw.done)
 
-# %% ../nbs/04_replay.ipynb #c047
+# %% ../nbs/04_replay.ipynb #c049
 @patch
 def state_dict(self:Replay)->dict: # task's directory -> steps ever written
     "What a checkpoint has to know of the replay"

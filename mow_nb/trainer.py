@@ -119,7 +119,7 @@ def learn_model(self:Learner,
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return state, means | {'model_norm': norm.detach().expand(world.tasks)}
 
-# %% ../nbs/15_trainer.ipynb #c021
+# %% ../nbs/15_trainer.ipynb #c023
 @patch
 def learn_behaviour(self:Learner,
     batch:Batch,   # of all tasks
@@ -148,7 +148,7 @@ def learn_behaviour(self:Learner,
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
 
-# %% ../nbs/15_trainer.ipynb #c024
+# %% ../nbs/15_trainer.ipynb #c028
 @patch
 def whole(self:Learner,
     behaviour:bool,   # False during the warm-up
@@ -176,7 +176,7 @@ def update(self:Learner,
     # a copy: the next replay writes where this one did
     return dict(zip(names, means.clone()))
 
-# %% ../nbs/15_trainer.ipynb #c029
+# %% ../nbs/15_trainer.ipynb #c033
 @torch.no_grad()
 def settle(
     model:Module,      # whose batch norms get other inputs from now on
@@ -195,7 +195,7 @@ def settle(
         m.weight *= new / old
         m.running_mean.copy_(mean); m.running_var.copy_(var)
 
-# %% ../nbs/15_trainer.ipynb #c032
+# %% ../nbs/15_trainer.ipynb #c036
 def inherited(
     model:Module,  # after its banks were regrouped
     name:str,      # of one of its parameters now
@@ -222,7 +222,7 @@ def regroup(self:Learner,
         e = world.task_vectors().detach()
         settle(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
-# %% ../nbs/15_trainer.ipynb #c037
+# %% ../nbs/15_trainer.ipynb #c041
 @patch
 def named_moments(self:Learner)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
     "What the optimisers remember of each parameter"
@@ -238,7 +238,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
     weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
     return weights | self.named_moments()
 
-# %% ../nbs/15_trainer.ipynb #c040
+# %% ../nbs/15_trainer.ipynb #c044
 @patch
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
@@ -264,7 +264,7 @@ def load_tensors(self:Learner,
             found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
             if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
-# %% ../nbs/15_trainer.ipynb #c044
+# %% ../nbs/15_trainer.ipynb #c048
 def assert_finite(
     means:dict[str, Tensor],  # name -> (K,) on any device
     names:list[str],          # K task names
