@@ -55,8 +55,8 @@ class Agent:
 @patch
 def recall(self:Agent,
     e:Tensor,    # (K, W) task vectors
-    z:Tensor,    # (K, 1, L, Z) remembered latents
-    a:Tensor,    # (K, 1, L, A) remembered actions
+    z:Tensor,    # (K, 1, T, Z) remembered latents
+    a:Tensor,    # (K, 1, T, A) remembered actions
 )->Tensor:       # (K, 1, 1, D)
     "What the remembered steps amount to"
     dyn = self.world.dyn
@@ -68,8 +68,8 @@ def recall(self:Agent,
 def step(self:Agent,
     gen:torch.Generator,  # source of the draws
     obs:Tensor,           # (K, H, W, 3) uint8 pictures; here H and W are height and width
-    z:Tensor,             # (K, 1, L, Z) remembered latents
-    a:Tensor,             # (K, 1, L, A) remembered actions
+    z:Tensor,             # (K, 1, T, Z) remembered latents
+    a:Tensor,             # (K, 1, T, A) remembered actions
 )->tuple[Tensor, Tensor, Tensor]: # (K, A) action vectors, and both memories with the present step
     "Look, remember, choose, as a function of tensors"
     w, x = self.world.eval(), obs.float().div_(255)

@@ -167,16 +167,16 @@ def measure(
     "Everything `bench` prints"
     t, tasks = config.train, check(config)
     if t.threads: torch.set_num_threads(t.threads)
-    learner = Learner(changed(config, {'train.compile': False}))
+    learner = Learner(changed(config, {'train.compile': 'off'}))
     device, batch = learner.device, random_batch(config, learner.device)
     work = flops(learner, batch)
-    if t.compile: learner = Learner(config)
+    if device == 'cuda' and t.compile != 'off' or t.compile == 'inductor': learner = Learner(config)
     plain, share = Plain(config, action_width(tasks)).to(device), 4 if device == 'cpu' and t.dreams * len(tasks) >= 256 else 1
-    if t.compile or device == 'cuda': laps(learner, batch, clock(device)), plain.laps(batch, share, clock(device))
+    if t.compile == 'inductor' or device == 'cuda': laps(learner, batch, clock(device)), plain.laps(batch, share, clock(device))
     ours, theirs, top, got = _turns(learner, batch, plain, share, torch.bfloat16 if learner.bf16 else torch.float32, budget, rounds)
     total = sum(ours.values())
     if device == 'cuda': total = min(total, _unwatched(learner, batch))
-    return dict(machine=machine(device), torch=torch.__version__, threads=torch.get_num_threads(), precision='bfloat16' if learner.bf16 else 'float32', compile=t.compile,
+    return dict(machine=machine(device), torch=torch.__version__, threads=torch.get_num_threads(), precision='bfloat16' if learner.bf16 else 'float32', compile=t.compile == 'inductor',
                 tasks=len(tasks), seqs=t.seqs, steps=t.steps, dreams=t.dreams, context=t.context, horizon=t.horizon, train_every=t.train_every,
                 weights=sum(p.numel() for m in (learner.world, learner.agent) for p in m.parameters()), seconds=ours, update=total, flops=work, ceiling=top,
                 share=sum(work.values()) / total / top, got=got, round=round_seconds(config, learner), plain=theirs, plain_share=share,

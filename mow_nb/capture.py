@@ -123,7 +123,11 @@ class Tape(TorchDispatchMode):
         self.calls, self.before, self.own = [], {}, set()
 
     @staticmethod
-    def aside(fn): return fn()
+    def aside(
+        fn:Callable,  # to be run, not recorded
+    ):                # what it gives
+        "Run; there is only one place to do it"
+        return fn()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func is torch.ops.aten._local_scalar_dense.default: raise RuntimeError('a recording cannot ask for a number')

@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.wheels} OUT=${OUT:-.} FOR=${FOR:-3.12}
 BENCH=${BENCH:-"storm
 atari26
-storm --train.compile"}
+storm --train.compile inductor"}
 TRAIN=${TRAIN:-"storm --train.rounds 800 --train.prefill 300 --train.log_every 100 --eval.episodes 1 --eval.max_steps 500"}
 
 if [ "${1:-run}" = wheels ]; then
