@@ -209,9 +209,7 @@ def live(self:Run,
     t, seed = self.config.train, self.config.seed
     for n in self.steps('training', 'round', t.rounds, lambda: self.rounds):
         actions = self.agent.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
-        due = (n + 1 - t.prefill) % t.train_every == 0
-        # first the update: on a card it is asked for and not waited for, and the environments step meanwhile
-        if due: self.learn(behaviour=True)
+        if due := (n + 1 - t.prefill) % t.train_every == 0: self.learn(behaviour=True)
         self.play_round(actions)
         if due: self.tick(journal, 'live')
 
