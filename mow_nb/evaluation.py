@@ -169,7 +169,7 @@ def _footnotes(rows):
     "How many episodes stand behind the means, and which of them were cut"
     counts = sorted({r['episodes'] for r in rows})
     cut = ', '.join(f"{r['task']} {r['cut']}" for r in rows if r['cut'])
-    text = f"{' or '.join(map(str, counts))} episodes of each task" + (f'; cut short: {cut}' if cut else '')
+    text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task" + (f'; cut short: {cut}' if cut else '')
     return textwrap.wrap(text, 80)
 
 # %% ../nbs/17_evaluation.ipynb #c026
