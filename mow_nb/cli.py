@@ -96,7 +96,8 @@ def train_command(
 )->None:
     "train PRESET [options]    train an agent (mow train --help: presets)"
     about = 'Train an agent. Every setting is an option too: mow train PRESET --help lists them.'
-    p = _parser('train', about, usage='mow train PRESET [--name NAME] [--resume] [--quiet] [options]', epilog=presets_text(), add_help=False)
+    usage = 'mow train PRESET [--name NAME] [--resume] [--quiet] [options]'
+    p = _parser('train', about, usage=usage, epilog=presets_text(), add_help=False)
     p.add_argument('--name', help='name of the run; that of the preset if not given')
     p.add_argument('--resume', action='store_true', help='go on with the run if it is there')
     p.add_argument('--quiet', action='store_true', help='no progress, no words')
@@ -116,10 +117,12 @@ def evaluate_command(
     args:list[str],  # words after 'evaluate'
 )->None:
     "evaluate RUN [options]    let a trained agent play whole episodes"
-    p = _parser('evaluate', 'Let the agent of a run play whole episodes of its tasks. The scores are printed, and kept in runs/RUN/eval.')
+    p = _parser('evaluate', 'Let the agent of a run play whole episodes of its tasks. '
+                            'The scores are printed, and kept in runs/RUN/eval.')
     p.add_argument('run', help='name of the run')
     p.add_argument('--episodes', type=int, metavar='N', help="episodes of each task; as in the run's config if not given")
-    p.add_argument('--max-steps', type=int, metavar='N', help="steps after which an episode is cut; as in the run's config if not given")
+    p.add_argument('--max-steps', type=int, metavar='N',
+                   help="steps after which an episode is cut; as in the run's config if not given")
     own = p.parse_args(args)
     from mow_nb.journal import read_config, run_path
     from mow_nb.evaluation import score_rows, score_text
@@ -133,7 +136,8 @@ def report_command(
     args:list[str],  # words after 'report'
 )->None:
     "report RUN                write runs/RUN/report.html"
-    p = _parser('report', 'Write one page about a run: scores, curves, groups, routing, pictures of dreams. It is kept in runs/RUN/report.html.')
+    p = _parser('report', 'Write one page about a run: scores, curves, groups, routing, pictures of dreams. '
+                          'It is kept in runs/RUN/report.html.')
     p.add_argument('run', help='name of the run; it may still be going')
     own = p.parse_args(args)
     from mow_nb.journal import read_config, run_path
@@ -149,7 +153,8 @@ def explore_command(
     "explore [RUN] [options]   walk around in a run, or in the example"
     from mow_nb.explorer import EXAMPLE, open_lab, ready_notebook, run_at
     from mow_nb.journal import run_path
-    p = _parser('explore', 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.', epilog='Other options go to JupyterLab.')
+    about = 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.'
+    p = _parser('explore', about, epilog='Other options go to JupyterLab.')
     p.add_argument('run', nargs='?', default=EXAMPLE, help='name of the run; the example that comes with the library if not given')
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
@@ -166,8 +171,9 @@ def tasks_command(
     args:list[str],  # words after 'tasks': suites or tasks
 )->None:
     "tasks [NAME ...]          what can be learned, and what players earn"
-    p = argparse.ArgumentParser('mow tasks', description='List tasks: their suite, their actions, and what random play and the reference player earn.')
-    p.add_argument('names', nargs='*', metavar='NAME', help=f"tasks or suites ({', '.join(SUITES)}); all of them if not given")
+    about = 'List tasks: their suite, their actions, and what random play and the reference player earn.'
+    p = argparse.ArgumentParser('mow tasks', description=about)
+    p.add_argument('names', nargs='*', metavar='NAME', help=f"tasks or suites ({', '.join(SUITES)}); all if not given")
     names = p.parse_args(args).names or dict.fromkeys(n for suite in SUITES.values() for n in suite)
     tasks = tasks_of(','.join(names))
     print(f"{'task':29}{'suite':11}{'actions':14}{'random':>10}{'reference':>12}")
@@ -181,7 +187,8 @@ def bench_command(
 )->None:
     "bench [PRESET] [options]  seconds per update and where they go"
     names = args[0] if args and not args[0].startswith('-') else 'storm'
-    about = f'Measure one update of a preset (here {names}) and say where its seconds go. The options change what is measured. '
+    about = (f'Measure one update of a preset (here {names}) and say where its seconds go. '
+             'The options change what is measured. ')
     config = parse_config(names, args[1:] if args[:1] == [names] else args, f'mow bench {names}', about)
     from mow_nb.bench import bench
     print(bench(config))

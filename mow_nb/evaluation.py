@@ -136,6 +136,7 @@ def successes(
     won = [p[key] for p in episodes if p.get(key) is not None]
     return success_rate(won) if won else None
 
+# %% ../nbs/17_evaluation.ipynb #c023
 def score_text(
     rows:list[dict],  # from `score_rows`
 )->str:               # lines for a terminal, at most 80 columns wide
@@ -152,6 +153,7 @@ def score_text(
     if len(known) > 1: lines.append(f"{'mean':{n}}{'':40}{share(np.mean(known))}")
     return '\n'.join([*lines, *_success_lines(rows, n), *_footnotes(rows)])
 
+# %% ../nbs/17_evaluation.ipynb #c024
 def _success_lines(rows, n):
     "A second table: how often the goal was reached, for the tasks that have one"
     won = [r for r in rows if r['success']]
@@ -172,7 +174,7 @@ def _footnotes(rows):
     text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task" + (f'; cut short: {cut}' if cut else '')
     return textwrap.wrap(text, 80)
 
-# %% ../nbs/17_evaluation.ipynb #c026
+# %% ../nbs/17_evaluation.ipynb #c029
 def save_record(
     folder:Path,   # the `eval` directory of a run
     record:dict,   # from `evaluate_agent` or `evaluate_random`
