@@ -11,6 +11,7 @@ __all__ = sorted(_HOME)
 def __getattr__(name):
     # late, so that a process which only steps environments never loads PyTorch
     if name not in _HOME: raise AttributeError(f"module 'mow_nb' has no attribute '{name}'")
-    return getattr(import_module(f'mow_nb.{_HOME[name]}'), name)
+    from mow_nb.core import explain    # `help` shows what each parameter means
+    return explain(getattr(import_module(f'mow_nb.{_HOME[name]}'), name))
 
 def __dir__(): return __all__

@@ -53,6 +53,15 @@ class Agent:
 
 # %% ../nbs/13b_acting.ipynb #c010
 @patch
+def __repr__(self:Agent)->str: # one line
+    "Tasks, weights, updates and memory in words"
+    weights = sum(p.numel() for m in (self.world, self.critic) for p in m.parameters())
+    K = self.world.tasks
+    return (f"Agent(plays {K} task{'s' * (K > 1)}, {weights:,} weights after {self.updates:,} updates, "
+            f"remembers {self.context} steps, on {self.world.embed.device})")
+
+# %% ../nbs/13b_acting.ipynb #c013
+@patch
 def recall(self:Agent,
     e:Tensor,    # (K, W) task vectors
     z:Tensor,    # (K, 1, T, Z) remembered latents
@@ -63,7 +72,7 @@ def recall(self:Agent,
     if not z.shape[2]: return e.new_zeros(len(e), 1, 1, dyn.width)
     return dyn(z, a, e, dyn.memory(dyn.route(e)))[0][:, :, -1:]
 
-# %% ../nbs/13b_acting.ipynb #c013
+# %% ../nbs/13b_acting.ipynb #c016
 @patch
 def step(self:Agent,
     gen:torch.Generator,  # source of the draws
@@ -94,7 +103,7 @@ def act(self:Agent,
     # copied even on the processor: the next replay writes where this one did
     return np.array(chosen.cpu())
 
-# %% ../nbs/13b_acting.ipynb #c022
+# %% ../nbs/13b_acting.ipynb #c025
 @patch
 def state_dict(self:Agent)->dict[str, Tensor]: # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
     "The memory"

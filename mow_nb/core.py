@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ALPHABET', 'N_DISCRETE', 'test_shape', 'test_same', 'devices', 'MowError', 'ConfigError', 'CheckpointError',
            'NonFiniteError', 'EnvError', 'DiskError', 'suggest', 'counter_seed', 'generator', 'np_rng', 'seeded',
-           'sample_onehot', 'patch', 'symlog', 'symexp', 'TwoHot', 'task_colors']
+           'sample_onehot', 'patch', 'explain', 'symlog', 'symexp', 'TwoHot', 'task_colors']
 
 # %% ../nbs/00_core.ipynb #c002
-import difflib, hashlib
+import ast, difflib, hashlib, inspect, io, textwrap, tokenize
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 import numpy as np
@@ -168,6 +168,34 @@ def patch(
     return f
 
 # %% ../nbs/00_core.ipynb #c056
+def explain(
+    thing, # a function or class of ours
+): # the same, with a docstring that names every parameter and its meaning
+    "Add the comments beside the parameters to the docstring"
+    try: source = textwrap.dedent(inspect.getsource(thing))
+    except (OSError, TypeError): return thing    # no source at hand: help says what it can
+    if not thing.__doc__ or 'Parameters:' in thing.__doc__: return thing
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    notes = {t.start[0]: t.string.lstrip('# ') for t in tokens if t.type == tokenize.COMMENT}
+    rows = [(name, notes.get(line, '')) for name, line in _parameters(ast.parse(source).body[0])]
+    width = max((len(name) for name, _ in rows), default=0)
+    lines = [textwrap.fill(f'    {name:{width}}  {note}', 100, subsequent_indent=' ' * (width + 6)) for name, note in rows]
+    thing.__doc__ = '\n'.join([thing.__doc__, '', 'Parameters:', *lines]) if lines else thing.__doc__
+    return thing
+
+def _parameters(node):
+    "(name, line) of all that a function takes and gives, or that a class is made from"
+    if isinstance(node, ast.ClassDef):
+        maker = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == '__init__'), None)
+        if maker is None: return [(n.target.id, n.lineno) for n in node.body if isinstance(n, ast.AnnAssign)]
+        node = maker
+    a = node.args
+    taken = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
+    found = [(x.arg, x.lineno) for x in taken if x.arg != 'self']
+    gives = node.returns if getattr(node.returns, 'value', '') is not None else None    # `->None` gives nothing
+    return found + ([('returns', gives.lineno)] if gives else [])
+
+# %% ../nbs/00_core.ipynb #c060
 def symlog(
     x:'Tensor', # (...) any numbers
 )->'Tensor': # (...) squeezed; near zero almost unchanged
@@ -180,7 +208,7 @@ def symexp(
     "Undo `symlog`"
     return x.sign() * x.abs().expm1()
 
-# %% ../nbs/00_core.ipynb #c060
+# %% ../nbs/00_core.ipynb #c064
 class TwoHot:
     "Numbers as weights on bins that are even in symlog units"
     def __init__(self,
@@ -198,7 +226,7 @@ class TwoHot:
         import torch
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
-# %% ../nbs/00_core.ipynb #c063
+# %% ../nbs/00_core.ipynb #c067
 @patch
 def encode(self:TwoHot,
     x:'Tensor', # (...) plain numbers
@@ -212,7 +240,7 @@ def encode(self:TwoHot,
     out = torch.zeros(*x.shape, self.bins, device=x.device)
     return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
 
-# %% ../nbs/00_core.ipynb #c066
+# %% ../nbs/00_core.ipynb #c070
 @patch
 def decode(self:TwoHot,
     logits:'Tensor', # (..., bins) unnormalised
@@ -221,7 +249,7 @@ def decode(self:TwoHot,
     # a product and a sum, as autocast would turn a matrix product into bfloat16
     return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
-# %% ../nbs/00_core.ipynb #c069
+# %% ../nbs/00_core.ipynb #c073
 @patch
 def loss(self:TwoHot,
     logits:'Tensor', # (..., bins) predicted
@@ -230,7 +258,7 @@ def loss(self:TwoHot,
     "Cross entropy to the two-hot target"
     return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
-# %% ../nbs/00_core.ipynb #c074
+# %% ../nbs/00_core.ipynb #c078
 _HUES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66), (85, 85, 85))
 
 def _tint(hue, level):
@@ -240,7 +268,7 @@ def _tint(hue, level):
     goal = 255 if amount > 0 else 0
     return '#' + ''.join(f'{round(c + (goal - c) * abs(amount)):02x}' for c in _HUES[hue])
 
-# %% ../nbs/00_core.ipynb #c077
+# %% ../nbs/00_core.ipynb #c081
 def task_colors(
     names:list[str], # the tasks of one run or one suite, in any order
 )->dict[str, str]: # name to '#rrggbb', every one different

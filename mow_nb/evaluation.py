@@ -7,7 +7,7 @@ __all__ = ['Played', 'play', 'protocol_of', 'robots_of', 'pool_of', 'evaluate_ra
            'score_rows', 'successes', 'score_text', 'save_record', 'load_records']
 
 # %% ../nbs/17_evaluation.ipynb #c002
-import json, os
+import json, os, textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -136,21 +136,45 @@ def successes(
     won = [p[key] for p in episodes if p.get(key) is not None]
     return success_rate(won) if won else None
 
+# %% ../nbs/17_evaluation.ipynb #c023
 def score_text(
     rows:list[dict],  # from `score_rows`
-)->str:               # lines for a terminal
+)->str:               # lines for a terminal, at most 80 columns wide
     "The table in plain text"
-    known, won = [r['normalised'] for r in rows if r['normalised'] == r['normalised']], [r for r in rows if r['success']]
-    percent, n = (lambda x: f'{x:.1%}' if x == x else ''), max(16, *(len(r['task']) + 2 for r in rows))
-    lines = [f"{'task':{n}}{'return':>10}{'+/-':>8}{'random':>10}{'reference':>11}{'normalised':>12}{'episodes':>10}" + ('   success (95 %), at the end' if won else '')]
+    known = [r['normalised'] for r in rows if r['normalised'] == r['normalised']]
+    n = max(16, *(len(r['task']) + 1 for r in rows))
+    number = lambda x, width: f'{x:{width}.2f}' if x == x else ' ' * width
+    share = lambda x: f'{x:10.1%}' if x == x else ' ' * 10
+    head = f"{'random':>10}{'reference':>11}{'normalised':>11}" if known else ''
+    lines = [f"{'task':{n}}{'return':>10}{'+/-':>8}{head}"]
     for r in rows:
-        cut, sem, low, high = f" ({r['cut']} cut)" if r['cut'] else '', *('' if r[k] != r[k] else f'{r[k]:.2f}' for k in ('sem', 'random', 'reference'))
-        share = f"{r['success'].value:10.0%} ({r['success'].low:.0%} to {r['success'].high:.0%}), {r['success_end'].value:.0%}" if r['success'] else ''
-        lines.append(f"{r['task']:{n}}{r['mean']:10.2f}{sem:>8}{low:>10}{high:>11}{percent(r['normalised']):>11} {r['episodes']:9}{share}{cut}")
-    means = [f"{percent(np.mean(known)):>11}" if known else ' ' * 11] + ([f"{'':10}{np.mean([r['success'].value for r in won]):10.0%}{'':13}{np.mean([r['success_end'].value for r in won]):.0%}"] if won else [])
-    return '\n'.join([*lines, f"{'mean':{n}}{'':39}{''.join(means)}"])
+        scale = f"{number(r['random'], 10)}{number(r['reference'], 11)} {share(r['normalised'])}" if known else ''
+        lines.append(f"{r['task']:{n}}{number(r['mean'], 10)}{number(r['sem'], 8)}{scale}".rstrip())
+    if len(known) > 1: lines.append(f"{'mean':{n}}{'':40}{share(np.mean(known))}")
+    return '\n'.join([*lines, *_success_lines(rows, n), *_footnotes(rows)])
 
-# %% ../nbs/17_evaluation.ipynb #c026
+# %% ../nbs/17_evaluation.ipynb #c024
+def _success_lines(rows, n):
+    "A second table: how often the goal was reached, for the tasks that have one"
+    won = [r for r in rows if r['success']]
+    if not won: return []
+    lines = ['', f"{'task':{n}}{'success':>10}{'95 % interval':>18}{'at the end':>14}"]
+    for r in won:
+        s = r['success']
+        lines.append(f"{r['task']:{n}}{s.value:10.0%}{f'{s.low:.0%} to {s.high:.0%}':>18}{r['success_end'].value:14.0%}")
+    if len(won) > 1:
+        both = (np.mean([r[k].value for r in won]) for k in ('success', 'success_end'))
+        lines.append(f"{'mean':{n}}{next(both):10.0%}{'':18}{next(both):14.0%}")
+    return lines
+
+def _footnotes(rows):
+    "How many episodes stand behind the means, and which of them were cut"
+    counts = sorted({r['episodes'] for r in rows})
+    cut = ', '.join(f"{r['task']} {r['cut']}" for r in rows if r['cut'])
+    text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task" + (f'; cut short: {cut}' if cut else '')
+    return textwrap.wrap(text, 80)
+
+# %% ../nbs/17_evaluation.ipynb #c029
 def save_record(
     folder:Path,   # the `eval` directory of a run
     record:dict,   # from `evaluate_agent` or `evaluate_random`

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LIBRARIES', 'run_path', 'versions', 'open_run', 'read_config', 'same_model', 'hold', 'Journal', 'read_metrics',
-           'weights_row', 'returns_row', 'faults_row', 'plan', 'plan_text']
+           'weights_row', 'returns_row', 'faults_row', 'plan', 'plan_text', 'Lines', 'progress']
 
 # %% ../nbs/17b_journal.ipynb #c002
-import fcntl, json, os, platform, re, tomllib
+import fcntl, json, os, platform, re, sys, time, tomllib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -185,3 +185,54 @@ def plan_text(
     p, K = plan(config), len(check(config))
     return (f"{K} task{'s' * (K > 1)}, {config.train.rounds:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
             f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk")
+
+# %% ../nbs/17b_journal.ipynb #c033
+class Lines:
+    "Progress of a phase in plain lines, at most one in `every` seconds"
+    def __init__(self,
+        total:int,         # steps of the phase
+        initial:int=0,     # of them already done
+        desc:str='',       # name of the phase
+        unit:str='step',   # what is counted
+        every:float=30.,   # seconds between two lines
+    ):
+        self.total, self.n, self.first, self.desc, self.unit, self.every = total, initial, initial, desc.strip(), unit, every
+        self.began = self.said = time.monotonic()
+
+    def __enter__(self): return self
+
+    def __exit__(self, *exc):
+        if self.n > self.first: self.say()
+
+    def update(self)->None:
+        "One step more"
+        self.n += 1
+        if time.monotonic() - self.said >= self.every and self.n < self.total: self.say()
+
+    def say(self)->None:
+        "Print where the phase stands"
+        self.said = time.monotonic()
+        spent = self.said - self.began
+        left = spent / (self.n - self.first) * (self.total - self.n)
+        when = f', {_clock(spent)} so far, about {_clock(left)} to go' if self.n < self.total else f' in {_clock(spent)}'
+        print(f'{self.desc}: {self.n:,} of {self.total:,} {self.unit}s{when}', flush=True)
+
+def _clock(seconds):
+    "Hours, minutes and seconds"
+    return f'{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}'
+
+# %% ../nbs/17b_journal.ipynb #c036
+def progress(
+    what:str,          # name of the phase
+    unit:str,          # what is counted
+    total:int,         # steps of the phase
+    initial:int=0,     # of them already done
+    quiet:bool=False,  # say nothing; the variable TQDM_DISABLE asks for the same
+):                     # a context with `update`
+    "A progress bar where one can be drawn, else plain lines"
+    hidden = quiet or bool(os.environ.get('TQDM_DISABLE'))
+    if hidden or sys.stdout.isatty() or 'ipykernel' in sys.modules:
+        from tqdm.auto import tqdm
+        return tqdm(total=total, initial=initial, desc=f'{what:12}', unit=unit, disable=hidden,
+                    mininterval=.5, file=sys.stdout, dynamic_ncols=True)
+    return Lines(total, initial, what, unit)

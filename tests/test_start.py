@@ -61,3 +61,12 @@ def test_module_is_the_command(tmp_path):
     helped, wrong = ask('--help'), ask('trian')
     assert helped.returncode == 0 and helped.stdout.startswith('mow ')
     assert (wrong.returncode, wrong.stderr) == (2, "mow: unknown command 'trian': did you mean 'train'?\n")
+
+def test_help_explains():
+    "`help` on whatever the package offers shows each parameter with its meaning"
+    import mow_nb
+    for name in mow_nb.__all__:
+        head, _, table = getattr(mow_nb, name).__doc__.partition('\n\nParameters:\n')
+        rows = [line.split(None, 1) for line in table.splitlines() if line[4:5].strip()]
+        assert head and rows and all(len(row) == 2 for row in rows), name
+    assert 'of the run' in mow_nb.train.__doc__ and 'fields of `EvalConfig`' in mow_nb.evaluate.__doc__
