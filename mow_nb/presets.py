@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 # %% ../nbs/14_presets.ipynb #c003
 import tomli_w
 from .config import AgentConfig, RobotConfig, WorldModelConfig
-from .core import ConfigError, seeded, suggest
+from .core import ConfigError, patch, seeded, suggest
 from .tasks import Task, action_masks, action_width, cont_masks, d_max, tasks_of
 
 # %% ../nbs/14_presets.ipynb #c006
@@ -91,6 +91,14 @@ def flat(
     return out
 
 # %% ../nbs/14_presets.ipynb #c021
+@patch
+def __repr__(self:Config)->str: # one line
+    "The tasks, and what differs from the defaults by its dotted name"
+    usual, shown = flat(Config()), {'tasks': self.tasks}
+    shown |= {name: value for name, value in flat(self).items() if value != usual[name]}
+    return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+# %% ../nbs/14_presets.ipynb #c024
 def _fitted(name, old, new):
     "The new value in the type of the old one"
     if type(old) is float and type(new) is int: return float(new)
@@ -119,7 +127,7 @@ def _sub(name, part, changes):
     try: return dataclasses.replace(part, **here)
     except ConfigError as e: raise ConfigError(str(e) if str(e).startswith(name) else f'{name}.{e}') from None
 
-# %% ../nbs/14_presets.ipynb #c024
+# %% ../nbs/14_presets.ipynb #c027
 PRESETS = dict(
     atari26={'model.d_task': 128, 'train.seqs': 1, 'train.dreams': 64},
     storm={'tasks': 'Pong', 'model.d_task': 0, 'model.task_weight': 0., 'model.harmonious': False, 'model.dynamics.experts': 0, 'model.dynamics.active': 0,
@@ -134,7 +142,7 @@ PRESETS = dict(
     token_routing={'model.dynamics.routing': 'token'},
     layer_means={'cluster.reduction': 'layer_means'})
 
-# %% ../nbs/14_presets.ipynb #c028
+# %% ../nbs/14_presets.ipynb #c031
 _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model.vae.groups': 16, 'model.vae.classes': 16, 'model.dynamics.width': 128, 'model.dynamics.heads': 4,
           'model.dynamics.experts': 4, 'model.dynamics.active': 2, 'agent.hidden': 128, 'train.model_lr': 1e-3, 'train.agent_lr': 1e-3, 'train.seqs': 4, 'train.steps': 16,
           'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket'}
@@ -149,13 +157,13 @@ PRESETS |= dict(
     demo=_SMALL | {'tasks': 'Pong,Breakout,Boxing,Freeway', 'model.vae.size': 64, 'cluster.n': 2, 'train.rounds': 1_000, 'train.prefill': 400, 'train.warmup': 100, 'train.train_every': 2,
                    'train.log_every': 10, 'train.save_every': 100, 'eval.episodes': 2, 'eval.max_steps': 500})
 
-# %% ../nbs/14_presets.ipynb #c030
+# %% ../nbs/14_presets.ipynb #c033
 PRESETS |= dict(example=PRESETS['demo'] | {
     'tasks': 'Alien,Boxing,Breakout,Freeway,MsPacman,Pong,RoadRunner,Seaquest', 'model.d_task': 16, 'model.vae.stem': 12, 'model.vae.groups': 12, 'model.dynamics.width': 64, 'model.dynamics.layers': 1,
     'model.dynamics.experts': 6, 'agent.hidden': 64, 'cluster.n': 3, 'cluster.batches': 8, 'train.seqs': 2, 'train.rounds': 3_000, 'train.prefill': 1_000, 'train.warmup': 600,
     'train.log_every': 20, 'train.save_every': 200, 'train.eval_every': 400, 'eval.episodes': 3})
 
-# %% ../nbs/14_presets.ipynb #c032
+# %% ../nbs/14_presets.ipynb #c035
 PRESETS |= dict(
     mt10={'tasks': 'mt10', 'model.d_task': 128, 'cluster.n': 4, 'train.seqs': 2, 'train.dreams': 128, 'train.rounds': 150_000},
     mt50={'tasks': 'mt50', 'model.d_task': 128, 'train.seqs': 1, 'train.dreams': 32, 'train.rounds': 150_000},
@@ -164,7 +172,7 @@ PRESETS |= dict(
     mixed=_SMALL | {'tasks': 'Pong,Breakout,reach-v3,door-open-v3', 'model.vae.size': 64, 'cluster.n': 2, 'train.seqs': 2, 'train.rounds': 1_000, 'train.prefill': 400, 'train.warmup': 100,
                     'train.train_every': 2, 'train.log_every': 10, 'train.save_every': 100, 'eval.episodes': 2, 'eval.max_steps': 500})
 
-# %% ../nbs/14_presets.ipynb #c035
+# %% ../nbs/14_presets.ipynb #c038
 MEANINGS = dict(
     atari26='26 Atari games with one agent, for a graphics card', storm='one game with the plain single-task model', mt_storm='baseline: one VAE, no experts, one table of task vectors',
     mt_storm_multivae='baseline: a VAE per group, no experts', no_task_loss='ablation: nothing asks which task it is', no_balance='ablation: experts may be used unevenly',
@@ -173,7 +181,7 @@ MEANINGS = dict(
     toy='every stage in seconds, learns nothing', demo='four Atari games through every stage in minutes', example='the run that is shipped: eight Atari games, half an hour',
     mt10='ten robot tasks, for a graphics card', mt50='fifty robot tasks, for a graphics card', mt10_small='ten robot tasks through every stage on two cores', mixed='two games and two robot tasks with one agent, on two cores')
 
-# %% ../nbs/14_presets.ipynb #c038
+# %% ../nbs/14_presets.ipynb #c041
 def preset(
     names:str,  # one preset, or several joined by '+', applied from left to right
 )->Config:      # the config
@@ -184,7 +192,7 @@ def preset(
         config = changed(config, PRESETS[name])
     return config
 
-# %% ../nbs/14_presets.ipynb #c041
+# %% ../nbs/14_presets.ipynb #c044
 _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width model.dynamics.layers model.dynamics.heads model.dynamics.ff model.dynamics.positions '
     'model.dynamics.router_width agent.hidden agent.layers agent.bins cluster.batches train.rounds train.prefill train.train_every train.seqs train.steps train.dreams '
     'train.context train.horizon train.act_context train.log_every train.save_every robots.repeat robots.length eval.episodes eval.max_steps', 2: 'model.vae.classes',
@@ -196,7 +204,7 @@ _ONE_OF = {'protocol': ('storm', 'iris'), 'model.pictures': ('plain', 'standard'
            'train.device': ('auto', 'cpu', 'cuda'), 'train.compile': ('auto', 'off', 'inductor'),
            'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': ('library', 'plain', 'fast')}
 
-# %% ../nbs/14_presets.ipynb #c045
+# %% ../nbs/14_presets.ipynb #c048
 def _ranges(table):
     "Single values"
     for low, names in _AT_LEAST.items():
@@ -207,7 +215,7 @@ def _ranges(table):
     for n, allowed in _ONE_OF.items():
         if table[n] not in allowed: yield f"{n}: " + suggest(table[n], allowed, 'choice')
 
-# %% ../nbs/14_presets.ipynb #c048
+# %% ../nbs/14_presets.ipynb #c051
 def _relations(c, K):
     "Values that must fit one another"
     d, t, size = c.model.dynamics, c.train, c.model.vae.size
@@ -228,7 +236,7 @@ def _relations(c, K):
         import torch
         if not torch.cuda.is_available(): yield "train.device='cuda' but PyTorch sees no CUDA device: use 'cpu' or 'auto'"
 
-# %% ../nbs/14_presets.ipynb #c051
+# %% ../nbs/14_presets.ipynb #c054
 def check(
     config:Config,        # to be judged
 )->tuple[Task, ...]:      # its K tasks
@@ -237,7 +245,7 @@ def check(
     for complaint in (*_ranges(flat(config)), *_relations(config, len(tasks))): raise ConfigError(complaint)
     return tasks
 
-# %% ../nbs/14_presets.ipynb #c057
+# %% ../nbs/14_presets.ipynb #c060
 def to_toml(
     config:Config,  # to be written
 )->str:             # the text of a TOML file
@@ -257,7 +265,7 @@ def from_toml(
     if isinstance(old := tree.get('train', {}).get('compile'), bool): tree['train']['compile'] = 'inductor' if old else 'auto'
     return changed(Config(), dict(leaves(tree)))
 
-# %% ../nbs/14_presets.ipynb #c060
+# %% ../nbs/14_presets.ipynb #c063
 def build(
     config:Config,                 # checked or not
     labels:list[int]|None=None,    # K cluster labels; None = all tasks in cluster 0
@@ -274,7 +282,7 @@ def build(
         world = WorldModel(m, len(tasks), action_width(tasks), labels)
         return world, ActorCritic(config.agent, d_state, d_max(tasks), *masks, labels)
 
-# %% ../nbs/14_presets.ipynb #c061
+# %% ../nbs/14_presets.ipynb #c064
 def count(
     config:Config,               # of which run
     labels:list[int]|None=None,  # K cluster labels

@@ -6,12 +6,11 @@
 __all__ = ['Patience', 'Run', 'train']
 
 # %% ../nbs/17c_run.ipynb #c002
-import signal, sys, threading, time
+import signal, threading, time
 from pathlib import Path
 
 # %% ../nbs/17c_run.ipynb #c003
 import numpy as np, torch
-from tqdm.auto import tqdm
 from .core import generator, np_rng, patch
 from .records import Batch
 from .tasks import action_width, d_max
@@ -25,7 +24,7 @@ from .trainer import Learner, assert_finite
 from .grouping import find_groups
 from .seeing import save_strips, strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .journal import Journal, faults_row, hold, open_run, plan_text, returns_row, run_path, weights_row
+from .journal import Journal, faults_row, hold, open_run, plan_text, progress, returns_row, run_path, weights_row
 
 # %% ../nbs/17c_run.ipynb #c008
 class Patience:
@@ -79,8 +78,7 @@ def steps(self:Run,
     done,            # () -> int, how much of it is done
 ): # what `done` gives, before each step
     "Go on until enough is done, leaving only where it is safe"
-    hidden = dict(disable=True) if self.quiet else {}    # else tqdm decides, which can be told by TQDM_DISABLE
-    with tqdm(total=total, initial=min(done(), total), desc=f'{what:12}', unit=unit, mininterval=.5, file=sys.stdout, dynamic_ncols=True, **hidden) as bar:
+    with progress(what, unit, total, min(done(), total), self.quiet) as bar:
         while (n := done()) < total:
             self.pause()
             yield n
