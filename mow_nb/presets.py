@@ -145,19 +145,26 @@ PRESETS = dict(
 # %% ../nbs/14_presets.ipynb #c031
 _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model.vae.groups': 16, 'model.vae.classes': 16, 'model.dynamics.width': 128, 'model.dynamics.heads': 4,
           'model.dynamics.experts': 4, 'model.dynamics.active': 2, 'agent.hidden': 128, 'train.model_lr': 1e-3, 'train.agent_lr': 1e-3, 'train.seqs': 4, 'train.steps': 16,
-          'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket'}
+          'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket',
+          'model.pictures': 'standard', 'model.harmonious': False, 'train.model_clip': 1.}
 PRESETS |= dict(
     pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 2e-2, 'train.rounds': 5_000, 'train.prefill': 1_000,
                      'train.warmup': 700, 'train.train_every': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 400, 'eval.max_steps': 40},
     steer=_SMALL | {'tasks': 'steer-night', 'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'model.dynamics.experts': 0, 'model.dynamics.active': 0, 'cluster.grouping': 'one', 'cluster.n': 1, 'agent.entropy': 2e-2,
                     'train.rounds': 5_000, 'train.prefill': 3_000, 'train.warmup': 400, 'train.train_every': 2, 'train.seqs': 8, 'train.dreams': 64, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 200, 'eval.max_steps': 40},
-    toy=_SMALL | {'tasks': 'track-night,reach-night,track-sea', 'model.vae.stem': 8, 'model.vae.groups': 4, 'model.vae.classes': 4, 'model.dynamics.width': 16, 'model.dynamics.heads': 2, 'cluster.batches': 2,
+    toy=_SMALL | {'tasks': 'track-night,reach-night,track-sea', 'model.harmonious': True, 'model.vae.stem': 8, 'model.vae.groups': 4, 'model.vae.classes': 4, 'model.dynamics.width': 16, 'model.dynamics.heads': 2, 'cluster.batches': 2,
                   'agent.hidden': 16, 'cluster.n': 2, 'train.rounds': 40, 'train.prefill': 20, 'train.warmup': 4, 'train.seqs': 2, 'train.steps': 8, 'train.dreams': 4, 'train.horizon': 4,
                   'train.log_every': 2, 'train.save_every': 5, 'eval.episodes': 1, 'eval.max_steps': 10},
     demo=_SMALL | {'tasks': 'Pong,Breakout,Boxing,Freeway', 'model.vae.size': 64, 'cluster.n': 2, 'train.rounds': 1_000, 'train.prefill': 400, 'train.warmup': 100, 'train.train_every': 2,
                    'train.log_every': 10, 'train.save_every': 100, 'eval.episodes': 2, 'eval.max_steps': 500})
 
 # %% ../nbs/14_presets.ipynb #c033
+PRESETS |= dict(evening=PRESETS['demo'] | {
+    'tasks': 'Assault,Boxing,Breakout,CrazyClimber,Freeway,Krull,Pong,RoadRunner',
+    'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'agent.entropy': 3e-3, 'agent.scale_floor': 0.1,
+    'cluster.n': 3, 'cluster.batches': 8, 'train.rounds': 100_000, 'train.prefill': 2_000, 'train.warmup': 1_000,
+    'train.train_every': 10, 'train.seqs': 2, 'train.dreams': 24, 'train.horizon': 12, 'train.starts': 8,
+    'train.agent_lr': 3e-4, 'train.log_every': 50, 'train.save_every': 500, 'eval.episodes': 20, 'eval.max_steps': 27_000})
 PRESETS |= dict(example=PRESETS['demo'] | {
     'tasks': 'Alien,Boxing,Breakout,Freeway,MsPacman,Pong,RoadRunner,Seaquest', 'model.d_task': 16, 'model.vae.stem': 12, 'model.vae.groups': 12, 'model.dynamics.width': 64, 'model.dynamics.layers': 1,
     'model.dynamics.experts': 6, 'agent.hidden': 64, 'cluster.n': 3, 'cluster.batches': 8, 'train.seqs': 2, 'train.rounds': 3_000, 'train.prefill': 1_000, 'train.warmup': 600,
@@ -178,7 +185,7 @@ MEANINGS = dict(
     mt_storm_multivae='baseline: a VAE per group, no experts', no_task_loss='ablation: nothing asks which task it is', no_balance='ablation: experts may be used unevenly',
     no_clustering='ablation: random groups of the same sizes', no_experts='ablation: the shared Transformer alone', no_shared='ablation: the experts alone', token_routing='ablation: every token picks its experts',
     layer_means="the paper's reduction of gradients", pocket='eight small pixel tasks, learned in half an hour on two cores', steer='one small task with a continuous action, minutes',
-    toy='every stage in seconds, learns nothing', demo='four Atari games through every stage in minutes', example='the run that is shipped: eight Atari games, half an hour',
+    toy='every stage in seconds, learns nothing', demo='four Atari games through every stage in minutes', evening='eight Atari games with the whole budget of steps, hours on two cores', example='the run that is shipped: eight Atari games, half an hour',
     mt10='ten robot tasks, for a graphics card', mt50='fifty robot tasks, for a graphics card', mt10_small='ten robot tasks through every stage on two cores', mixed='two games and two robot tasks with one agent, on two cores')
 
 # %% ../nbs/14_presets.ipynb #c041
