@@ -7,13 +7,13 @@ __all__ = ['COMMANDS', 'judge_options', 'parse_config', 'presets_text', 'train_c
            'explore_command', 'tasks_command', 'bench_command', 'doctor_command', 'usage', 'main']
 
 # %% ../nbs/19_cli.ipynb #c002
-import argparse, sys, textwrap
+import argparse, importlib, os, sys, textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 # %% ../nbs/19_cli.ipynb #c003
 from . import __version__
-from .core import ConfigError, MowError, suggest
+from .core import ConfigError, DiskError, MowError, suggest
 from .tasks import SUITES, bounds, tasks_of
 from .presets import Config, MEANINGS, PRESETS, changed, check, flat, preset
 
@@ -51,7 +51,8 @@ def parse_config(
     check(changed(config, judge_options(args, config)))  # a part that refuses is named in full here, by tyro it would not be
     import tyro
     about += 'Options and their present values. A preset sets them, an option overrides it.'
-    config = tyro.cli(Config, default=config, args=args, prog=prog, description=about)
+    tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # help, and what was not an option
+    config = changed(config, judge_options(args, config))
     check(config)
     return config
 
@@ -91,6 +92,12 @@ def _parser(name, about, **more):
     parser.add_argument('--root', default='runs', help="directory of all runs; 'runs' if not given")
     return parser
 
+def _run(own):
+    "The run's directory, and whether it is the one that came with the library, in which nothing is written"
+    from mow_nb.place import EXAMPLE, find_run
+    path = find_run(own.run, own.root)
+    return path, own.run == EXAMPLE and path.parent.name == 'data'
+
 def train_command(
     args:list[str],  # words after 'train'
 )->None:
@@ -124,13 +131,14 @@ def evaluate_command(
     p.add_argument('--max-steps', type=int, metavar='N',
                    help="steps after which an episode is cut; as in the run's config if not given")
     own = p.parse_args(args)
-    from mow_nb.journal import read_config, run_path
-    from mow_nb.evaluation import score_rows, score_text
+    from mow_nb.place import read_config
+    from mow_nb.evaluation import record_file, score_rows, score_text
     from mow_nb.sharing import evaluate
-    path = run_path(own.run, own.root)
-    record = evaluate(path, **{k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None})
-    print(score_text(score_rows(check(read_config(path)), record)))
-    print(f"written: {path/'eval'}/step-{record['updates']:09d}.json")
+    path, shipped = _run(own)
+    asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
+    tasks = check(read_config(path))
+    record = evaluate(path, lambda r: print(score_text(score_rows(tasks, r)), flush=True), not shipped, **asked)
+    if not shipped: print(f"written: {record_file(path/'eval', record)}")
 
 def report_command(
     args:list[str],  # words after 'report'
@@ -140,29 +148,26 @@ def report_command(
                           'It is kept in runs/RUN/report.html.')
     p.add_argument('run', help='name of the run; it may still be going')
     own = p.parse_args(args)
-    from mow_nb.journal import read_config, run_path
     from mow_nb.report import write_report
-    path = run_path(own.run, own.root)
-    read_config(path)
-    print(f'report: {write_report(path).absolute()}')
+    path, shipped = _run(own)
+    print(f"report: {write_report(path, Path('report-example.html') if shipped else None).absolute()}")
 
 # %% ../nbs/19_cli.ipynb #c024
 def explore_command(
     args:list[str],  # words after 'explore'
 )->None:
     "explore [RUN] [options]   walk around in a run, or in the example"
-    from mow_nb.explorer import EXAMPLE, open_lab, ready_notebook, run_at
-    from mow_nb.journal import run_path
+    from mow_nb.explorer import open_lab, ready_notebook
+    from mow_nb.place import EXAMPLE, read_config
     about = 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.'
     p = _parser('explore', about, epilog='Other options go to JupyterLab.')
     p.add_argument('run', nargs='?', default=EXAMPLE, help='name of the run; the example that comes with the library if not given')
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
     own, rest = p.parse_known_args(args)
-    path = run_path(own.run, own.root)
-    shipped = own.run == EXAMPLE and not path.exists()
-    there = run_at(EXAMPLE if shipped else str(path))
-    file = ready_notebook(Path(own.root)/'explore-example.ipynb' if shipped else there/'explore.ipynb', EXAMPLE if shipped else '.')
+    path, shipped = _run(own)
+    read_config(path)
+    file = ready_notebook(Path(own.root)/'explore-example.ipynb' if shipped else path.resolve()/'explore.ipynb', EXAMPLE if shipped else '.')
     print(f'notebook: {file}', flush=True)
     open_lab(file, *['--no-browser'] * own.no_browser, *([f'--port={own.port}'] if own.port else []), *rest)
 
@@ -207,8 +212,30 @@ COMMANDS = {f.__name__.removesuffix('_command'): f for f in (train_command, eval
 def usage()->str: # lines for the terminal
     "What `mow` can do"
     return '\n'.join([f'mow {__version__}: one agent that learns many visual tasks by dreaming', '', *(f'  mow {f.__doc__}' for f in COMMANDS.values()), '',
-                      'Exit codes: 0 done, 2 configuration, 3 checkpoint, 4 not a finite number,', '            5 environments, 6 disk'])
+                      'With tasks of your own: --import MODULE, which registers them.',
+                      'Exit codes: 0 done, 2 configuration, 3 checkpoint, 4 not a finite number,',
+                      '            5 environments, 6 disk, 128 + n stopped by signal n'])
 
+def _imported(args):
+    "The words without `--import MODULE`, whose modules are imported; they may lie in the present directory"
+    out, modules = [], []
+    for i, word in enumerate(args):
+        if word == '--import' or word.startswith('--import='): modules += [word[9:]] if '=' in word else args[i + 1:i + 2]
+        elif i == 0 or args[i - 1] != '--import': out.append(word)
+    sys.path.insert(0, os.getcwd()) if modules else None
+    for name in modules:
+        try: importlib.import_module(name.removesuffix('.py'))
+        except Exception as e: raise ConfigError(f"--import {name}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    return out
+
+# %% ../nbs/19_cli.ipynb #c032
+def _trouble(e):
+    "What an error of the system or of memory comes to: a line and an exit code; None if it is a fault of ours"
+    if isinstance(e, MowError): return str(e), e.exit_code
+    if isinstance(e, OSError) and e.errno: return f"{e.strerror}{f': {e.filename}' if e.filename else ''}", DiskError.exit_code
+    if isinstance(e, MemoryError) or 'allocate memory' in str(e) or 'out of memory' in str(e): return 'not enough memory: choose smaller sizes', ConfigError.exit_code
+
+# %% ../nbs/19_cli.ipynb #c034
 def main(
     args:list[str]|None=None,  # words after 'mow'; None = those of the process
 )->int:                        # exit code
@@ -217,12 +244,16 @@ def main(
     if not args or args[0] in ('-h', '--help', 'help'): print(usage()); return 0
     if args[0] == '--version': print(__version__); return 0
     try:
+        args = _imported(args)
         if args[0] not in COMMANDS: raise ConfigError(suggest(args[0], COMMANDS, 'command'))
         COMMANDS[args[0]](args[1:])
         return 0
-    except MowError as e:
-        print(f'mow: {e}', file=sys.stderr)
-        return e.exit_code
-    except SystemExit as e: return int(e.code or 0)
-    except BrokenPipeError: return 0    # the reader of a pipe, such as `head`, has seen enough
-    except KeyboardInterrupt: return 130
+    except SystemExit as e: return e.code if isinstance(e.code, int) else int(e.code is not None)
+    except KeyboardInterrupt as e: return 128 + getattr(e, 'number', 2)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except Exception as e:
+        if (found := _trouble(e)) is None: raise
+        print(f'mow: {found[0]}', file=sys.stderr)
+        return found[1]

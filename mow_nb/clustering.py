@@ -8,13 +8,14 @@ __all__ = ['METHODS', 'layer_means', 'SignProjection', 'even_tensors', 'task_gra
            'save_analysis', 'load_analysis', 'plot_similarity', 'plot_silhouette']
 
 # %% ../nbs/12_clustering.ipynb #c002
-import json, os
+import io, json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np, torch
 from torch import Tensor
-from .core import ConfigError, NonFiniteError, counter_seed, suggest
+from .core import CheckpointError, ConfigError, NonFiniteError, counter_seed, suggest
+from .files import disk, get_arrays, get_json, put
 
 # %% ../nbs/12_clustering.ipynb #c007
 def layer_means(
@@ -198,23 +199,33 @@ def save_analysis(
     stem:str='clusters', # name of the two files
 )->None:
     "Write an analysis as .npz and .json"
-    path = Path(path); path.mkdir(parents=True, exist_ok=True)
+    path, out = Path(path), io.BytesIO()
     arrays = {f'similarity_{k}': v for k, v in found.similarity.items()} | dict(labels=found.labels)
     plain = {k: v for k, v in asdict(found).items() if k not in ('similarity', 'labels')} | dict(labels=found.labels.tolist())
-    with open(path/f'.{stem}.npz', 'wb') as f: np.savez(f, **arrays)
-    (path/f'.{stem}.json').write_text(json.dumps(plain, indent=1))
-    for end in ('npz', 'json'): os.replace(path/f'.{stem}.{end}', path/f'{stem}.{end}')
+    np.savez(out, **arrays)
+    with disk(f'cannot write in {path}'): path.mkdir(parents=True, exist_ok=True)
+    put(path/f'{stem}.npz', out.getvalue()); put(path/f'{stem}.json', json.dumps(plain, indent=1))
 
 def load_analysis(
     path:Path,           # the `analysis` directory of a run
     stem:str='clusters', # name of the two files
 )->Analysis:             # as it was saved
     "Read an analysis back"
-    plain = json.loads((Path(path)/f'{stem}.json').read_text())
-    with np.load(Path(path)/f'{stem}.npz', allow_pickle=False) as f: arrays = dict(f)
-    plain['silhouette'] = {int(n): s for n, s in plain['silhouette'].items()}
+    plain, arrays = get_json(Path(path)/f'{stem}.json'), get_arrays(Path(path)/f'{stem}.npz')
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
-    return Analysis(**plain | dict(similarity=sims, labels=arrays['labels']))
+    try:
+        plain['silhouette'] = {int(n): s for n, s in plain['silhouette'].items()}
+        found = Analysis(**plain | dict(similarity=sims, labels=arrays['labels']))
+        if not _sound(found): raise ValueError
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError): raise CheckpointError(f'{stem}.json and {stem}.npz do not hold an analysis') from None
+    return found
+
+def _sound(a):
+    "Does an analysis that came from a file fit together?"
+    K, number = len(a.names), lambda x: type(x) in (int, float)
+    return (isinstance(a.names, list) and all(isinstance(n, str) for n in a.names) and a.labels.shape == (K,) and a.labels.dtype.kind == 'i'
+            and set(a.labels.tolist()) == set(range(max(a.labels.tolist()) + 1)) and a.method in METHODS and a.source in a.similarity
+            and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values()) and all(map(number, a.silhouette.values())) and type(a.suggested) is int)
 
 # %% ../nbs/12_clustering.ipynb #c053
 def _tree_order(sim, labels)->np.ndarray: # (K,) tasks: groups together, neighbours in the tree side by side

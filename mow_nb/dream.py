@@ -20,8 +20,8 @@ from .envs import make_env, replay_episode
 from .presets import Config, check
 from .acting import Agent
 from .evaluation import protocol_of
-from .journal import read_config
-from .sharing import from_pretrained, load
+from .place import read_config
+from .sharing import load
 from .cluster_view import INK, SOFT, NotYet, tidy
 
 # %% ../nbs/18e_dream.ipynb #c006
@@ -30,8 +30,7 @@ def agent_of(
 )->Agent:       # on the CPU, ready to play
     "The agent that a run has to offer"
     path = Path(path)
-    if any((path/'checkpoints').glob('step-*')): return load(path)
-    if (path/'agent'/'agent.safetensors').exists(): return from_pretrained(path/'agent')
+    if any((path/'checkpoints').glob('step-*')) or (path/'agent').is_dir(): return load(path)
     raise NotYet('No dream to play yet: this run has written no checkpoint so far.')
 
 # %% ../nbs/18e_dream.ipynb #c009

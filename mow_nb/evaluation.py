@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['Played', 'play', 'protocol_of', 'robots_of', 'pool_of', 'evaluate_random', 'evaluate_agent', 'normalised',
-           'score_rows', 'successes', 'score_text', 'save_record', 'load_records']
+           'score_rows', 'successes', 'score_text', 'record_file', 'save_record', 'read_record', 'load_records']
 
 # %% ../nbs/17_evaluation.ipynb #c002
-import json, os, textwrap
+import json, re, textwrap
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
 
 # %% ../nbs/17_evaluation.ipynb #c003
 import numpy as np
-from .core import EnvError, generator, np_rng
+from .core import CheckpointError, EnvError, generator, np_rng
+from .files import disk, get_json, put
 from .tasks import Task, bounds, d_max
 from .robots import CAMERA, PLACE, REWARD, STYLES, choose_gl
 from .envs import AtariProtocol, PROTOCOLS, Pool, random_actions
@@ -175,21 +176,43 @@ def _footnotes(rows):
     return textwrap.wrap(text, 80)
 
 # %% ../nbs/17_evaluation.ipynb #c029
+def _episodes(record):
+    "How many episodes each task has at least"
+    return min((len(e) for e in record['episodes'].values()), default=0)
+
+def record_file(
+    folder:Path,   # the `eval` directory of a run
+    record:dict,   # from `evaluate_agent` or `evaluate_random`
+)->Path:           # where it belongs
+    "Where a record is written, so that no larger one is lost"
+    if record['player'] == 'random': stem = 'random'
+    else: stem = f"step-{record['updates']:09d}"
+    there = Path(folder)/f'{stem}.json'
+    try: larger = _episodes(read_record(there)) > _episodes(record)
+    except CheckpointError: larger = False  # missing, or not worth keeping
+    return Path(folder)/f'{stem}-episodes-{_episodes(record)}.json' if larger else there
+
 def save_record(
     folder:Path,   # the `eval` directory of a run
     record:dict,   # from `evaluate_agent` or `evaluate_random`
 )->Path:           # where it was written
     "Write a record"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    name = 'random.json' if record['player'] == 'random' else f"step-{record['updates']:09d}.json"
-    tmp = folder/f'.{name}'
-    tmp.write_text(json.dumps(record, indent=1))
-    os.replace(tmp, folder/name)
-    return folder/name
+    with disk(f'cannot write in {folder}'): Path(folder).mkdir(parents=True, exist_ok=True)
+    return put(record_file(folder, record), json.dumps(record, indent=1))
+
+# %% ../nbs/17_evaluation.ipynb #c031
+def read_record(
+    file:Path,     # of an evaluation
+)->dict:           # the record
+    "A record, or `CheckpointError` if it is none"
+    r, number = get_json(file), lambda x: type(x) in (int, float)
+    one = lambda p: isinstance(p, dict) and number(p.get('ret')) and number(p.get('length')) and isinstance(p.get('cut'), bool) and all(isinstance(p.get(k), (bool, type(None))) for k in ('success', 'success_end'))
+    if not (type(r.get('updates')) is int and isinstance(r.get('player'), str) and isinstance(r.get('episodes'), dict)
+            and all(isinstance(e, list) and all(map(one, e)) for e in r['episodes'].values())): raise CheckpointError(f'{Path(file).name} is not the record of an evaluation')
+    return r
 
 def load_records(
     folder:Path,  # the `eval` directory of a run
 )->list[dict]:    # records of the agent, in the order of training
     "All evaluations of a run"
-    return [json.loads(p.read_text()) for p in sorted(Path(folder).glob('step-*.json'))]
+    return [read_record(p) for p in sorted(Path(folder).glob('step-*.json')) if re.fullmatch(r'step-\d+\.json', p.name)]

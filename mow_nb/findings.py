@@ -7,19 +7,20 @@ __all__ = ['PAPER_STEPS', 'PAPER_MEAN', 'ROBOT_STEPS', 'ROBOT_MEAN', 'Findings',
            'sentence', 'recipe', 'command']
 
 # %% ../nbs/17e_findings.ipynb #c002
-import json, shlex, tomllib, zipfile
+import shlex, sys
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 
 # %% ../nbs/17e_findings.ipynb #c003
 import numpy as np
-from .core import ConfigError, np_rng, task_colors
+from .core import CheckpointError, ConfigError, np_rng, task_colors
 from .tasks import Task, bounds, tasks_of
 from .presets import Config, PRESETS, flat, preset
 from .clustering import Analysis, load_analysis
-from .evaluation import load_records, normalised
-from .journal import read_config, read_metrics
+from .evaluation import load_records, normalised, read_record
+from .journal import read_metrics
+from .place import read_config, read_table
 from .seeing import load_strips
 
 # %% ../nbs/17e_findings.ipynb #c008
@@ -44,9 +45,15 @@ class Findings:
 
 # %% ../nbs/17e_findings.ipynb #c009
 def _maybe(read, *args):
-    "What a reader returns, or None if its file is missing or half written"
+    "What a reader returns, or None if its file is missing or cannot be trusted; the latter is said"
     try: return read(*args)
-    except (OSError, ValueError, KeyError, TypeError, EOFError, ConfigError, zipfile.BadZipFile): return None
+    except CheckpointError as e:
+        if 'is missing' not in str(e): print(f'left out: {e}', file=sys.stderr)
+
+def _fits(rest, names):
+    "What differs from a preset, or None where joined presets contradict each other"
+    try: return rest(names)
+    except ConfigError: return None
 
 def _known(word, full_actions):
     "The tasks of a word; a user's task need not be registered here"
@@ -58,11 +65,11 @@ def gather(
 )->Findings:      # what is there so far
     "Read a run, finished or not"
     path = Path(path)
-    config, read = read_config(path), lambda name: json.loads((path/name).read_text())
-    tasks = tuple(t for w in config.tasks.split(',') for t in _known(w.strip(), config.full_actions))
-    return Findings(path, config, tasks, tomllib.loads((path/'config.toml').read_text()).get('versions', {}), read_metrics(path),
+    config = read_config(path)
+    tasks = tuple(t for w in config.tasks.split(',') for t in _known(w, config.full_actions))
+    return Findings(path, config, tasks, read_table(path/'config.toml', 'versions'), read_metrics(path),
                     _maybe(load_analysis, path/'analysis'), _maybe(load_strips, path/'analysis'/'strips.npz'),
-                    _maybe(load_records, path/'eval') or [], _maybe(read, 'eval/random.json'))
+                    _maybe(load_records, path/'eval') or [], _maybe(read_record, path/'eval'/'random.json'))
 
 # %% ../nbs/17e_findings.ipynb #c012
 def spread(
@@ -156,7 +163,7 @@ def recipe(
     "The shortest way to say a config"
     table = flat(config)
     rest = lambda names: {k: table[k] for k, v in flat(preset(names)).items() if v != table[k]}
-    pairs = {n: _maybe(rest, n) for n in (*PRESETS, *(f'{a}+{b}' for a in PRESETS for b in PRESETS if a != b))}
+    pairs = {n: _fits(rest, n) for n in (*PRESETS, *(f'{a}+{b}' for a in PRESETS for b in PRESETS if a != b))}
     # some pairs contradict each other and make no config; of equals we like 'pocket+no_shared' better than 'no_shared+pocket'
     cost = lambda p: (len(p[1]) + .5 * p[0].count('+'), -sum(k.startswith('train') for k in PRESETS[p[0].split('+')[0]]))
     return min(((n, r) for n, r in pairs.items() if r is not None), key=cost)

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'MEANINGS', 'ClusterConfig', 'TrainConfig', 'EvalConfig', 'Config', 'flat', 'changed', 'preset', 'check',
-           'to_toml', 'from_toml', 'build', 'count']
+           'build', 'count']
 
 # %% ../nbs/14_presets.ipynb #c002
-import dataclasses, tomllib
+import dataclasses
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 # %% ../nbs/14_presets.ipynb #c003
-import tomli_w
-from .config import AgentConfig, RobotConfig, WorldModelConfig
+from .config import AgentConfig, RobotConfig, WorldModelConfig, excesses
 from .core import ConfigError, patch, seeded, suggest
 from .tasks import Task, action_masks, action_width, cont_masks, d_max, tasks_of
 
@@ -78,6 +78,10 @@ class Config:
     robots:RobotConfig = field(default_factory=RobotConfig)           # how robot tasks are stepped and seen
     eval:EvalConfig = field(default_factory=EvalConfig)               # how the agent is judged
 
+    def __post_init__(self):
+        # 'a, b,' and 'a,b' are the same tasks, and must be the same config
+        if isinstance(self.tasks, str): object.__setattr__(self, 'tasks', ','.join(w.strip() for w in self.tasks.split(',') if w.strip()))
+
 # %% ../nbs/14_presets.ipynb #c018
 def flat(
     config,         # a config dataclass
@@ -101,8 +105,8 @@ def __repr__(self:Config)->str: # one line
 # %% ../nbs/14_presets.ipynb #c024
 def _fitted(name, old, new):
     "The new value in the type of the old one"
-    if type(old) is float and type(new) is int: return float(new)
-    if type(old) is not type(new): raise ConfigError(f"{name}={new!r} must be of type {type(old).__name__}")
+    if type(old) is float and type(new) is int and abs(new) < 2**1000: return float(new)
+    if type(old) is not type(new): raise ConfigError(f"{name}={repr(new)[:60]} must be of type {type(old).__name__}")
     return new
 
 def changed(
@@ -117,7 +121,12 @@ def changed(
     for part in {k.partition('.')[0] for k in changes if '.' in k}:
         sub = {k.partition('.')[2]: _fitted(k, table[k], v) for k, v in changes.items() if k.startswith(part + '.')}
         here[part] = _sub(part, getattr(config, part), sub)
-    return dataclasses.replace(config, **here)
+    out = dataclasses.replace(config, **here)
+    with suppress(ConfigError):  # tasks that nobody knows are the business of `check`
+        if 'tasks' in changes and 'cluster.n' not in changes:
+            most = len(tasks_of(out.tasks, out.full_actions))
+            out = dataclasses.replace(out, cluster=dataclasses.replace(out.cluster, n=min(out.cluster.n, most)))
+    return out
 
 def _sub(name, part, changes):
     "The same for a part, whose complaints are given its name"
@@ -221,6 +230,7 @@ def _ranges(table):
         if not 0 <= table[n] <= 1: yield f'{n}={table[n]} must lie in [0, 1]'
     for n, allowed in _ONE_OF.items():
         if table[n] not in allowed: yield f"{n}: " + suggest(table[n], allowed, 'choice')
+    yield from excesses(table)
 
 # %% ../nbs/14_presets.ipynb #c051
 def _relations(c, K):
@@ -253,26 +263,6 @@ def check(
     return tasks
 
 # %% ../nbs/14_presets.ipynb #c060
-def to_toml(
-    config:Config,  # to be written
-)->str:             # the text of a TOML file
-    "A config for people"
-    return tomli_w.dumps(dataclasses.asdict(config))
-
-def from_toml(
-    text:str,       # what `to_toml` gave, or part of it
-)->Config:          # the config; what the text leaves out has its default
-    "A config from a file"
-    def leaves(tree, prefix=''):
-        for k, v in tree.items(): yield from leaves(v, f'{prefix}{k}.') if isinstance(v, dict) else [(prefix + k, v)]
-    try: tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e: raise ConfigError(f'not a TOML file: {e}') from None
-    tree.pop('versions', None)
-    # runs of version 0.1.0 say true or false
-    if isinstance(old := tree.get('train', {}).get('compile'), bool): tree['train']['compile'] = 'inductor' if old else 'auto'
-    return changed(Config(), dict(leaves(tree)))
-
-# %% ../nbs/14_presets.ipynb #c063
 def build(
     config:Config,                 # checked or not
     labels:list[int]|None=None,    # K cluster labels; None = all tasks in cluster 0
@@ -289,7 +279,7 @@ def build(
         world = WorldModel(m, len(tasks), action_width(tasks), labels)
         return world, ActorCritic(config.agent, d_state, d_max(tasks), *masks, labels)
 
-# %% ../nbs/14_presets.ipynb #c064
+# %% ../nbs/14_presets.ipynb #c061
 def count(
     config:Config,               # of which run
     labels:list[int]|None=None,  # K cluster labels

@@ -6,7 +6,7 @@
 __all__ = ['LOSSES', 'SECTIONS', 'Markup', 'safe', 'tag', 'join', 'table', 'svg', 'page', 'write_report']
 
 # %% ../nbs/18b_report.ipynb #c002
-import html, io, os, re, shlex
+import html, io, re, shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from .core import MowError
+from .files import put
 from .tasks import bounds
 from .presets import count
 from .metrics import summary
@@ -255,9 +256,7 @@ def page(
 
 def write_report(
     path:Path,  # a run's directory
+    file:Path|None=None,  # where to; None = 'report.html' in there
 )->Path:        # the page
-    "Write `report.html` into a run's directory"
-    path = Path(path)
-    (path/'.report').write_text(page(gather(path)), encoding='utf-8')
-    os.replace(path/'.report', path/'report.html')
-    return path/'report.html'
+    "Write the report of a run"
+    return put(file or Path(path)/'report.html', page(gather(Path(path))))

@@ -6,7 +6,7 @@
 __all__ = ['Strips', 'replayed', 'strips', 'drift', 'save_strips', 'load_strips', 'film', 'plot_strips', 'plot_drift']
 
 # %% ../nbs/16b_seeing.ipynb #c002
-import os, zipfile
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np, torch
 from einops import rearrange
 from torch import Tensor
-from .core import task_colors
+from .core import CheckpointError, task_colors
+from .files import disk, get_arrays, put
 from .records import Batch
 from .world_model import WorldModel
 
@@ -76,17 +77,22 @@ def save_strips(
     number = lambda x: x.float().cpu().numpy()
     arrays = dict(real=_bytes(strips.real), recon=_bytes(strips.recon, 4), dream=_bytes(strips.dream[:, :, strips.context:], 4), context=np.array(strips.context))
     arrays |= {n: number(getattr(strips, n)) for n in ('act', 'rew', 'rew_hat')} | {f'{n}_error': number(x) for n, x in drift(strips).items()}
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with open(file.with_name(f'.{file.name}'), 'wb') as f: np.savez_compressed(f, **arrays)
-    os.replace(file.with_name(f'.{file.name}'), file)
+    file, out = Path(file), io.BytesIO()
+    np.savez_compressed(out, **arrays)
+    with disk(f'cannot write {file}'): file.parent.mkdir(parents=True, exist_ok=True)
+    put(file, out.getvalue())
 
 def load_strips(
     file:Path,  # written by `save_strips`
 )->dict[str, np.ndarray]: # 'real', 'recon', 'dream' (K, B, T, H, W, 3) uint8; 'act'; 'rew', 'rew_hat', 'recon_error', 'dream_error' (K, B, T); 'context'
     "Read strips back"
-    with np.load(file, allow_pickle=False) as f: x = dict(f)
-    if x['real'].ndim != 6: raise zipfile.BadZipFile(f'{file}: strips of another version')
+    x = get_arrays(file)
+    shape = lambda n: x[n].shape if n in x else ()
+    K_B_T, context = shape('real')[:3], int(x['context']) if shape('context') == () and 'context' in x and x['context'].dtype.kind in 'iu' else -1
+    sides = all(len(shape(n)) == 6 and x[n].dtype == np.uint8 and shape(n)[:2] == K_B_T[:2] and shape(n)[3:] == shape('real')[3:] for n in ('real', 'recon', 'dream'))
+    whole = sides and shape('real')[-1] == 3 and 0 < context < K_B_T[2] and shape('recon')[2] == K_B_T[2] and shape('dream')[2] == K_B_T[2] - context
+    if not whole or any(shape(n) != K_B_T for n in ('rew', 'rew_hat', 'recon_error', 'dream_error')) or shape('act')[:3] != K_B_T:
+        raise CheckpointError(f'{Path(file).name} does not hold strips, or those of another version')
     return x | dict(dream=np.concatenate([x['recon'][:, :, :x['context']], x['dream']], 2))
 
 # %% ../nbs/16b_seeing.ipynb #c021

@@ -6,18 +6,21 @@
 __all__ = ['restore', 'load', 'evaluate', 'save_pretrained', 'from_pretrained', 'ship']
 
 # %% ../nbs/17d_sharing.ipynb #c002
-import shutil
+import os, shutil
 from pathlib import Path
 
 # %% ../nbs/17d_sharing.ipynb #c003
 import torch
-from safetensors.torch import load_file, save_file
+import tomli_w
+from safetensors import SafetensorError
+from safetensors.torch import load as load_bytes, save as save_bytes
 from . import checkpoint
 from .core import CheckpointError, ConfigError
-from .presets import Config, build, changed, check, to_toml
+from .files import disk, memory, put
+from .presets import Config, build, changed, check, count
 from .acting import Agent
 from .evaluation import evaluate_agent, save_record
-from .journal import read_config
+from .place import own_actions, read_config, same_run, to_toml
 
 # %% ../nbs/17d_sharing.ipynb #c008
 def restore(
@@ -26,30 +29,40 @@ def restore(
     labels:list[int],   # K cluster labels
     updates:int=0,      # how far it was trained
 )->Agent:               # ready to play, on the CPU
-    "An agent from its weights"
+    "An agent from its weights, which must be those of the config"
+    checkpoint.check_labels(labels, len(check(config)))
+    need, have = 8 * count(config, labels), memory()
+    if need > have: raise CheckpointError(f'this agent needs {need / 2**30:,.1f} GiB of memory, and {have / 2**30:,.1f} GiB are free')
+    with torch.device('meta'): sketch = build(config, labels)
+    parts = [checkpoint.check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
     world, critic = build(config, labels)
-    for name, model in (('world', world), ('agent', critic)): model.load_state_dict({k: tensors[f'{name}.{k}'] for k in model.state_dict()})
+    for model, part in zip((world, critic), parts): model.load_state_dict(part)
     return Agent(world, critic, config.train.act_context, updates)
 
 def load(
     path:str,   # a run's directory
-)->Agent:       # as it was at the newest checkpoint
+)->Agent:       # as it was at the newest checkpoint, or as it was shipped
     "The agent of a run"
     config, found = read_config(path), checkpoint.load(Path(path)/'checkpoints')
+    if found is None and (Path(path)/'agent').is_dir(): return from_pretrained(Path(path)/'agent')
     if found is None: raise CheckpointError(f'run {path} has no checkpoint yet')
-    return restore(config, found.tensors, found.extra['labels'], found.step)
+    same_run(config, found.extra)
+    return restore(config, found.tensors, found.extra.get('labels'), found.step)
 
 # %% ../nbs/17d_sharing.ipynb #c011
 def evaluate(
     path:str,        # a run's directory
+    show=lambda record: None,  # called with the record before it is written
+    keep:bool=True,  # write it to `eval/`?
     **changes,       # fields of `EvalConfig`, such as episodes=5
-)->dict:             # the record, which is also written to `eval/`
+)->dict:             # the record
     "Let the agent of a run play whole episodes"
     config = changed(read_config(path), {f'eval.{k}': v for k, v in changes.items()})
     check(config)
     agent = load(path)
     record = evaluate_agent(config, agent, agent.updates)
-    save_record(Path(path)/'eval', record)
+    show(record)
+    if keep: save_record(Path(path)/'eval', record)
     return record
 
 # %% ../nbs/17d_sharing.ipynb #c014
@@ -61,32 +74,39 @@ def save_pretrained(
 )->None:
     "Config and weights alone, as TOML and safetensors"
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk(f'cannot write in {folder}'): folder.mkdir(parents=True, exist_ok=True)
     # running variances may lie outside of what float16 can hold
     shrink = lambda k, v: v.half() if half and v.is_floating_point() and 'running' not in k else v
     tensors = {f'{n}.{k}': shrink(k, v.detach().cpu().contiguous().clone()) for n, m in (('world', agent.world), ('agent', agent.critic)) for k, v in m.state_dict().items()}
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
-    save_file(tensors, folder/'agent.safetensors')
-    (folder/'config.toml').write_text(to_toml(config))
+    put(folder/'agent.safetensors', save_bytes(tensors))
+    put(folder/'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=own_actions(config))))
+    checkpoint.write_manifest(folder, only=['agent.safetensors', 'config.toml'], step=agent.updates)
 
 def from_pretrained(
     path:str,   # written by `save_pretrained`
 )->Agent:       # ready to play
     "An agent that somebody shared"
-    file = Path(path)/'agent.safetensors'
-    if not file.exists(): raise ConfigError(f'no agent in {path}: {file.name} is missing')
-    tensors = load_file(file)
-    return restore(read_config(path), tensors, tensors['labels'].tolist(), int(tensors['updates']))
+    folder, file = Path(path), 'agent.safetensors'
+    if not os.path.exists(folder/file): raise ConfigError(f'no agent in {path}: {file} is missing')
+    config, body = read_config(folder), checkpoint.read_manifest(folder)
+    if set(body['files']) != {file, 'config.toml'}: raise CheckpointError(f'{path}/manifest.json is not that of an agent')
+    try: tensors = load_bytes(dict(checkpoint.read_files(folder, body))[file])
+    except SafetensorError as e: raise CheckpointError(f'{file} cannot be read ({e})') from None
+    if 'labels' not in tensors: raise CheckpointError(f'{file} holds no labels')
+    return restore(config, tensors, tensors['labels'].tolist(), body.get('step', 0))
 
-# %% ../nbs/17d_sharing.ipynb #c019
+# %% ../nbs/17d_sharing.ipynb #c021
 def ship(
     run:str,   # a run's directory
-    path:str,  # where to; what stands there is replaced
+    path:str,  # where to; a run that stands there is replaced
 )->None:
     "What a reader of a run needs, without what only training needs"
     run, path = Path(run), Path(path)
     agent, config = load(run), read_config(run)
-    shutil.rmtree(path, ignore_errors=True)
-    for part in ('analysis', 'eval'): shutil.copytree(run/part, path/part)
-    for part in ('config.toml', 'metrics.jsonl'): shutil.copy(run/part, path/part)
+    if path.exists() and not (path/'config.toml').exists(): raise ConfigError(f'{path} holds something else than a run: name a new directory')
+    with disk(f'cannot write {path}'):
+        shutil.rmtree(path, ignore_errors=True)
+        for part in ('analysis', 'eval'): shutil.copytree(run/part, path/part)
+        for part in ('config.toml', 'metrics.jsonl'): shutil.copy(run/part, path/part)
     save_pretrained(agent, config, path/'agent', half=True)

@@ -145,7 +145,8 @@ def _task(name, full_actions):
     if name in STEER4: return Task(name, 'steer', 0, 2)
     if name in MT50: return Task(name, 'metaworld', 0, 4)
     if name in ATARI26: moves = tuple(JOYSTICK) if full_actions else _MOVES[name]; return Task(name, 'atari100k', len(moves), 0, moves)
-    raise ConfigError(suggest(name, (*_BUILT_IN, *SUITES, *_USER), 'game' if name[:1].isupper() else 'task'))
+    own = '' if _USER else '; if it is one of your own, say which module registers it: --import MODULE'
+    raise ConfigError(suggest(name, (*_BUILT_IN, *SUITES, *_USER), 'game' if name[:1].isupper() else 'task') + own)
 
 # %% ../nbs/02_tasks.ipynb #c041
 def tasks_of(

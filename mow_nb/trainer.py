@@ -20,6 +20,7 @@ from .records import Batch, State
 from .losses import harmonious_optimum
 from .world_model import contexts
 from .presets import Config, build
+from .checkpoint import check_fit
 from .capture import CardGraph, Dice, Recorder
 
 # %% ../nbs/15_trainer.ipynb #c006
@@ -259,7 +260,7 @@ def load_tensors(self:Learner,
     self.updates = updates
     self.recorder.drop()
     for name, (model, opt) in zip(('world', 'agent'), self.pairs()):
-        model.load_state_dict({k: tensors[f'{name}.{k}'] for k in model.state_dict()})
+        model.load_state_dict(check_fit(model, tensors, f'{name}.'))
         for key, p in model.named_parameters():
             found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
             if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}

@@ -1,14 +1,20 @@
 """Nothing is lost, and nothing is trained on wrongly, without a word. Each test begins with the number of what was once seen to go wrong:
 'row 1.7' is the seventh of the faults that cost somebody work or spoilt a result in silence, 'group 2' are the tracebacks where one line belongs."""
-import os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import gymnasium as gym, numpy as np, pytest, torch
 import odd
 from mow_nb import checkpoint, tasks
-from mow_nb.core import ConfigError, EnvError
+from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError
 from mow_nb.envs import Pool, make_env
-from mow_nb.evaluation import play
+from mow_nb.evaluation import load_records, play
+from mow_nb.explorer import ready_notebook
+from mow_nb.journal import read_metrics
+from mow_nb.place import hold
+from mow_nb.presets import changed, preset
+from mow_nb.run import train
+from mow_nb.sharing import evaluate
 from mow_nb.tasks import register, tasks_of
 from mow_nb.workers import Apart
 
@@ -164,3 +170,130 @@ def test_row_1_1_only_the_owner_renames(tmp_path, capsys):
     assert checkpoint.load(tmp_path).step == 1 and (tmp_path/'step-000000002').exists()
     assert checkpoint.load(tmp_path, mine=True).step == 1 and (tmp_path/'damaged-step-000000002').exists()
     assert capsys.readouterr().err.count('\n') == 2
+
+# ---- section 1: runs, each in a process of its own where the whole program is meant
+
+TOY = ['train', 'toy', '--name', 'x', '--quiet', '--train.threads', '1']
+
+def mow(*words, code=0, root='.', **kw):
+    "What `mow` says on stderr; it must end with that exit code and without a traceback"
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (HERE, HERE.parent))), 'TQDM_DISABLE': '1'}
+    done = subprocess.run([sys.executable, '-m', 'mow_nb', *map(str, words), *(('--root', root) if words[0] not in ('tasks', 'doctor') else ())], env=env, capture_output=True, text=True, timeout=100, **kw)
+    assert done.returncode == code and 'Traceback' not in done.stderr, done.stdout + done.stderr
+    return done.stderr
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory):
+    "A toy run, trained once for all tests that damage a copy of it"
+    root = tmp_path_factory.mktemp('runs')
+    train(preset('toy'), 'x', root, quiet=True)
+    return root/'x'
+
+@pytest.fixture
+def run(finished, tmp_path): return Path(shutil.copytree(finished, tmp_path/'x'))
+
+def resume(run, **changes): return train(changed(preset('toy'), changes), 'x', run.parent, resume=True, quiet=True)
+
+def test_row_1_1_saved_once(tmp_path, monkeypatch):
+    "row 1.1: no step is saved twice when nothing has changed since"
+    steps, real = [], checkpoint.save
+    monkeypatch.setattr(checkpoint, 'save', lambda root, step, *args, **kw: (steps.append((step, args[1]['grouped'], *args[1]['replay'].values())), real(root, step, *args, **kw))[1])
+    train(preset('toy'), 'x', tmp_path, quiet=True)
+    assert len(steps) == len(set(steps)) and steps[-1][0] == 24
+
+@pytest.mark.parametrize('mode', [0, 1])
+def test_row_1_4_all_weights_nan(run, mode):
+    "row 1.4: weights that are not finite are not evaluated (exit 4), and not trained on"
+    found = checkpoint.load(run/'checkpoints')
+    tensors = {k: v * float('nan') if k.startswith('world.') and v.is_floating_point() and (mode or k == 'world.embed') else v for k, v in found.tensors.items()}
+    names = learner_rows(found.tensors)
+    checkpoint.save(run/'checkpoints', found.step, tensors, found.extra, per_task=names)
+    for act in (lambda: evaluate(run), lambda: resume(run)):
+        with pytest.raises(NonFiniteError, match='holds numbers that are not finite') as stop: act()
+        assert stop.value.exit_code == 4
+
+def learner_rows(tensors): return {k for k in tensors if k in ('world.embed', 'agent.scale', 'world.log_sigma') or k.startswith('memory.')}
+
+def test_row_1_5_checkpoints_gone(run):
+    "row 1.5: a run that has had checkpoints does not begin again from zero (exit 3); one that was killed before its first does"
+    before = (run/'metrics.jsonl').read_text()
+    shutil.rmtree(run/'checkpoints')
+    with pytest.raises(CheckpointError, match='has had checkpoints, and they are gone'): resume(run)
+    assert (run/'metrics.jsonl').read_text() == before
+
+@pytest.mark.parametrize('line', ['{"half', '{}', '[]', '7', '{"updates": "3"}', '{"updates": 3, "rec": {"a": {"b": {"c": {"d": {"e": 1}}}}}}', '\x00' * 20])
+def test_row_1_6_a_bad_line(run, line, capsys):
+    "row 1.6: a bad line in the middle of metrics.jsonl costs that line and no other, and is counted"
+    lines = (run/'metrics.jsonl').read_text().splitlines()
+    (run/'metrics.jsonl').write_text('\n'.join([*lines[:3], line, *lines[3:]]) + '\n')
+    resume(run)
+    kept = (run/'metrics.jsonl').read_text().splitlines()
+    empty = line == '{}'    # says nothing, and nothing wrong
+    assert [l for l in kept if l != lines and json.loads(l)['updates']] and len([l for l in kept if json.loads(l)['updates']]) == len(lines)
+    assert empty or capsys.readouterr().err.count('1 line could not be read') == 1
+
+def test_row_1_8_other_actions(tmp_path):
+    "row 1.8: actions of own tasks belong to the run: with five buttons, or two, a run of three is neither evaluated nor resumed"
+    register('g', odd.Own, n_actions=3)
+    config = changed(preset('toy'), {'tasks': 'g,track-sea', 'model.vae.size': 32})
+    path = train(config, 'x', tmp_path, quiet=True)
+    for n in (5, 2):
+        register('g', odd.Own, n_actions=n)
+        for act in (lambda: evaluate(path), lambda: train(config, 'x', tmp_path, resume=True, quiet=True)):
+            with pytest.raises(ConfigError, match=rf"^task 'g' has n_actions={n}, d_cont=0 here, but the run was made with n_actions=3"): act()
+
+def test_row_1_10_the_larger_record_is_kept(run):
+    "row 1.10: a short evaluation does not replace a long one of the same agent"
+    evaluate(run, episodes=4)
+    before = load_records(run/'eval')
+    evaluate(run, episodes=1)
+    assert load_records(run/'eval') == before and (run/'eval'/'step-000000024-episodes-1.json').exists()
+
+def test_row_1_11_notes_are_kept(tmp_path):
+    "row 1.11: the explorer's notebook is written once"
+    file = ready_notebook(tmp_path/'explore.ipynb', '.')
+    file.write_text('notes of my own')
+    assert ready_notebook(file, '.').read_text() == 'notes of my own'
+
+def test_row_1_13_lock_first(run):
+    "row 1.13: while a run is held, a second trainer changes nothing, from another process or from this one"
+    before = (run/'config.toml').read_bytes()
+    with hold(run):
+        assert 'is being trained already' in mow(*TOY, '--resume', '--train.save-every', 50, code=2, root=run.parent)
+        with pytest.raises(ConfigError, match='is being trained already'): resume(run)
+    assert (run/'config.toml').read_bytes() == before
+    resume(run)
+
+@pytest.mark.parametrize('sign, code', [('HUP', 129), ('TERM', 143), ('INT', 130)])
+def test_row_1_14_signals(tmp_path, sign, code):
+    "row 1.14: HUP, TERM and INT leave a checkpoint of that moment, and an exit code that says so"
+    env = {**os.environ, 'PYTHONPATH': str(HERE.parent), 'TQDM_DISABLE': '1'}
+    child = subprocess.Popen([sys.executable, '-m', 'mow_nb', *TOY, '--train.warmup', '2000', '--root', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while len(read_metrics(tmp_path/'x')) < 1 and child.poll() is None: time.sleep(.02)
+    child.send_signal(getattr(signal, f'SIG{sign}'))
+    said = child.communicate(timeout=60)
+    assert child.returncode == code, said
+    assert checkpoint.load(tmp_path/'x'/'checkpoints').step > 0
+
+def test_row_1_14_nobody_listens(tmp_path):
+    "row 1.14: `mow train ... | head` saves and says with its exit code that it did not end"
+    env = {**os.environ, 'PYTHONPATH': str(HERE.parent)}
+    words = [w for w in TOY if w != '--quiet']
+    child = subprocess.Popen([sys.executable, '-m', 'mow_nb', *words, '--train.warmup', '2000', '--root', str(tmp_path)], env=env | {'TQDM_DISABLE': '0'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.readline(); child.stdout.close()
+    error = child.stderr.read()
+    assert child.wait(60) == 141 and error == '', error
+    assert checkpoint.load(tmp_path/'x'/'checkpoints') is not None
+
+def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
+    "row 1.16: a start that fails before anything was played has not used the name up, whatever the next start looks like"
+    register('g', odd.Silent, n_actions=5)
+    for changes in ({'tasks': 'g,track-sea'}, {'tasks': 'track-sea,track-night', 'model.vae.size': 64}):
+        if 'g' not in changes['tasks']: monkeypatch.setattr('mow_nb.replay.shutil.disk_usage', lambda p: (0, 0, 0))
+        with pytest.raises((ConfigError, DiskError)): train(changed(preset('toy'), changes), 'x', tmp_path, quiet=True)
+        monkeypatch.undo()
+    with monkeypatch.context() as m:
+        m.setattr('mow_nb.run.Run.fill', lambda self: out_of_order())
+        with pytest.raises(NameError): train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
+    train(preset('toy'), 'x', tmp_path, quiet=True)
+    with pytest.raises(ConfigError, match="run 'x' exists"): train(preset('toy'), 'x', tmp_path, quiet=True)

@@ -37,7 +37,7 @@ def test_import_is_light(tmp_path):
 
 def test_settings_without_tensors(tmp_path):
     "Presets, their checks and the file they become need no PyTorch"
-    code = 'from mow_nb.presets import PRESETS, preset, check, to_toml; print(len([to_toml(preset(n)) for n in PRESETS if check(preset(n))]))'
+    code = 'from mow_nb.presets import PRESETS, preset, check, flat; print(len([flat(preset(n)) for n in PRESETS if check(preset(n))]))'
     told, names = loaded(code, tmp_path)
     assert int(told) > 15 and names == []
 
