@@ -21,7 +21,7 @@ class Pictures(nn.Module):
     def __init__(self,
         kind:str,  # one of KINDS
         tasks:int, # K
-        size:int,  # S, side of a picture
+        size:int,  # side of a picture; in the shapes below H and W are its height and width
     ):
         super().__init__()
         if kind not in KINDS: raise ConfigError('pictures: ' + suggest(kind, KINDS, 'choice'))
@@ -32,9 +32,9 @@ class Pictures(nn.Module):
         self.register_buffer('var', table.clone())
 
     def forward(self,
-        obs:Tensor,    # (K, B, T, 3, S, S) in [0, 1]
+        obs:Tensor,    # (K, B, T, 3, H, W) in [0, 1]
         rate:float=0., # share of the way by which the statistics move towards this batch; 0 = they stay
-    )->Tensor:         # (K, B, T, 3, S, S) as the VAE sees it, at most 1 / FLOOR in size
+    )->Tensor:         # (K, B, T, 3, H, W) as the VAE sees it, at most 1 / FLOOR in size
         "Standardised pictures"
         if self.kind == 'plain': return obs
         std = (self.var + FLOOR**2).sqrt()
@@ -45,8 +45,8 @@ class Pictures(nn.Module):
 # %% ../nbs/06b_pictures.ipynb #c010
 @patch
 def inverse(self:Pictures,
-    x:Tensor, # (K, B, T, 3, S, S) as the VAE sees it
-)->Tensor:    # (K, B, T, 3, S, S) about [0, 1]
+    x:Tensor, # (K, B, T, 3, H, W) as the VAE sees it
+)->Tensor:    # (K, B, T, 3, H, W) about [0, 1]
     "Pictures as a person sees them"
     if self.kind == 'plain': return x
     std = (self.var + FLOOR**2).sqrt()
@@ -56,7 +56,7 @@ def inverse(self:Pictures,
 @patch
 @torch.no_grad()
 def fit(self:Pictures,
-    obs:Tensor, # (K, B, T, 3, S, S) in [0, 1], a sample of every task
+    obs:Tensor, # (K, B, T, 3, H, W) in [0, 1], a sample of every task
 )->None:
     "Mean and variance of every pixel over a sample"
     if self.kind == 'plain': return
@@ -67,8 +67,8 @@ def fit(self:Pictures,
 @patch
 @torch.no_grad()
 def follow(self:Pictures,
-    x:Tensor,   # (K, B, T, 3, S, S) standardised pictures
-    std:Tensor, # (K, 3, S, S) deviations that they were divided by
+    x:Tensor,   # (K, B, T, 3, H, W) standardised pictures
+    std:Tensor, # (K, 3, H, W) deviations that they were divided by
     rate:float, # share of the way
 )->None:
     "Exponential moving averages of mean and variance"

@@ -122,18 +122,23 @@ def learn_model(self:Learner,
 
 # %% ../nbs/15_trainer.ipynb #c023
 @patch
+@torch.no_grad()
+def latents(self:Learner,
+    starts:Batch, # (K, B, L, ...) windows in which dreams start
+)->Tensor:        # (K, B, L, Z) without gradient
+    "Latents of windows that the world model does not learn from"
+    return self.world.encode(starts.obs, self.world.task_vectors(), self.gen('see'))[1]
+
+@patch
 def learn_behaviour(self:Learner,
     batch:Batch,   # of all tasks
     state:State,   # what the world model made of it
-    starts:Batch|None=None, # (K, S, L, ...) windows in which dreams start; None: those of the batch
+    starts:Batch|None=None, # (K, B, L, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]: # name -> (K,) means, on the device
     "One step of actor and critics, in dreams"
     world, agent, c = self.world.eval(), self.agent, self.config.train
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-        z, source = state.z, batch
-        if starts is not None:
-            source = starts
-            with torch.no_grad(): z = world.encode(starts.obs, world.task_vectors(), self.gen('see'))[1]
+        source, z = (batch, state.z) if starts is None else (starts, self.latents(starts))
         start = contexts(z, source.act, source.done, c.dreams, c.context, self.gen('start'))
         dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
     # a block of its own: half copies of weights that were made without gradients must not serve where gradients are wanted
@@ -154,7 +159,7 @@ def learn_behaviour(self:Learner,
 def whole(self:Learner,
     behaviour:bool,   # False during the warm-up
     heat:Tensor,      # (3,) from `heat`
-    *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, S, L, ...) those of the starts of dreams, if there are any
+    *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, B, L, ...) those of the starts of dreams, if there are any
 )->tuple[list, Tensor]: # names, and (names, K) means
     "Both steps, as a function of tensors"
     n = len(dataclasses.fields(Batch))
@@ -167,7 +172,7 @@ def whole(self:Learner,
 def update(self:Learner,
     batch:Batch,          # of all tasks
     behaviour:bool=True,  # False during the warm-up
-    starts:Batch|None=None, # (K, S, L, ...) windows in which dreams start; None: those of the batch
+    starts:Batch|None=None, # (K, B, L, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]:     # name -> (K,), on the device
     "One update"
     fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
