@@ -168,7 +168,7 @@ def random_groups(
 class Analysis:
     "One clustering of the tasks, with what it was decided on"
     names:list        # K task names
-    similarity:dict   # reduction -> (K, K) float64 array, 'layer_means' and 'projection'
+    similarity:dict   # reduction -> (K, K) float64 array: 'layer_means', 'projection', 'even'
     source:str        # the reduction that the labels come from
     method:str        # as in `cluster`
     labels:np.ndarray # (K,) group of each task

@@ -32,8 +32,8 @@ def measure(
     sample:Callable,    # number of the batch -> Batch
     batches:int,        # how many to average over
     dim:int=4096,       # R, width of the projection
-)->dict[str, Tensor]:   # 'layer_means' (K, L) and 'projection' (K, R)
-    "Each task's gradient of VAE and heads, reduced in both ways"
+)->dict[str, Tensor]:   # 'layer_means' (K, L), 'projection' and 'even' (K, R)
+    "Gradients of every task with respect to VAE and heads, reduced in three ways"
     sketch = SignProjection(dim, learner.config.seed)
     world, params, total = learner.world.train(), splittable(learner), 0
     row = lambda grads: torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
@@ -44,7 +44,7 @@ def measure(
         rows = task_gradients(losses, params, row)
         total = total + rows
     total = total / batches
-    return dict(layer_means=total[:, :, 0], projection=even_tensors(total[:, :, 1:]))
+    return dict(layer_means=total[:, :, 0], projection=total[:, :, 1:].sum(1), even=even_tensors(total[:, :, 1:]))
 
 # %% ../nbs/15b_grouping.ipynb #c014
 def find_groups(

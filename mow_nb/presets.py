@@ -22,7 +22,7 @@ class ClusterConfig:
     "How tasks come to share a VAE, heads and a critic"
     grouping:str = 'gradient'   # 'gradient', 'random' (groups of the same sizes) or 'one'
     n:int = 12                  # N clusters; 0 takes the number the silhouette suggests (ours)
-    reduction:str = 'projection'  # of gradients: 'projection' by random signs (ours) or 'layer_means' (paper, method section)
+    reduction:str = 'projection'  # of gradients: 'projection' by random signs, 'even' with every tensor at one size (ours), or 'layer_means' (paper)
     method:str = 'spectral'     # of clustering, or a linkage: 'average', 'complete', 'single' (ours; chapter 15b)
     batches:int = 8             # batches over which a task's gradient is averaged (ours)
 
@@ -157,7 +157,8 @@ _SMALL = {'model.d_task': 32, 'model.vae.size': 32, 'model.vae.stem': 16, 'model
           'train.context': 4, 'train.horizon': 10, 'train.dreams': 32, 'train.act_context': 8, 'train.device': 'cpu', 'train.precision': 'float32', 'tasks': 'pocket',
           'model.pictures': 'standard', 'model.harmonious': False, 'train.model_clip': 1.}
 PRESETS |= dict(
-    pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'agent.entropy': 2e-2, 'train.rounds': 5_000, 'train.prefill': 1_000,
+    pocket=_SMALL | {'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'cluster.n': 4, 'cluster.batches': 4, 'cluster.reduction': 'even', 'agent.entropy': 2e-2,
+                     'train.rounds': 5_000, 'train.prefill': 1_000,
                      'train.warmup': 700, 'train.train_every': 2, 'train.dreams': 16, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 400, 'eval.max_steps': 40},
     steer=_SMALL | {'tasks': 'steer-night', 'model.dynamics.layers': 1, 'model.dynamics.dropout': 0., 'model.dynamics.experts': 0, 'model.dynamics.active': 0, 'cluster.grouping': 'one', 'cluster.n': 1, 'agent.entropy': 2e-2,
                     'train.rounds': 5_000, 'train.prefill': 3_000, 'train.warmup': 400, 'train.train_every': 2, 'train.seqs': 8, 'train.dreams': 64, 'train.horizon': 6, 'train.save_every': 200, 'train.eval_every': 200, 'eval.max_steps': 40},
@@ -216,7 +217,7 @@ _AT_LEAST = {1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width
     'agent.entropy cluster.n train.warmup train.threads train.eval_every train.model_lr train.agent_lr train.model_clip train.agent_clip '
     'train.starts train.sigma_lr agent.scale_floor model.rec_weight'}
 _UNIT = 'agent.gamma agent.lam agent.slow_decay agent.scale_decay model.vae.unimix model.dynamics.dropout model.dynamics.anneal model.dynamics.hold train.pictures_rate'
-_ONE_OF = {'protocol': ('storm', 'iris'), 'model.pictures': ('plain', 'standard', 'log'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
+_ONE_OF = {'protocol': ('storm', 'iris'), 'model.pictures': ('plain', 'standard', 'log'), 'cluster.grouping': ('gradient', 'random', 'one'), 'cluster.reduction': ('projection', 'even', 'layer_means'), 'cluster.method': ('spectral', 'average', 'complete', 'single'),
            'train.device': ('auto', 'cpu', 'cuda'), 'train.compile': ('auto', 'off', 'inductor'),
            'train.precision': ('auto', 'float32', 'bfloat16'), 'robots.goals': ('vary', 'fixed'), 'robots.render': ('library', 'plain', 'fast')}
 
