@@ -150,9 +150,7 @@ def running_sum(
     "Cumulative sum along a short last axis"
     import torch
     if not p.is_cuda or torch.compiler.is_compiling(): return p.cumsum(-1)
-    # on a card a product is ten times as quick as a scan over rows so short; not under autocast, it would lose its digits
-    with torch.autocast('cuda', enabled=False):
-        return p @ torch.ones(p.shape[-1], p.shape[-1], device=p.device).triu()
+    with torch.autocast('cuda', enabled=False): return p @ torch.ones(p.shape[-1], p.shape[-1], device=p.device).triu()
 
 def onehot_at(
     probs:'Tensor', # (..., C) probabilities along the last axis

@@ -163,8 +163,8 @@ class Cache:
 # %% ../nbs/05b_transformer.ipynb #c036
 def attend_last(
     q:Tensor,  # (rows, heads, 1, d_head) one query
-    k:Tensor,  # (rows, heads, t, d_head) all keys so far
-    v:Tensor,  # (rows, heads, t, d_head) all values so far
+    k:Tensor,  # (rows, heads, T, d_head) all keys so far
+    v:Tensor,  # (rows, heads, T, d_head) all values so far
 )->Tensor:     # (rows, heads, 1, d_head)
     "Attention of the last step to all steps, in sums and products"
     p = ((q.float() * k.float()).sum(-1) / math.sqrt(q.shape[-1])).softmax(-1)
