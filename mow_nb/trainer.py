@@ -92,11 +92,15 @@ def compile_parts(self:Learner,
     backend:str='inductor',  # of `torch.compile`
 )->None:
     "Hand the large parts to the compiler, in place, so that parameters keep their names"
-    for m in (*self.world.enc.members, *self.world.dec.members): m.compile(backend=backend)
-    dyn = self.world.dyn
-    plain = type(dyn).forward.__get__(dyn)
-    quick = torch.compile(plain, backend=backend)
-    dyn.forward = lambda z, act, e, memory, gen=None: quick(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+    # clusters of other sizes and lengths of other dreams are other shapes of the same code
+    torch._dynamo.config.recompile_limit = 64
+    world, agent = self.world, self.agent
+    quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
+    if len(world.enc.members) == 1: world.enc.members[0].compile(backend=backend)
+    world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
+    agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
+    plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
+    world.dyn.forward = lambda z, act, e, memory, gen=None: dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
 
 # %% ../nbs/15_trainer.ipynb #c018
 @patch
@@ -130,10 +134,8 @@ def learn_behaviour(self:Learner,
     "One step of actor and critics, in dreams"
     world, agent, c = self.world.eval(), self.agent, self.config.train
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-        z, source = state.z, batch
-        if starts is not None:
-            source = starts
-            with torch.no_grad(): z = world.encode(starts.obs, world.task_vectors(), self.gen('see'))[1]
+        source = starts or batch
+        with torch.no_grad(): z = world.encode(starts.obs, world.task_vectors(), self.gen('see'))[1] if starts else state.z
         start = contexts(z, source.act, source.done, c.dreams, c.context, self.gen('start'))
         dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
     # a block of its own: half copies of weights that were made without gradients must not serve where gradients are wanted
