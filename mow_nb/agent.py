@@ -173,7 +173,7 @@ def losses(self:ActorCritic,
 @torch.no_grad()
 def update_slow(self:ActorCritic)->None:
     "Let the slow critics follow"
-    for slow, fast in zip(self.slow.parameters(), self.critic.parameters()): slow.lerp_(fast, 1 - self.cfg.slow_decay)
+    torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), 1 - self.cfg.slow_decay)
 
 @patch
 def regroup(self:ActorCritic,

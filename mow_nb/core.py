@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALPHABET', 'N_DISCRETE', 'test_shape', 'test_same', 'devices', 'MowError', 'ConfigError', 'CheckpointError',
            'NonFiniteError', 'EnvError', 'DiskError', 'suggest', 'counter_seed', 'generator', 'np_rng', 'seeded',
-           'sample_onehot', 'patch', 'explain', 'symlog', 'symexp', 'TwoHot', 'task_colors']
+           'running_sum', 'onehot_at', 'sample_onehot', 'patch', 'explain', 'symlog', 'symexp', 'TwoHot', 'task_colors']
 
 # %% ../nbs/00_core.ipynb #c002
 import ast, difflib, hashlib, inspect, io, textwrap, tokenize
@@ -144,20 +144,35 @@ def seeded(
         yield
 
 # %% ../nbs/00_core.ipynb #c045
+def running_sum(
+    p:'Tensor', # (..., C) float32
+)->'Tensor': # (..., C) sums of the first 1, 2, ... C
+    "Cumulative sum along a short last axis"
+    import torch
+    if not p.is_cuda or torch.compiler.is_compiling(): return p.cumsum(-1)
+    with torch.autocast('cuda', enabled=False): return p @ torch.ones(p.shape[-1], p.shape[-1], device=p.device).triu()
+
+def onehot_at(
+    probs:'Tensor', # (..., C) probabilities along the last axis
+    u:'Tensor', # (..., 1) uniform in [0, 1)
+)->'Tensor': # (..., C) one-hot, dtype of `probs`
+    "The class where a number lies on the staircase of probabilities"
+    import torch
+    cdf = running_sum(probs.float())
+    # the factor keeps u strictly under the top, whatever the sum was rounded to
+    u = u * (cdf[..., -1:] * (1 - 2**-22))
+    pick = (cdf <= u).sum(-1, keepdim=True)
+    return (pick == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
+
 def sample_onehot(
     probs:'Tensor', # (..., C) probabilities along the last axis
     gen:'torch.Generator', # on the device of `probs`
 )->'Tensor': # (..., C) one-hot, dtype of `probs`
     "Draw one class for every leading position"
     import torch
-    cdf = probs.float().cumsum(-1)
-    u = torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device)
-    # the factor keeps u strictly under the top, whatever the sum was rounded to
-    u = u * (cdf[..., -1:] * (1 - 2**-22))
-    pick = (cdf <= u).sum(-1, keepdim=True)
-    return (pick == torch.arange(probs.shape[-1], device=probs.device)).to(probs.dtype)
+    return onehot_at(probs, torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device))
 
-# %% ../nbs/00_core.ipynb #c053
+# %% ../nbs/00_core.ipynb #c055
 def patch(
     f, # a function whose first parameter is annotated with a class
 ): # the same function
@@ -167,7 +182,7 @@ def patch(
     setattr(cls, f.__name__, f)
     return f
 
-# %% ../nbs/00_core.ipynb #c056
+# %% ../nbs/00_core.ipynb #c058
 def explain(
     thing, # a function or class of ours
 ): # the same, with a docstring that names every parameter and its meaning
@@ -195,7 +210,7 @@ def _parameters(node):
     gives = node.returns if getattr(node.returns, 'value', '') is not None else None    # `->None` gives nothing
     return found + ([('returns', gives.lineno)] if gives else [])
 
-# %% ../nbs/00_core.ipynb #c060
+# %% ../nbs/00_core.ipynb #c062
 def symlog(
     x:'Tensor', # (...) any numbers
 )->'Tensor': # (...) squeezed; near zero almost unchanged
@@ -208,7 +223,7 @@ def symexp(
     "Undo `symlog`"
     return x.sign() * x.abs().expm1()
 
-# %% ../nbs/00_core.ipynb #c064
+# %% ../nbs/00_core.ipynb #c066
 class TwoHot:
     "Numbers as weights on bins that are even in symlog units"
     def __init__(self,
@@ -226,7 +241,7 @@ class TwoHot:
         import torch
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
-# %% ../nbs/00_core.ipynb #c067
+# %% ../nbs/00_core.ipynb #c069
 @patch
 def encode(self:TwoHot,
     x:'Tensor', # (...) plain numbers
@@ -240,7 +255,7 @@ def encode(self:TwoHot,
     out = torch.zeros(*x.shape, self.bins, device=x.device)
     return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
 
-# %% ../nbs/00_core.ipynb #c070
+# %% ../nbs/00_core.ipynb #c072
 @patch
 def decode(self:TwoHot,
     logits:'Tensor', # (..., bins) unnormalised
@@ -249,7 +264,7 @@ def decode(self:TwoHot,
     # a product and a sum, as autocast would turn a matrix product into bfloat16
     return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
-# %% ../nbs/00_core.ipynb #c073
+# %% ../nbs/00_core.ipynb #c075
 @patch
 def loss(self:TwoHot,
     logits:'Tensor', # (..., bins) predicted
@@ -258,7 +273,7 @@ def loss(self:TwoHot,
     "Cross entropy to the two-hot target"
     return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
-# %% ../nbs/00_core.ipynb #c078
+# %% ../nbs/00_core.ipynb #c080
 _HUES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66), (85, 85, 85))
 
 def _tint(hue, level):
@@ -268,7 +283,7 @@ def _tint(hue, level):
     goal = 255 if amount > 0 else 0
     return '#' + ''.join(f'{round(c + (goal - c) * abs(amount)):02x}' for c in _HUES[hue])
 
-# %% ../nbs/00_core.ipynb #c081
+# %% ../nbs/00_core.ipynb #c083
 def task_colors(
     names:list[str], # the tasks of one run or one suite, in any order
 )->dict[str, str]: # name to '#rrggbb', every one different

@@ -92,11 +92,15 @@ def compile_parts(self:Learner,
     backend:str='inductor',  # of `torch.compile`
 )->None:
     "Hand the large parts to the compiler, in place, so that parameters keep their names"
-    for m in (*self.world.enc.members, *self.world.dec.members): m.compile(backend=backend)
-    dyn = self.world.dyn
-    plain = type(dyn).forward.__get__(dyn)
-    quick = torch.compile(plain, backend=backend)
-    dyn.forward = lambda z, act, e, memory, gen=None: quick(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+    # clusters of other sizes and lengths of other dreams are other shapes of the same code
+    torch._dynamo.config.recompile_limit = 64
+    world, agent = self.world, self.agent
+    quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
+    if len(world.enc.members) == 1: world.enc.members[0].compile(backend=backend)
+    world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
+    agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
+    plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
+    world.dyn.forward = lambda z, act, e, memory, gen=None: dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
 
 # %% ../nbs/15_trainer.ipynb #c018
 @patch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['bank_linear', 'linear_init', 'norm_init', 'bank_norm', 'Bank', 'part', 'Sorted', 'sorted_linear', 'in_order',
-           'MixerBank', 'Cache', 'BlockBank', 'TransformerBank']
+           'MixerBank', 'Cache', 'attend_last', 'BlockBank', 'TransformerBank']
 
 # %% ../nbs/05b_transformer.ipynb #c002
 import math
@@ -144,7 +144,8 @@ class Cache:
         device:torch.device, # where it lives
         dtype:torch.dtype,   # of keys and values
     ):
-        self.k, self.v = (torch.zeros(layers, rows, heads, length, d_head, device=device, dtype=dtype) for _ in 'kv')
+        room = lambda: torch.zeros(rows, heads, length, d_head, device=device, dtype=dtype)
+        self.k, self.v = ([room() for _ in range(layers)] for _ in 'kv')
         self.t = 0
 
     def append(self,
@@ -153,11 +154,23 @@ class Cache:
         v:Tensor,              # (rows, heads, T, d_head) new values
     )->tuple[Tensor, Tensor]:  # (rows, heads, t+T, d_head) twice: all keys and values so far
         "Write the new steps behind the old; `t` moves on only when all layers have done so"
-        end = self.t + k.shape[2]
-        self.k[layer, :, :, self.t:end], self.v[layer, :, :, self.t:end] = k, v
-        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+        end, mine = self.t + k.shape[2], (self.k[layer], self.v[layer])
+        # a compiler leaves the rest in its place if the steps are named one by one, and copies all of it if they are a slice
+        at = torch.arange(self.t, end, device=k.device) if torch.compiler.is_compiling() else slice(self.t, end)
+        for old, new in zip(mine, (k, v)): old[:, :, at] = new.to(old.dtype)
+        return tuple(old[:, :, :end] for old in mine)
 
 # %% ../nbs/05b_transformer.ipynb #c036
+def attend_last(
+    q:Tensor,  # (rows, heads, 1, d_head) one query
+    k:Tensor,  # (rows, heads, T, d_head) all keys so far
+    v:Tensor,  # (rows, heads, T, d_head) all values so far
+)->Tensor:     # (rows, heads, 1, d_head)
+    "Attention of the last step to all steps, in sums and products"
+    p = ((q.float() * k.float()).sum(-1) / math.sqrt(q.shape[-1])).softmax(-1)
+    return (p[..., None] * v.float()).sum(2, keepdim=True).to(v.dtype)
+
+# %% ../nbs/05b_transformer.ipynb #c038
 class BlockBank(nn.Module):
     "E blocks of a causal Transformer: attention, then feed-forward, each added and normalised"
     def __init__(self,
@@ -184,7 +197,8 @@ class BlockBank(nn.Module):
         q, k, v = rearrange(bank_linear(x, w['qkv']), 'p (s t) (j n d) -> j (p s) n t d', s=S, j=3, n=self.heads)
         if append is not None: k, v = append(k, v)
         # chosen by Python, so that a compiler which keeps T open still sees a constant
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True if q.shape[2] > 1 else False)
+        if q.shape[2] == 1 and torch.compiler.is_compiling(): y = attend_last(q, k, v)
+        else: y = F.scaled_dot_product_attention(q, k, v, is_causal=True if q.shape[2] > 1 else False)
         return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=S), w['out'])
 
     def forward(self,
@@ -199,7 +213,7 @@ class BlockBank(nn.Module):
         y = bank_linear(F.relu(bank_linear(x, w['up'], w['up_bias'])), w['down'], w['down_bias'])
         return bank_norm(x + dropout(y, self.drop, gen), w['norm2.scale'], w['norm2.shift'], 1e-6)
 
-# %% ../nbs/05b_transformer.ipynb #c040
+# %% ../nbs/05b_transformer.ipynb #c042
 class TransformerBank(Bank):
     "E causal Transformers with learned positions, norms behind the additions"
     def __init__(self,
@@ -234,7 +248,7 @@ class TransformerBank(Bank):
         if cache is not None: cache.t = start + T
         return rearrange(x, 'p (s t) d -> p s t d', s=S)
 
-# %% ../nbs/05b_transformer.ipynb #c041
+# %% ../nbs/05b_transformer.ipynb #c043
 @patch
 def cache(self:TransformerBank,
     rows:int,            # picks*seqs, sequences of all picks

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 # %% ../nbs/11_world_model.ipynb #c003
 from .config import WorldModelConfig
-from .core import TwoHot, patch, sample_onehot
+from .core import TwoHot, onehot_at, patch
 from .records import Batch, Rollout, State
 from .blocks import ClusterBank
 from .pictures import Pictures
@@ -129,7 +129,17 @@ def sample_prior(self:WorldModel,
     gen:torch.Generator, # draws the latents
 )->Tensor: # (K, M, T, Z) one-hot z[t+1], as imagined
     "Draw the next latent without a picture"
-    return rearrange(sample_onehot(self.predict(h, e), gen), 'k m t g c -> k m t (g c)')
+    logits = self.heads.prior(h, e)
+    return self.draw(logits, torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device))
+
+@patch
+def draw(self:WorldModel,
+    logits:Tensor, # (K, M, T, Z) of a prior
+    u:Tensor, # (K, M, T, G, 1) uniform in [0, 1)
+)->Tensor: # (K, M, T, Z) one-hot
+    "The latent that uniform numbers pick"
+    v = self.cfg.vae
+    return rearrange(onehot_at(unimix_probs(logits, v.groups, v.unimix), u), 'k m t g c -> k m t (g c)')
 
 # %% ../nbs/11_world_model.ipynb #c038
 @patch

@@ -2,16 +2,17 @@
 # Measure mow_nb on a bare Linux machine: Python 3.12, PyTorch and the usual scientific packages, no network, nothing of ours installed.
 #
 #   tests/gpu.sh wheels    where there is a network: fetch the few packages such a machine lacks (4 MB) into $WHEELS (default .wheels)
-#   tests/gpu.sh           on the machine: unpack them, run `mow bench` three times and a short training, write $OUT/gpu.txt (default: here)
+#   tests/gpu.sh           on the machine: unpack them, run `mow bench`, compare updates told, recorded and compiled (chapter 18ca), train
+#                          for a moment, and write $OUT/gpu.txt (default: here); about eight minutes on a card
 #
-# PYTHON names the interpreter, FOR the version of Python that the wheels are for (default 3.12). BENCH (lines: a preset with options)
-# and TRAIN (a preset with options) replace what is run, such as BENCH=toy TRAIN=toy.
+# PYTHON names the interpreter, FOR the version of Python that the wheels are for (default 3.12). BENCH (lines: a preset with options),
+# COMPARE (presets) and TRAIN (a preset with options) replace what is run, such as BENCH=toy COMPARE=toy TRAIN=toy.
 set -eu
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.wheels} OUT=${OUT:-.} FOR=${FOR:-3.12}
 BENCH=${BENCH:-"storm
-atari26
-storm --train.compile inductor"}
+atari26"}
+COMPARE=${COMPARE:-storm atari26}
 TRAIN=${TRAIN:-"storm --train.rounds 800 --train.prefill 300 --train.log_every 100 --eval.episodes 1 --eval.max_steps 500"}
 
 if [ "${1:-run}" = wheels ]; then
@@ -30,6 +31,7 @@ trap 'rm -rf "$site"' EXIT
 "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check --target "$site/packages" "$WHEELS"/*.whl
 export PYTHONPATH="$PWD:$site/packages" PYTHONUNBUFFERED=1 TQDM_DISABLE=1
 mow() { "$PYTHON" -c 'import sys; from mow_nb.cli import main; sys.exit(main(sys.argv[1:]))' "$@"; }
+compare() { "$PYTHON" -c 'import sys; from mow_nb.card import compare, page; from mow_nb.presets import preset; print(page(compare(preset(sys.argv[1]))))' "$1"; }
 # one failure does not hide the other figures, but it is the script's exit code
 failed=0
 part() { title=$1; shift; printf '\n## %s\n\n' "$title"; start=$(date +%s); "$@" 2>&1 || { echo "exit code $?"; failed=1; }; echo "($(($(date +%s) - start)) s in all)"; }
@@ -53,6 +55,7 @@ EOF
   part versions versions
   echo "$BENCH" > "$site/bench"
   while read -r words; do part "mow bench $words" mow bench $words; done < "$site/bench"
+  for name in $COMPARE; do part "told, recorded, compiled: $name" compare "$name"; done
   part "mow train $TRAIN" mow train $TRAIN --name gpu --root "$site/runs"
   printf '\n## its metrics\n\n'
   cat "$site/runs/gpu/metrics.jsonl" || failed=1

@@ -55,6 +55,7 @@ CHAPTERS = [
     ('18a_figures',    'figures',     'core tasks clustering metrics seeing evaluation journal'),
     ('18b_report',     'report',      'core tasks presets metrics evaluation journal findings figures files'),
     ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
+    ('18ca_card',      'card',        'records presets trainer bench'),
     ('18d_cluster_view', 'cluster_view', 'core tasks clustering'),
     ('18e_dream',      'dream',       'core tasks envs presets acting evaluation journal sharing cluster_view place'),
     ('18f_run_view',   'run_view',    'core metrics seeing evaluation findings figures report cluster_view'),
