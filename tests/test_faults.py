@@ -212,6 +212,35 @@ def test_row_1_4_all_weights_nan(run, mode):
         with pytest.raises(NonFiniteError, match='holds numbers that are not finite') as stop: act()
         assert stop.value.exit_code == 4
 
+@pytest.mark.parametrize('field', ['obs', 'act', 'rew', 'cont', 'done'])
+def test_row_1_2_a_flipped_bit(run, field):
+    "row 1.2: one bit of one stored step is noticed when the run goes on (exit 3), and the task is named"
+    file = run/'replay'/'track-sea'/f'{field}.npy'
+    rows = np.load(file, mmap_mode='r+')
+    rows[17:18].view(np.uint8).reshape(-1)[0] ^= 1
+    rows.flush()
+    with pytest.raises(CheckpointError, match="^replay of task 'track-sea': step 17 is not what was written$"): resume(run)
+
+def test_row_1_2_lost_and_exchanged(run):
+    "row 1.2: a file that is missing is not made anew, and two tasks' files that were exchanged are found out"
+    a, b = run/'replay'/'track-sea', run/'replay'/'track-night'
+    (a/'obs.npy').rename(run/'kept')
+    with pytest.raises(CheckpointError, match="^replay of task 'track-sea' has lost obs.npy$"): resume(run)
+    assert not (a/'obs.npy').exists()
+    (run/'kept').rename(a/'obs.npy')
+    a.rename(run/'kept'); b.rename(a); (run/'kept').rename(b)
+    with pytest.raises(CheckpointError, match='is not what was written'): resume(run)
+    (b/'head.npy').unlink()
+    with pytest.raises(CheckpointError, match="holds 0 steps, the checkpoint counts 40$"): resume(run)
+
+def test_row_1_2_more_rounds(run):
+    "group 2: a resumed run may be made longer; its rings grow, and what they held is whole"
+    before = np.load(run/'replay'/'track-sea'/'obs.npy')
+    resume(run, **{'train.rounds': 44})
+    after = np.load(run/'replay'/'track-sea'/'obs.npy')
+    assert len(after) == 44 and (after[:40] == before).all() and after[40:].any()
+    assert checkpoint.load(run/'checkpoints').extra['replay']['track-sea'] == 44
+
 def learner_rows(tensors): return {k for k in tensors if k in ('world.embed', 'agent.scale', 'world.log_sigma') or k.startswith('memory.')}
 
 def test_row_1_5_checkpoints_gone(run):
