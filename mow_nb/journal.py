@@ -6,20 +6,20 @@
 __all__ = ['Journal', 'read_lines', 'read_metrics', 'weights_row', 'returns_row', 'faults_row', 'plan', 'check_memory',
            'plan_text', 'Lines', 'progress']
 
-# %% ../nbs/17b_journal.ipynb #c003
+# %% ../nbs/17b_journal.ipynb #c002
 import json, os, sys, time
 from pathlib import Path
 
-# %% ../nbs/17b_journal.ipynb #c004
+# %% ../nbs/17b_journal.ipynb #c003
 import numpy as np, torch
 from .core import ConfigError
 from .files import disk, get, memory, put
 from .tasks import action_width
-from .replay import planned_bytes
+from .ring import planned_bytes
 from .world_model import WorldModel
 from .presets import Config, check, count
 
-# %% ../nbs/17b_journal.ipynb #c007
+# %% ../nbs/17b_journal.ipynb #c006
 class Journal:
     "The lines a run writes about itself"
     def __init__(self,
@@ -46,7 +46,7 @@ class Journal:
         "Flush and close"
         self.board.close()
 
-# %% ../nbs/17b_journal.ipynb #c009
+# %% ../nbs/17b_journal.ipynb #c008
 def read_lines(
     path:Path,                # the run's directory
 )->tuple[list[dict], int]:    # the lines, oldest first; how many could not be read
@@ -71,7 +71,7 @@ def read_metrics(
     "What a run wrote about itself"
     return read_lines(path)[0]
 
-# %% ../nbs/17b_journal.ipynb #c012
+# %% ../nbs/17b_journal.ipynb #c011
 @torch.no_grad()
 def weights_row(
     world:WorldModel,  # with or without experts, with or without scales
@@ -105,7 +105,7 @@ def faults_row(
     if not faults: return {}
     return dict(faults=faults, delivered={name: round(1 - n / max(played, 1), 6) for name, n in zip(names, lost) if name in faults})
 
-# %% ../nbs/17b_journal.ipynb #c015
+# %% ../nbs/17b_journal.ipynb #c014
 def plan(
     config:Config,  # checked
 )->dict[str, int]:  # 'updates', 'parameters', 'memory' and 'disk' in bytes
@@ -135,7 +135,7 @@ def plan_text(
     return (f"{K} task{'s' * (K > 1)}, {config.train.rounds:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
             f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk")
 
-# %% ../nbs/17b_journal.ipynb #c018
+# %% ../nbs/17b_journal.ipynb #c017
 class Lines:
     "Progress of a phase in plain lines, at most one in `every` seconds"
     def __init__(self,
@@ -170,7 +170,7 @@ def _clock(seconds):
     "Hours, minutes and seconds"
     return f'{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}'
 
-# %% ../nbs/17b_journal.ipynb #c021
+# %% ../nbs/17b_journal.ipynb #c020
 def progress(
     what:str,          # name of the phase
     unit:str,          # what is counted

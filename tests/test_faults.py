@@ -212,6 +212,35 @@ def test_row_1_4_all_weights_nan(run, mode):
         with pytest.raises(NonFiniteError, match='holds numbers that are not finite') as stop: act()
         assert stop.value.exit_code == 4
 
+@pytest.mark.parametrize('field', ['obs', 'act', 'rew', 'cont', 'done'])
+def test_row_1_2_a_flipped_bit(run, field):
+    "row 1.2: one bit of one stored step is noticed when the run goes on (exit 3), and the task is named"
+    file = run/'replay'/'track-sea'/f'{field}.npy'
+    rows = np.load(file, mmap_mode='r+')
+    rows[17:18].view(np.uint8).reshape(-1)[0] ^= 1
+    rows.flush()
+    with pytest.raises(CheckpointError, match="^replay of task 'track-sea': step 17 is not what was written$"): resume(run)
+
+def test_row_1_2_lost_and_exchanged(run):
+    "row 1.2: a file that is missing is not made anew, and two tasks' files that were exchanged are found out"
+    a, b = run/'replay'/'track-sea', run/'replay'/'track-night'
+    (a/'obs.npy').rename(run/'kept')
+    with pytest.raises(CheckpointError, match="^replay of task 'track-sea' has lost obs.npy$"): resume(run)
+    assert not (a/'obs.npy').exists()
+    (run/'kept').rename(a/'obs.npy')
+    a.rename(run/'kept'); b.rename(a); (run/'kept').rename(b)
+    with pytest.raises(CheckpointError, match='is not what was written'): resume(run)
+    (b/'head.npy').unlink()
+    with pytest.raises(CheckpointError, match="holds 0 steps, the checkpoint counts 40$"): resume(run)
+
+def test_row_1_2_more_rounds(run):
+    "group 2: a resumed run may be made longer; its rings grow, and what they held is whole"
+    before = np.load(run/'replay'/'track-sea'/'obs.npy')
+    resume(run, **{'train.rounds': 44})
+    after = np.load(run/'replay'/'track-sea'/'obs.npy')
+    assert len(after) == 44 and (after[:40] == before).all() and after[40:].any()
+    assert checkpoint.load(run/'checkpoints').extra['replay']['track-sea'] == 44
+
 def learner_rows(tensors): return {k for k in tensors if k in ('world.embed', 'agent.scale', 'world.log_sigma') or k.startswith('memory.')}
 
 def test_row_1_5_checkpoints_gone(run):
@@ -279,8 +308,9 @@ def test_row_1_14_nobody_listens(tmp_path):
     "row 1.14: `mow train ... | head` saves and says with its exit code that it did not end"
     env = {**os.environ, 'PYTHONPATH': str(HERE.parent)}
     words = [w for w in TOY if w != '--quiet']
-    child = subprocess.Popen([sys.executable, '-m', 'mow_nb', *words, '--train.warmup', '2000', '--root', str(tmp_path)], env=env | {'TQDM_DISABLE': '0'}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    child.stdout.readline(); child.stdout.close()
+    env.pop('TQDM_DISABLE', None)
+    child = subprocess.Popen([sys.executable, '-m', 'mow_nb', *words, '--train.warmup', '2000', '--root', str(tmp_path)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child.stdout.readline(); child.stdout.close()    # the plan; the next word finds nobody
     error = child.stderr.read()
     assert child.wait(60) == 141 and error == '', error
     assert checkpoint.load(tmp_path/'x'/'checkpoints') is not None
@@ -288,10 +318,10 @@ def test_row_1_14_nobody_listens(tmp_path):
 def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
     "row 1.16: a start that fails before anything was played has not used the name up, whatever the next start looks like"
     register('g', odd.Silent, n_actions=5)
-    for changes in ({'tasks': 'g,track-sea'}, {'tasks': 'track-sea,track-night', 'model.vae.size': 64}):
-        if 'g' not in changes['tasks']: monkeypatch.setattr('mow_nb.replay.shutil.disk_usage', lambda p: (0, 0, 0))
-        with pytest.raises((ConfigError, DiskError)): train(changed(preset('toy'), changes), 'x', tmp_path, quiet=True)
-        monkeypatch.undo()
+    with pytest.raises(ConfigError, match='n_actions=5'): train(changed(preset('toy'), {'tasks': 'g,track-sea'}), 'x', tmp_path, quiet=True)
+    with monkeypatch.context() as m:
+        m.setattr('mow_nb.run.Replay', lambda *a, **k: odd.out(DiskError('too small')))
+        with pytest.raises(DiskError): train(preset('toy'), 'x', tmp_path, quiet=True)
     with monkeypatch.context() as m:
         m.setattr('mow_nb.run.Run.fill', lambda self: out_of_order())
         with pytest.raises(NameError): train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
