@@ -74,8 +74,7 @@ def fit_out(self:Learner)->None:
     t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
     self.recorder.drop()
     self.model_params = list(self.world.parameters())
-    scales = self.world.log_sigma
-    groups = [dict(params=[p for p in self.model_params if p is not scales]), dict(params=[scales], lr=t.sigma_lr)]
+    groups = [dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']), dict(params=[self.world.log_sigma], lr=t.sigma_lr)]
     self.agent_params = [p for p in self.agent.parameters() if p.requires_grad]
     self.model_opt = adam(groups, lr=t.model_lr)
     self.agent_opt = adam(self.agent_params, lr=t.agent_lr, eps=1e-5)
@@ -114,7 +113,6 @@ def learn_model(self:Learner,
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
         state = world.observe(batch, self.gen('observe'), *heat, self.gen('dropout'), c.pictures_rate)
         losses = world.losses(batch, state)
-    # the scales begin where they belong; from there they are learned
     if not self.updates and world.cfg.harmonious: world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
     loss = world.objective(losses, state.gates)
     self.model_opt.zero_grad()
@@ -128,8 +126,8 @@ def learn_model(self:Learner,
 @patch
 @torch.no_grad()
 def latents(self:Learner,
-    starts:Batch, # (K, B, L, ...) windows in which dreams start
-)->Tensor:        # (K, B, L, Z) without gradient
+    starts:Batch, # (K, B, T, ...) windows in which dreams start
+)->Tensor:        # (K, B, T, Z) without gradient
     "Latents of windows that the world model does not learn from"
     return self.world.encode(starts.obs, self.world.task_vectors(), self.gen('see'))[1]
 
@@ -137,7 +135,7 @@ def latents(self:Learner,
 def learn_behaviour(self:Learner,
     batch:Batch,   # of all tasks
     state:State,   # what the world model made of it
-    starts:Batch|None=None, # (K, B, L, ...) windows in which dreams start; None: those of the batch
+    starts:Batch|None=None, # (K, B, T, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]: # name -> (K,) means, on the device
     "One step of actor and critics, in dreams"
     world, agent, c = self.world.eval(), self.agent, self.config.train
@@ -163,7 +161,7 @@ def learn_behaviour(self:Learner,
 def whole(self:Learner,
     behaviour:bool,   # False during the warm-up
     heat:Tensor,      # (3,) from `heat`
-    *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, B, L, ...) those of the starts of dreams, if there are any
+    *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, B, T, ...) those of the starts of dreams, if there are any
 )->tuple[list, Tensor]: # names, and (names, K) means
     "Both steps, as a function of tensors"
     n = len(dataclasses.fields(Batch))
@@ -176,7 +174,7 @@ def whole(self:Learner,
 def update(self:Learner,
     batch:Batch,          # of all tasks
     behaviour:bool=True,  # False during the warm-up
-    starts:Batch|None=None, # (K, B, L, ...) windows in which dreams start; None: those of the batch
+    starts:Batch|None=None, # (K, B, T, ...) windows in which dreams start; None: those of the batch
 )->dict[str, Tensor]:     # name -> (K,), on the device
     "One update"
     fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
@@ -253,8 +251,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
     names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
-    if len(self.world.dyn.chosen): names |= {'world.dyn.chosen'}
-    if len(self.world.pictures.mean): names |= {'world.pictures.mean', 'world.pictures.var'}
+    names |= {f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))}
     moments = {f'opt.{n}.{k}' for n in names for k in ('exp_avg', 'exp_avg_sq')}
     return names | (moments & set(self.named_moments()))
 
