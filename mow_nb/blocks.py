@@ -93,12 +93,13 @@ class ClusterBank(nn.Module):
         labels:Sequence[int], # (K,) cluster of each task, from 0 to N-1
     ):
         super().__init__()
-        self.members = nn.ModuleList(make() for _ in range(max(_dense(labels)) + 1))
+        self.members, self.left = nn.ModuleList(make() for _ in range(max(_dense(labels)) + 1)), ()  # tasks left out
         self.assign(labels)
 
     def forward(self,
         *xs:Tensor, # (K, ...) inputs, each with the task axis first
     )->Tensor:      # (K, ...) output of each task's copy, in the order of the tasks
+        if self.left: return self.without(*xs)
         if len(self.members) == 1: return self.members[0](*xs)
         sort = (lambda x, order: x) if self.sorted else (lambda x, order: x[order])
         parts = zip(*(sort(x, self.order).split(self.sizes) for x in xs))
@@ -121,7 +122,18 @@ def assign(self:ClusterBank,
     self.register_buffer('order', torch.tensor(order, device=device), persistent=False)
     self.register_buffer('inverse', self.order.argsort(), persistent=False)
 
-# %% ../nbs/05_blocks.ipynb #c034
+# %% ../nbs/05_blocks.ipynb #c029
+@patch
+def without(self:ClusterBank,
+    *xs:Tensor, # (K, ...) inputs, each with the task axis first
+)->Tensor:      # (K, ...) output of each task's copy; zeros for the tasks that are left out
+    "The bank, as if some tasks were not there"
+    served = [[k for k, c in enumerate(self.labels) if c == copy and k not in self.left] for copy in range(len(self.members))]
+    outs = [member(*(x[rows] for x in xs)) for member, rows in zip(self.members, served) if rows]
+    whole = outs[0].new_zeros(len(self.labels), *outs[0].shape[1:])
+    return whole.index_put((torch.tensor(sum(served, []), device=whole.device),), torch.cat(outs))
+
+# %% ../nbs/05_blocks.ipynb #c037
 @patch
 def regroup(self:ClusterBank,
     labels:Sequence[int], # (K,) new cluster of each task; K may have grown at the end

@@ -250,7 +250,7 @@ def encode(self:TwoHot,
     import torch
     # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
     pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
-    left = pos.floor().clamp(max=self.bins - 2)
+    left = pos.floor().clamp(max=self.bins - 2).nan_to_num()  # no number has no bin, and gets weights that are none
     w, left = (pos - left)[..., None], left.long()[..., None]
     out = torch.zeros(*x.shape, self.bins, device=x.device)
     return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)

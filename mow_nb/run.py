@@ -28,7 +28,7 @@ from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, s
 from .patience import Patience, Stopped, Voice
 from .place import enter, hold, open_run, run_path
 from .snapshot import check_never_saved, remember, snapshot, stand
-from .journal import Journal, check_memory, faults_row, plan_text, progress, returns_row, weights_row
+from .journal import Journal, check_memory, faults_row, means_row, plan_text, progress, returns_row, weights_row
 
 # %% ../nbs/17c_run.ipynb #c006
 class Run:
@@ -125,7 +125,7 @@ def log(self:Run,
     "A line about the updates since the last one"
     assert_finite(self.sums, self.names, self.learner.updates)
     row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
-    row |= {name: dict(zip(self.names, (v / self.since).tolist())) for name, v in self.sums.items()}
+    row |= means_row(self.sums, self.since, self.names, self.learner.updates)
     row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
     row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
     self.sums, self.since, self.pool.finished = {}, 0, []

@@ -203,11 +203,12 @@ def task_losses(self:WorldModel,
 def objective(self:WorldModel,
     losses:dict[str, Tensor], # name to (K, B, T) unreduced loss
     gates:Tensor, # (K, E) gates of the experts
+    keep:slice|list=slice(None), # the tasks that count; all, unless one's numbers are none
 )->Tensor: # () to be minimised
     "One number for all tasks"
-    L = self.task_losses(losses)
-    total = harmonious(L, self.log_sigma) if self.cfg.harmonious else L.sum()
-    return total + self.cfg.balance_weight * balance_loss(gates, self.dyn.n)
+    L = self.task_losses(losses)[keep]
+    total = harmonious(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
+    return total + self.cfg.balance_weight * balance_loss(gates[keep], self.dyn.n)
 
 # %% ../nbs/11_world_model.ipynb #c068
 @patch

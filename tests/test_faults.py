@@ -6,16 +6,18 @@ from pathlib import Path
 import gymnasium as gym, numpy as np, pytest, torch
 import odd
 from mow_nb import checkpoint, tasks
-from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError
+from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError, np_rng
 from mow_nb.envs import Pool, make_env
 from mow_nb.evaluation import load_records, play
 from mow_nb.explorer import ready_notebook
 from mow_nb.journal import read_metrics
 from mow_nb.place import hold
 from mow_nb.presets import changed, preset
-from mow_nb.run import train
+from mow_nb.records import Batch
+from mow_nb.run import Run, train
 from mow_nb.sharing import evaluate
 from mow_nb.tasks import register, tasks_of
+from mow_nb.trainer import Learner
 from mow_nb.workers import Apart
 
 HERE = Path(__file__).resolve().parent
@@ -327,3 +329,64 @@ def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
         with pytest.raises(NameError): train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
     train(preset('toy'), 'x', tmp_path, quiet=True)
     with pytest.raises(ConfigError, match="run 'x' exists"): train(preset('toy'), 'x', tmp_path, quiet=True)
+
+# ---- section 1: numbers that are none
+
+def learner_and_batch(labels=(0, 0, 1)):
+    "A toy learner of three tasks, and a batch for it"
+    config, rng = preset('toy'), np_rng(0, 'nan')
+    t, v = config.train, config.model.vae
+    draw = lambda *shape: torch.from_numpy(rng.random((3, t.seqs, t.steps, *shape), np.float32))
+    act = torch.eye(18)[torch.from_numpy(rng.integers(0, 3, (3, t.seqs, t.steps)))]
+    return Learner(config, list(labels)), Batch(draw(3, v.size, v.size), act, draw(), torch.ones(3, t.seqs, t.steps), torch.zeros(3, t.seqs, t.steps))
+
+def with_nan(batch, field, k=1):
+    out = {f: getattr(batch, f).clone() for f in ('obs', 'act', 'rew', 'cont', 'done')}
+    out[field][k].view(-1)[5] = float('nan')
+    return Batch(**out)
+
+@pytest.mark.parametrize('labels', [(0, 0, 0), (0, 0, 1)], ids=['shared', 'grouped'])
+def test_row_1_3_one_task_is_isolated(labels):
+    "row 1.3: NaN in one task's reward, picture, action or vector: that task is left out and counted; all others come out the same, to the last bit, whatever it was"
+    results = []
+    for field in ('rew', 'obs', 'act', 'cont', 'embed', 'other values'):
+        learner, batch = learner_and_batch(labels)
+        for u in range(2): learner.update(batch)
+        if field == 'embed': learner.world.embed.data[1] = float('nan'); hurt = batch
+        elif field == 'other values': hurt = with_nan(Batch(*(torch.where(torch.tensor([0, 1, 0]).view(3, *[1] * (x.ndim - 1)) > 0, x * .5, x) for x in (batch.obs, batch.act, batch.rew, batch.cont, batch.done))), 'rew')
+        else: hurt = with_nan(batch, field)
+        means = learner.update(hurt)
+        assert means['skipped'].tolist() == [0, 1, 0] and all(torch.isfinite(v).all() for v in means.values()), field
+        tensors = {k: torch.cat([v[:1], v[2:]]) if k in learner.per_task() else v for k, v in learner.tensors().items()}
+        results.append((checkpoint.weights_hash(tensors), {k: v[[0, 2]].tolist() for k, v in means.items()}))
+        assert all(torch.isfinite(v).all() for v in tensors.values())
+        assert means['skipped'].sum() == 1 and learner.updates == 3
+    assert all(r == results[0] for r in results)
+
+def test_row_1_3_as_if_left_out():
+    "row 1.3: with VAEs of its own, the world model's gradients of the others are those of a loss without the poisoned task"
+    learner, batch = learner_and_batch((0, 1, 2))
+    twin, _ = learner_and_batch((0, 1, 2))
+    means = learner.update(with_nan(batch, 'rew'), behaviour=False)
+    world = twin.world.train()
+    state = world.observe(batch, twin.gen('observe'), *twin.heat().unbind(), twin.gen('dropout'), twin.config.train.pictures_rate)
+    losses = world.losses(batch, state)
+    for name, l in losses.items(): assert torch.allclose(means[name][[0, 2]], l.mean((1, 2))[[0, 2]], rtol=1e-5), name
+
+def test_row_1_3_everybody(monkeypatch):
+    "row 1.3: where nobody in particular is to blame, no weight, moment or statistic moves, and all are counted"
+    learner, batch = learner_and_batch()
+    learner.update(batch)
+    before = checkpoint.weights_hash(learner.tensors())
+    monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', lambda params, most: torch.tensor(float('nan')))
+    assert learner.update(batch)['skipped'].tolist() == [1, 1, 1]
+    assert checkpoint.weights_hash(learner.tensors()) == before
+
+def test_row_1_3_a_run_goes_on(tmp_path, monkeypatch, capsys):
+    "row 1.3: a run with one poisoned task ends, its lines count and stderr names the task"
+    real = Run.sample
+    monkeypatch.setattr(Run, 'sample', lambda self, purpose='batch', **kw: with_nan(real(self, purpose, **kw), 'rew', 2) if purpose == 'batch' else real(self, purpose, **kw))
+    path = train(preset('toy'), 'x', tmp_path, quiet=True)
+    lines = read_metrics(path)
+    assert all(l['skipped'] == {'track-sea': 2} and set(l['rec']) == {'track-night', 'reach-night'} for l in lines)
+    assert 'left out of the last 2: track-sea (2 times)' in capsys.readouterr().err
