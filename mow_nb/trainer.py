@@ -20,6 +20,7 @@ from .records import Batch, State
 from .losses import harmonious_optimum
 from .world_model import contexts
 from .presets import Config, build
+from .isolation import rescue, soft, step_if
 from .checkpoint import check_fit
 from .capture import CardGraph, Dice, Recorder
 
@@ -51,7 +52,7 @@ class Learner:
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
         self.bf16 = t.precision == 'bfloat16' or t.precision == 'auto' and fast_bfloat16(self.device)
         self.total = t.warmup + (t.rounds - t.prefill) // t.train_every
-        self.dice = Dice(config.seed, self.device)
+        self.dice, self.keep = Dice(config.seed, self.device), slice(None)  # the tasks that are learned from
         self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
         self.fit_out()
 
@@ -114,12 +115,12 @@ def learn_model(self:Learner,
         state = world.observe(batch, self.gen('observe'), *heat, self.gen('dropout'), c.pictures_rate)
         losses = world.losses(batch, state)
     if not self.updates and world.cfg.harmonious: world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
-    loss = world.objective(losses, state.gates)
+    loss = world.objective(losses, state.gates, self.keep)
     self.model_opt.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(self.model_params, c.model_clip)
-    self.model_opt.step()
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
+    self.fine = step_if(self.model_opt, norm, loss, torch.ones_like(norm))
     return state, means | {'model_norm': norm.detach().expand(world.tasks)}
 
 # %% ../nbs/15_trainer.ipynb #c023
@@ -147,11 +148,11 @@ def learn_behaviour(self:Learner,
     with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
         losses = agent.losses(dream, world.task_vectors().detach())
     # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
-    loss = sum(losses[name].mean((1, 2)).sum() for name in ('actor', 'critic'))
+    loss = sum(losses[name].mean((1, 2))[self.keep].sum() for name in ('actor', 'critic'))
     self.agent_opt.zero_grad()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(self.agent_params, c.agent_clip)
-    self.agent_opt.step()
+    self.fine = step_if(self.agent_opt, norm, loss, self.fine)
     agent.update_slow()
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
@@ -167,7 +168,9 @@ def whole(self:Learner,
     n = len(dataclasses.fields(Batch))
     batch, starts = Batch(*fields[:n]), Batch(*fields[n:]) if fields[n:] else None
     state, means = self.learn_model(batch, heat)
+    means['world_fine'] = self.fine.expand(self.world.tasks)
     if behaviour: means |= self.learn_behaviour(batch, state, starts)
+    means['fine'] = self.fine.expand(self.world.tasks)
     return list(means), torch.stack(list(means.values()))
 
 @patch
@@ -179,12 +182,16 @@ def update(self:Learner,
     "One update"
     fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
     if behaviour and starts is not None: fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
+    before = [[t.clone() for t in soft(m)] for m in (self.world, self.agent)]
     names, means = self.recorder(behaviour, partial(self.whole, behaviour), (self.heat(), *fields), self.updates)
-    self.updates += 1
     # a copy: the next replay writes where this one did
-    return dict(zip(names, means.clone()))
+    means = dict(zip(names, means.clone()))
+    skipped = torch.zeros_like(means['fine'])
+    if not means['fine'][0]: means, skipped = rescue(self, behaviour, batch, starts, means, before)
+    self.updates += 1
+    return {k: v for k, v in means.items() if 'fine' not in k} | dict(skipped=skipped)
 
-# %% ../nbs/15_trainer.ipynb #c033
+# %% ../nbs/15_trainer.ipynb #c034
 @torch.no_grad()
 def settle(
     model:Module,      # whose batch norms get other inputs from now on
@@ -203,7 +210,7 @@ def settle(
         m.weight *= new / old
         m.running_mean.copy_(mean); m.running_var.copy_(var)
 
-# %% ../nbs/15_trainer.ipynb #c036
+# %% ../nbs/15_trainer.ipynb #c037
 def inherited(
     model:Module,  # after its banks were regrouped
     name:str,      # of one of its parameters now
@@ -230,7 +237,7 @@ def regroup(self:Learner,
         e = world.task_vectors().detach()
         settle(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
-# %% ../nbs/15_trainer.ipynb #c041
+# %% ../nbs/15_trainer.ipynb #c042
 @patch
 def named_moments(self:Learner)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
     "What the optimisers remember of each parameter"
@@ -246,7 +253,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
     weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
     return weights | self.named_moments()
 
-# %% ../nbs/15_trainer.ipynb #c044
+# %% ../nbs/15_trainer.ipynb #c045
 @patch
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
@@ -271,7 +278,7 @@ def load_tensors(self:Learner,
             found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
             if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
-# %% ../nbs/15_trainer.ipynb #c048
+# %% ../nbs/15_trainer.ipynb #c049
 def assert_finite(
     means:dict[str, Tensor],  # name -> (K,) on any device
     names:list[str],          # K task names

@@ -385,7 +385,7 @@ def test_row_1_3_everybody(monkeypatch):
 def test_row_1_3_a_run_goes_on(tmp_path, monkeypatch, capsys):
     "row 1.3: a run with one poisoned task ends, its lines count and stderr names the task"
     real = Run.sample
-    monkeypatch.setattr(Run, 'sample', lambda self, purpose='batch', **kw: with_nan(real(self, purpose, **kw), 'rew', 2) if purpose == 'batch' else real(self, purpose, **kw))
+    monkeypatch.setattr(Run, 'sample', lambda self, purpose='batch', *a, **kw: with_nan(real(self, purpose, *a, **kw), 'rew', 2) if purpose == 'batch' else real(self, purpose, *a, **kw))
     path = train(preset('toy'), 'x', tmp_path, quiet=True)
     lines = read_metrics(path)
     assert all(l['skipped'] == {'track-sea': 2} and set(l['rec']) == {'track-night', 'reach-night'} for l in lines)
