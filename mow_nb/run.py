@@ -21,7 +21,8 @@ from . import checkpoint
 from .clustering import save_analysis
 from .presets import Config, check
 from .acting import Agent
-from .trainer import Learner, assert_finite
+from .isolation import assert_finite
+from .trainer import Learner
 from .grouping import find_groups
 from .seeing import save_strips, strips
 from .evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
