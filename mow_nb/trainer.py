@@ -157,7 +157,7 @@ def learn_behaviour(self:Learner,
     means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
     return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
 
-# %% ../nbs/15_trainer.ipynb #c028
+# %% ../nbs/15_trainer.ipynb #c026
 @patch
 def whole(self:Learner,
     behaviour:bool,   # False during the warm-up
@@ -191,7 +191,7 @@ def update(self:Learner,
     self.updates += 1
     return {k: v for k, v in means.items() if 'fine' not in k} | dict(skipped=skipped)
 
-# %% ../nbs/15_trainer.ipynb #c034
+# %% ../nbs/15_trainer.ipynb #c032
 @torch.no_grad()
 def settle(
     model:Module,      # whose batch norms get other inputs from now on
@@ -210,7 +210,7 @@ def settle(
         m.weight *= new / old
         m.running_mean.copy_(mean); m.running_var.copy_(var)
 
-# %% ../nbs/15_trainer.ipynb #c037
+# %% ../nbs/15_trainer.ipynb #c035
 def inherited(
     model:Module,  # after its banks were regrouped
     name:str,      # of one of its parameters now
@@ -237,7 +237,7 @@ def regroup(self:Learner,
         e = world.task_vectors().detach()
         settle(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
-# %% ../nbs/15_trainer.ipynb #c042
+# %% ../nbs/15_trainer.ipynb #c040
 @patch
 def named_moments(self:Learner)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
     "What the optimisers remember of each parameter"
@@ -253,7 +253,7 @@ def tensors(self:Learner)->dict[str, Tensor]: # name -> tensor
     weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
     return weights | self.named_moments()
 
-# %% ../nbs/15_trainer.ipynb #c045
+# %% ../nbs/15_trainer.ipynb #c043
 @patch
 def per_task(self:Learner)->set[str]: # names of tensors whose first axis is K
     "Which tensors hold one row per task"
