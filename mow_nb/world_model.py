@@ -56,8 +56,17 @@ def encode(self:WorldModel,
     gen:torch.Generator, # draws the latents
 )->tuple[Tensor, Tensor]: # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
     "What the pictures show"
+    return self.encode_seen(self.pictures(obs), e, gen)
+
+@patch
+def encode_seen(self:WorldModel,
+    seen:Tensor, # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 06b)
+    e:Tensor, # (K, W) task vectors
+    gen:torch.Generator, # draws the latents
+)->tuple[Tensor, Tensor]: # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
+    "Posterior and straight-through sample of standardised pictures"
     v = self.cfg.vae
-    post = unimix_probs(self.enc(self.pictures(obs), e), v.groups, v.unimix)
+    post = unimix_probs(self.enc(seen, e), v.groups, v.unimix)
     return post, straight_through(post, gen)
 
 @patch
@@ -91,10 +100,9 @@ def observe(self:WorldModel,
 )->State: # latents, memories and guesses
     "Read a window of the past"
     # observe
-    e, v = self.task_vectors(), self.cfg.vae
+    e = self.task_vectors()
     seen = self.pictures(batch.obs, rate)
-    post = unimix_probs(self.enc(seen, e), v.groups, v.unimix)
-    z = straight_through(post, gen)
+    post, z = self.encode_seen(seen, e, gen)
     memory = self.dyn.memory(self.dyn.route(e, tau, noise, hold, gen))
     h, gates = self.dyn(z, batch.act, e, memory, drop)
     return State(seen=seen, post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
