@@ -60,7 +60,7 @@ setup-system: ## install the system libraries that Meta-World and the browser te
 	$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$need > /dev/null && echo "Done."
 
 export: setup ## write mow_nb/ from the notebooks, and clean them
-	@$(BIN)/nbdev_export
+	@$(BIN)/python tests/book.py export
 	@$(BIN)/python tests/book.py clean
 
 notebooks: setup ## run every notebook in place, keep the outputs, clean them
@@ -74,7 +74,7 @@ docs: setup ## make the site, to be read without network: _docs/index.html
 
 example: setup ## make the example run again that comes with the library (half an hour)
 	@$(BIN)/mow train example --train.threads 1 --resume
-	@$(BIN)/python -c "from mow_nb.sharing import ship; ship('runs/example', 'mow_nb/data/example')"
+	@$(BIN)/python -c "from mow_nb.training.share import ship; ship('runs/example', 'mow_nb/data/example')"
 
 clean: ## remove what building and testing left behind (not .venv, not runs)
 	@rm -rf build dist *.egg-info .pytest_cache _proc _docs

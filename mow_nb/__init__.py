@@ -3,8 +3,16 @@ __version__ = "0.1.0"
 
 from importlib import import_module
 
-_HOMES = {'acting': ('Agent',), 'evaluation': ('score_rows', 'score_text'), 'explorer': ('explore',), 'presets': ('Config', 'changed', 'preset'), 'report': ('write_report',),
-          'run': ('train',), 'sharing': ('evaluate', 'from_pretrained', 'load', 'save_pretrained'), 'tasks': ('register', 'tasks_of')}
+_HOMES = {
+    'agent.player': ('Agent',),
+    'envs.tasks': ('register', 'tasks_of'),
+    'eval.evaluation': ('score_rows', 'score_text'),
+    'store.presets': ('Config', 'changed', 'preset'),
+    'training.run': ('train',),
+    'training.share': ('evaluate', 'from_pretrained', 'load', 'save_pretrained'),
+    'view.explorer': ('explore',),
+    'view.report': ('write_report',),
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 

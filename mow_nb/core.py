@@ -241,37 +241,31 @@ class TwoHot:
         import torch
         return torch.linspace(self.low, self.high, self.bins, device=device)
 
-# %% ../nbs/00_core.ipynb #c069
-@patch
-def encode(self:TwoHot,
-    x:'Tensor', # (...) plain numbers
-)->'Tensor': # (..., bins) two neighbouring weights that sum to 1
-    "Spread each number over its two nearest bins"
-    import torch
-    # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
-    pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
-    left = pos.floor().clamp(max=self.bins - 2).nan_to_num()  # no number has no bin, and gets weights that are none
-    w, left = (pos - left)[..., None], left.long()[..., None]
-    out = torch.zeros(*x.shape, self.bins, device=x.device)
-    return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
+    def encode(self,
+        x:'Tensor', # (...) plain numbers
+    )->'Tensor': # (..., bins) two neighbouring weights that sum to 1
+        "Spread each number over its two nearest bins"
+        import torch
+        # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
+        pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
+        left = pos.floor().clamp(max=self.bins - 2).nan_to_num()  # no number has no bin, and gets weights that are none
+        w, left = (pos - left)[..., None], left.long()[..., None]
+        out = torch.zeros(*x.shape, self.bins, device=x.device)
+        return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)
 
-# %% ../nbs/00_core.ipynb #c072
-@patch
-def decode(self:TwoHot,
-    logits:'Tensor', # (..., bins) unnormalised
-)->'Tensor': # (...) plain numbers, float32
-    "Expected number under the bins' probabilities"
-    # a product and a sum, as autocast would turn a matrix product into bfloat16
-    return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
+    def decode(self,
+        logits:'Tensor', # (..., bins) unnormalised
+    )->'Tensor': # (...) plain numbers, float32
+        "Expected number under the bins' probabilities"
+        # a product and a sum, as autocast would turn a matrix product into bfloat16
+        return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
-# %% ../nbs/00_core.ipynb #c075
-@patch
-def loss(self:TwoHot,
-    logits:'Tensor', # (..., bins) predicted
-    x:'Tensor', # (...) the true numbers
-)->'Tensor': # (...) cross entropy, float32
-    "Cross entropy to the two-hot target"
-    return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
+    def loss(self,
+        logits:'Tensor', # (..., bins) predicted
+        x:'Tensor', # (...) the true numbers
+    )->'Tensor': # (...) cross entropy, float32
+        "Cross entropy to the two-hot target"
+        return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
 # %% ../nbs/00_core.ipynb #c080
 _HUES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (213, 94, 0), (240, 228, 66), (85, 85, 85))

@@ -4,6 +4,7 @@ usage: python tests/book.py run NOTEBOOK              run every cell, name the f
        python tests/book.py execute [NOTEBOOK ...]    run in place and keep the outputs, cleaned (default: all)
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write README.md from nbs/index.ipynb
+       python tests/book.py export                    write mow_nb/ from the notebooks
 """
 import ast, io, os, posixpath, re, sys, time, tokenize, traceback
 from pathlib import Path
@@ -28,6 +29,10 @@ def directives(cell):
         found[mark[1]] = mark[2].strip()
     return found
 
+def module_of(path):
+    "The module that a notebook exports, or None for a page"
+    return directives(read(path).cells[0]).get('default_exp')
+
 def without_directives(source):
     "The code of a cell as a reader should see it"
     lines = source.splitlines()
@@ -49,6 +54,53 @@ def read(path):
     "One notebook, with sources as plain strings"
     import nbformat
     return nbformat.read(path, as_version=4)
+
+# ---- export
+
+CELL_MARK = re.compile(r'\n*^# %% .*\n(?=\n*(?:# %% |\Z))', re.M)
+
+def export(root=ROOT):
+    "Write the library: what nbdev exports, with every method inside its class"
+    import subprocess
+    code = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
+    subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
+    for path in sorted((root/'mow_nb').rglob('[a-z]*.py')):
+        if (folded := fold_methods(source := path.read_text())) != source:
+            path.write_text(folded)
+
+def fold_methods(source):
+    "A module in which functions marked with `@patch` have become methods of the class that their first parameter names"
+    tree, lines = ast.parse(source), source.splitlines()
+    ends = {node.name: node.end_lineno for node in tree.body if isinstance(node, ast.ClassDef)}
+    methods, gone = {}, set()
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and any(ast.unparse(mark) == 'patch' for mark in node.decorator_list):
+            first, last = node.decorator_list[0].lineno, node.end_lineno
+            owner = node.args.args[0].annotation.id
+            methods.setdefault(owner, []).append(as_method(lines[first - 1:last], owner))
+            gone.update(range(first, last + 1))
+        elif isinstance(node, ast.ImportFrom) and any(a.name == 'patch' for a in node.names):
+            kept = [a for a in node.names if a.name != 'patch']
+            lines[node.lineno - 1] = ast.unparse(ast.ImportFrom(node.module, kept, node.level)) if kept else None
+            gone.update(range(node.lineno + bool(kept), node.end_lineno + 1))
+    at = {ends[owner]: bodies for owner, bodies in methods.items()}
+    out = []
+    for number, line in enumerate(lines, 1):
+        if number not in gone:
+            out.append(line)
+        for body in at.get(number, ()):
+            out += ['', *body]
+    text = '\n'.join(out) + '\n'
+    while (shorter := CELL_MARK.sub('\n', text)) != text:
+        text = shorter
+    return re.sub(r'\n{3,}', '\n\n', text).rstrip() + '\n'
+
+def as_method(lines, owner):
+    "The lines of one patched function, as they stand in the class"
+    body = [line for line in lines if line.strip() != '@patch']
+    body = [re.sub(rf'^(\s*(?:def \w+\()?self)\s*:\s*{owner}\b', r'\1', line) for line in body]
+    body = [re.sub(rf'^(.*\)\s*->){owner}(\s*:)', rf"\1'{owner}'\2", line) for line in body]  # its class is not made yet
+    return [('    ' + line) if line.strip() else line for line in body]
 
 # ---- measure
 
@@ -179,6 +231,7 @@ def main(verb=None, *paths):
         import nbformat
         for path in map(Path, paths or notebooks()):
             if (nb := read(path)) != (cleaned := clean(read(path))): nbformat.write(cleaned, path); print(f'cleaned {path.name}')
+    elif verb == 'export' and not paths: export()
     elif verb == 'readme' and not paths:
         for old in (NBS/'images').glob('index_*.png'): old.unlink()
         for name, data in readme().items():

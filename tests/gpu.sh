@@ -2,7 +2,7 @@
 # Measure mow_nb on a bare Linux machine: Python 3.12, PyTorch and the usual scientific packages, no network, nothing of ours installed.
 #
 #   tests/gpu.sh wheels    where there is a network: fetch the few packages such a machine lacks (4 MB) into $WHEELS (default .wheels)
-#   tests/gpu.sh           on the machine: unpack them, run `mow bench`, compare updates told, recorded and compiled (chapter 18ca), train
+#   tests/gpu.sh           on the machine: unpack them, run `mow bench`, compare updates told, recorded and compiled (chapter 81), train
 #                          for a moment, and write $OUT/gpu.txt (default: here); about eight minutes on a card
 #
 # PYTHON names the interpreter, FOR the version of Python that the wheels are for (default 3.12). BENCH (lines: a preset with options),
@@ -30,8 +30,8 @@ site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
 "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check --target "$site/packages" "$WHEELS"/*.whl
 export PYTHONPATH="$PWD:$site/packages" PYTHONUNBUFFERED=1 TQDM_DISABLE=1
-mow() { "$PYTHON" -c 'import sys; from mow_nb.cli import main; sys.exit(main(sys.argv[1:]))' "$@"; }
-compare() { "$PYTHON" -c 'import sys; from mow_nb.card import compare, page; from mow_nb.presets import preset; print(page(compare(preset(sys.argv[1]))))' "$1"; }
+mow() { "$PYTHON" -c 'import sys; from mow_nb.tools.cli import main; sys.exit(main(sys.argv[1:]))' "$@"; }
+compare() { "$PYTHON" -c 'import sys; from mow_nb.tools.card import compare, page; from mow_nb.store.presets import preset; print(page(compare(preset(sys.argv[1]))))' "$1"; }
 # one failure does not hide the other figures, but it is the script's exit code
 failed=0
 part() { title=$1; shift; printf '\n## %s\n\n' "$title"; start=$(date +%s); "$@" 2>&1 || { echo "exit code $?"; failed=1; }; echo "($(($(date +%s) - start)) s in all)"; }

@@ -5,75 +5,24 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from book import LIB, NBS, ROOT, clean, code_lines, comments, directives, functions, is_exported, measures, notebooks, read, readme
+from book import (LIB, NBS, ROOT, clean, code_lines, comments, directives, export, functions, is_exported, measures, module_of, notebooks,
+                  read, readme)
 
-# ---- the chapters: (notebook, module, the modules it may import), each row using only rows above it
+# ---- the chapters: a notebook with a module names it in its first cell; the others are pages
 
-CHAPTERS = [
-    ('00_core',        'core',        ''),
-    ('01_records',     'records',     'core'),
-    ('01b_files',      'files',       'core'),
-    ('01c_config',     'config',      'core'),
-    ('02_tasks',       'tasks',       'core'),
-    ('02b_pocket',     'pocket',      'core tasks'),
-    ('02c_robots',     'robots',      'config'),
-    ('02cb_asking',    'asking',      ''),
-    ('02d_workers',    'workers',     'asking'),
-    ('02e_steer',      'steer',       'core tasks pocket'),
-    ('02f_adapters',   'adapters',    'core tasks asking workers'),
-    ('03_envs',        'envs',        'core tasks pocket robots steer asking workers adapters'),
-    ('03c_ring',       'ring',        'core'),
-    ('04_replay',      'replay',      'core records ring'),
-    ('05_blocks',      'blocks',      'core'),
-    ('05b_transformer', 'transformer', 'core blocks'),
-    ('06_vae',         'vae',         'core blocks'),
-    ('06b_pictures',   'pictures',    'core'),
-    ('07_experts',     'experts',     'core blocks'),
-    ('08_dynamics',    'dynamics',    'core config blocks transformer experts'),
-    ('09_heads',       'heads',       'core blocks'),
-    ('10_losses',      'losses',      'core'),
-    ('11_world_model', 'world_model', 'core config records blocks vae pictures dynamics heads losses'),
-    ('12_clustering',  'clustering',  'core files'),
-    ('12b_policy',     'policy',      'core'),
-    ('13_agent',       'agent',       'core config records blocks policy'),
-    ('13a_capture',    'capture',     'core'),
-    ('13b_acting',     'acting',      'core world_model agent capture'),
-    ('14_presets',     'presets',     'core config tasks world_model agent'),
-    ('14b_checkpoint', 'checkpoint',  'core files'),
-    ('14c_isolation',  'isolation',   'core records blocks'),
-    ('15_trainer',     'trainer',     'core records losses world_model presets capture checkpoint isolation'),
-    ('15b_grouping',   'grouping',    'core records clustering trainer'),
-    ('15c_plain',      'plain',       'core records blocks losses agent presets'),
-    ('16_metrics',     'metrics',     'core tasks'),
-    ('16b_seeing',     'seeing',      'core records world_model files'),
-    ('17_evaluation',  'evaluation',  'core tasks robots envs acting presets metrics files'),
-    ('17a_place',      'place',       'core files tasks presets checkpoint'),
-    ('17b_journal',    'journal',     'core tasks ring world_model presets files'),
-    ('17bb_patience',  'patience',    ''),
-    ('17bc_snapshot',  'snapshot',    'core files presets checkpoint place'),
-    ('17c_run',        'run',         'core records tasks envs replay clustering acting presets checkpoint trainer grouping seeing evaluation journal files place patience snapshot isolation'),
-    ('17d_sharing',    'sharing',     'core acting presets checkpoint evaluation journal files place'),
-    ('17e_findings',   'findings',    'core tasks clustering presets evaluation journal seeing files place'),
-    ('18a_figures',    'figures',     'core tasks clustering metrics seeing evaluation journal'),
-    ('18b_report',     'report',      'core tasks presets metrics evaluation journal findings figures files'),
-    ('18c_bench',      'bench',       'core records tasks presets acting trainer plain evaluation'),
-    ('18ca_card',      'card',        'records presets trainer bench'),
-    ('18d_cluster_view', 'cluster_view', 'core tasks clustering'),
-    ('18e_dream',      'dream',       'core tasks envs presets acting evaluation journal sharing cluster_view place'),
-    ('18f_run_view',   'run_view',    'core metrics seeing evaluation findings figures report cluster_view'),
-    ('18_explorer',    'explorer',    'core clustering findings cluster_view run_view dream files place'),
-    ('18h_doctor',     'doctor',      'core tasks envs'),
-    ('19_cli',         'cli',         'core tasks presets evaluation journal run sharing report bench doctor explorer files place'),
-]
-PAGES = ['index', '20_paper_map', '21_tutorial_toy', '21b_tutorial_steer', '22_tutorial_atari', '23_tutorial_metaworld', '24_results', '25_explore']
-STRANGERS = ('world_model', 'clustering', 'agent')  # they meet in the learner and the run, and know nothing of each other
+CHAPTERS = {p.stem: module_of(p) for p in notebooks() if module_of(p)}
+STRANGERS = ('model.world_model', 'training.clustering', 'agent.actor_critic')  # they know nothing of each other
 
 ONLY_FOR_WRITING = {'nbdev', 'fastcore', 'execnb', 'ghapi', 'IPython', 'ipykernel', 'nbformat', 'nbclient', 'nbconvert', 'pytest'}
 MAX_MODULE, MAX_CELL, MAX_FUNCTION, MAX_KB = 250, 40, 25, 300
 MIN_WORDS, MIN_EXPORTED, MAX_SILENT = 2, .2, 3
 
-MODULES = sorted(p for p in LIB.glob('*.py') if not p.name.startswith('_'))
-with_module = pytest.mark.parametrize('path', MODULES, ids=lambda p: p.stem)
+def dotted_name(path):
+    "mow_nb/model/vae.py as `model.vae`"
+    return '.'.join(path.relative_to(LIB).with_suffix('').parts)
+
+MODULES = sorted(p for p in LIB.rglob('*.py') if not p.name.startswith('_'))
+with_module = pytest.mark.parametrize('path', MODULES, ids=dotted_name)
 with_notebook = pytest.mark.parametrize('path', notebooks(), ids=lambda p: p.stem)
 
 def none(problems, rule):
@@ -92,49 +41,64 @@ def dotted(node):
 
 def imports(path):
     "(modules of ours, top-level names of others) that a module imports, wherever in the file"
+    package = ('mow_nb', *path.relative_to(LIB).parts[:-1])
     ours, others = set(), set()
     for node in ast.walk(parse(path)):
-        if isinstance(node, ast.Import): names = [a.name for a in node.names]
-        elif not isinstance(node, ast.ImportFrom): continue
+        if isinstance(node, ast.Import):
+            names = [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            start = package[:len(package) - node.level + 1] if node.level else ()
+            base = '.'.join(filter(None, [*start, node.module]))
+            # `from mow_nb.model import losses` names a module, `from mow_nb.model.losses import mse` does not
+            names = [f'{base}.{a.name}' if is_folder(base) else base for a in node.names]
         else:
-            base = '.'.join(filter(None, ['mow_nb' if node.level else '', node.module]))
-            # `from mow_nb import losses` names modules, `from mow_nb.losses import mse` does not
-            names = [f'mow_nb.{a.name}' for a in node.names] if base == 'mow_nb' else [base]
+            continue
         for top, _, rest in (name.partition('.') for name in names):
-            if top != 'mow_nb': others.add(top)
-            elif rest and not rest.startswith('__'): ours.add(rest.split('.')[0])
+            if top != 'mow_nb':
+                others.add(top)
+            elif rest and not rest.startswith('__'):
+                ours.add(rest)
     return ours, others
+
+def is_folder(name):
+    "Is `mow_nb.model` a package, so that its names are modules?"
+    return name.partition('.')[0] == 'mow_nb' and (ROOT/name.replace('.', '/')).is_dir()
 
 def graph():
     "What each module imports, as it is in the exported files"
-    return {p.stem: imports(p)[0] for p in MODULES}
+    return {dotted_name(p): imports(p)[0] for p in MODULES}
 
-def drawing(edges):
-    "The graph in the notation that GitHub and the site draw"
-    return '\n'.join(['flowchart BT', *(f'  {a} --> {b}' for a in sorted(edges) for b in sorted(edges[a]))])
+def room(module):
+    "The folder of a module; a module without a folder is a room of its own"
+    return module.partition('.')[0]
 
 def test_every_chapter_has_its_module():
-    "The table, the notebooks and the exported files name the same chapters"
-    have = {p.stem for p in notebooks()}
-    want = {nb for nb, _, _ in CHAPTERS} | set(PAGES)
-    none([f'{n}: in the table, no notebook' for n in sorted(want - have)] +
-         [f'{n}: a notebook, not in the table' for n in sorted(have - want)] +
-         [f'{n}: no notebook exports it' for n in sorted({p.stem for p in MODULES} - {m for _, m, _ in CHAPTERS})] +
-         [f'{n}: never exported' for n in sorted({m for nb, m, _ in CHAPTERS if nb in have} - {p.stem for p in MODULES})],
-         'Chapters and table disagree')
+    "The notebooks and the exported files name the same modules, and a decade of numbers is a folder"
+    have = {dotted_name(p) for p in MODULES}
+    names = [p.stem for p in notebooks() if p.stem != 'index']
+    folders = {}
+    for notebook, module in CHAPTERS.items():
+        folders.setdefault(notebook[0], set()).add(room(module) if '.' in module else '')
+    none([f'{n}: no notebook exports it' for n in sorted(have - set(CHAPTERS.values()))] +
+         [f'{n}: never exported' for n in sorted(set(CHAPTERS.values()) - have)] +
+         [f'{n}: should be two digits and a name' for n in names if not re.fullmatch(r'[0-9]{2}_[a-z_]+', n)] +
+         [f'{n}: its number is taken' for a, n in zip(names, names[1:]) if a[:2] == n[:2]] +
+         [f'{d}0 to {d}9 are chapters of {sorted(f)}' for d, f in folders.items() if len(f) > 1] +
+         [f'{n}: should be called {m}' for n, m in CHAPTERS.items() if n[3:] != m.rpartition('.')[2]],
+         'Chapters and modules disagree')
 
-def test_imports_go_only_downwards(cache):
-    "The import graph is the one in the table, has no circle, and is drawn into pytest's cache"
-    allowed = {m: set(names.split()) for _, m, names in CHAPTERS}
-    order = list(allowed)
-    for m, names in allowed.items(): assert names <= set(order[:order.index(m)]), f'the row of {m} looks down'
+def test_imports_go_only_downwards():
+    "A module imports only chapters before its own, so neither modules nor folders go round in a circle"
+    number = {module: notebook for notebook, module in CHAPTERS.items()}
     edges = graph()
-    picture = cache.mkdir('mow_nb')/'imports.mmd'
-    picture.write_text(drawing(edges) + '\n')
-    tuple(TopologicalSorter(edges).static_order())  # raises CycleError
-    none([f'{m} imports {other}' for m in edges for other in sorted(edges[m] - allowed.get(m, set()))],
-         f'Imports that the table does not list (drawn in {picture})')
-    none([f'{a} imports {b}' for a in STRANGERS for b in STRANGERS if b in edges.get(a, ())], 'They should meet only in the trainer')
+    none([f'{m} imports {other}, which comes later' for m in edges for other in sorted(edges[m])
+          if other not in number or number[other] >= number[m]], 'Imports that go upwards')
+    rooms = {}
+    for m, others in edges.items():
+        rooms.setdefault(room(m), set()).update({room(o) for o in others} - {room(m)})
+    tuple(TopologicalSorter(rooms).static_order())  # raises CycleError
+    none([f'{a} imports {b}' for a in STRANGERS for b in STRANGERS if b in edges.get(a, ())],
+         'They should meet only in the learner')
 
 def test_imports_explicit():
     "`import *` hides where a name is from"
@@ -290,9 +254,7 @@ def test_export_changes_nothing(tmp_path):
     "mow_nb/ is exactly what `make export` writes"
     for name in ('nbs', 'mow_nb'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.*'))
     shutil.copy(ROOT/'settings.ini', tmp_path)
-    code = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    export(tmp_path)
     here, there = python_files(LIB), python_files(tmp_path/'mow_nb')
     none([f'mow_nb/{n}' for n in sorted(here.keys() | there.keys()) if here.get(n) != there.get(n)], 'Not what the notebooks export; run `make export`')
 
@@ -340,7 +302,7 @@ def test_notebook_form(path):
     faults += [f'{line!r} is a heading too deep' for line in titles if re.match(r'#{5,} ', line)]
     for i, cell in enumerate(nb.cells, 1):
         if is_exported(cell) and (n := len(code_lines(cell.source))) > MAX_CELL: faults.append(f'cell {i} exports {n} lines, the limit is {MAX_CELL}')
-    if path.stem in {nb for nb, _, _ in CHAPTERS}: faults += ritual_faults(nb, dict((a, b) for a, b, _ in CHAPTERS)[path.stem])
+    if path.stem in CHAPTERS: faults += ritual_faults(nb, CHAPTERS[path.stem])
     none(faults, path.name)
 
 def ritual_faults(nb, module):
@@ -352,7 +314,7 @@ def ritual_faults(nb, module):
     if heads[-2:] != ['## What we have', '## Where we differ from the paper']:
         yield 'should close with `## What we have`, then `## Where we differ from the paper`'
 
-@pytest.mark.parametrize('notebook', [nb for nb, _, _ in CHAPTERS])
+@pytest.mark.parametrize('notebook', CHAPTERS)
 def test_chapter_explains(notebook):
     "Enough prose for the code, spread over the chapter, and something to see (the table after `make test` shows all measures)"
     m, nb, faults = measures(NBS/f'{notebook}.ipynb'), read(NBS/f'{notebook}.ipynb'), []

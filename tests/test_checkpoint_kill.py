@@ -1,7 +1,7 @@
 "A process that saves without pause is killed with SIGKILL at random moments: what it leaves must always load."
 import signal, subprocess, sys, time
 import pytest, torch
-from mow_nb.checkpoint import checkpoints, load
+from mow_nb.store.checkpoint import checkpoints, load
 from mow_nb.core import np_rng
 
 KILLS = 6
@@ -9,7 +9,7 @@ KILLS = 6
 # every tensor of checkpoint s is filled with s, so a mixture of two checkpoints would show
 SAVER = '''
 import sys, torch
-from mow_nb.checkpoint import load, save
+from mow_nb.store.checkpoint import load, save
 root = sys.argv[1]
 torch.set_num_threads(1)
 start = load(root)

@@ -5,20 +5,21 @@ from pathlib import Path
 
 import gymnasium as gym, numpy as np, pytest, torch
 import odd
-from mow_nb import checkpoint, tasks
+from mow_nb.envs.vector import tasks
+from mow_nb.store import checkpoint
 from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError, np_rng
-from mow_nb.envs import Pool, make_env
-from mow_nb.evaluation import load_records, play
-from mow_nb.explorer import ready_notebook
-from mow_nb.journal import read_metrics
-from mow_nb.place import hold
-from mow_nb.presets import changed, preset
+from mow_nb.envs.vector import Pool, make_env
+from mow_nb.eval.evaluation import load_records, play
+from mow_nb.view.explorer import ready_notebook
+from mow_nb.store.journal import read_metrics
+from mow_nb.store.run_folder import hold
+from mow_nb.store.presets import changed, preset
 from mow_nb.records import Batch
-from mow_nb.run import Run, train
-from mow_nb.sharing import evaluate
-from mow_nb.tasks import register, tasks_of
-from mow_nb.trainer import Learner
-from mow_nb.workers import Apart
+from mow_nb.training.run import Run, train
+from mow_nb.training.share import evaluate
+from mow_nb.envs.tasks import register, tasks_of
+from mow_nb.training.learner import Learner
+from mow_nb.envs.workers import Apart
 
 HERE = Path(__file__).resolve().parent
 IDLE = np.eye(18, dtype=np.float32)[:1]
@@ -145,7 +146,7 @@ def test_group_2_actions_are_read():
 
 SAVER = '''
 import sys, torch
-from mow_nb.checkpoint import save
+from mow_nb.store.checkpoint import save
 torch.set_num_threads(1)
 for n in range(10**6):
     save(sys.argv[1], 7 + n // 8 % 2, dict(w=torch.full((300_000,), float(n))), dict(n=n))
@@ -322,10 +323,10 @@ def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
     register('g', odd.Silent, n_actions=5)
     with pytest.raises(ConfigError, match='n_actions=5'): train(changed(preset('toy'), {'tasks': 'g,track-sea'}), 'x', tmp_path, quiet=True)
     with monkeypatch.context() as m:
-        m.setattr('mow_nb.run.Replay', lambda *a, **k: odd.out(DiskError('too small')))
+        m.setattr('mow_nb.training.run.Replay', lambda *a, **k: odd.out(DiskError('too small')))
         with pytest.raises(DiskError): train(preset('toy'), 'x', tmp_path, quiet=True)
     with monkeypatch.context() as m:
-        m.setattr('mow_nb.run.Run.fill', lambda self: out_of_order())
+        m.setattr('mow_nb.training.run.Run.fill', lambda self: out_of_order())
         with pytest.raises(NameError): train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
     train(preset('toy'), 'x', tmp_path, quiet=True)
     with pytest.raises(ConfigError, match="run 'x' exists"): train(preset('toy'), 'x', tmp_path, quiet=True)

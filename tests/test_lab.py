@@ -195,7 +195,7 @@ LATER = re.compile(r'Steps per press|Motor \d+|Refresh')  # these act with the n
 
 def test_explorer(visit, lab):
     "The explorer's page: all cells run, every view shows pictures, and every control of every view changes one"
-    book = Notebook(visit, lab, '25_explore.ipynb')
+    book = Notebook(visit, lab, '96_explore.ipynb')
     book.run(240)
     tabs = book.page.locator('.widget-tab .lm-TabBar-tab')
     names = tabs.all_inner_texts()

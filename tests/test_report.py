@@ -6,7 +6,7 @@ from conftest import DESK, PHONE
 def report(tmp_path_factory):
     "A page about a run that took seconds"
     from mow_nb import changed, preset, train
-    from mow_nb.report import write_report
+    from mow_nb.view.report import write_report
     config = changed(preset('toy'), {'train.rounds': 60, 'eval.episodes': 3, 'eval.max_steps': 30, 'train.eval_every': 20})
     return write_report(train(config, 'small', tmp_path_factory.mktemp('runs'), quiet=True))
 

@@ -4,11 +4,11 @@ import importlib.util, json, multiprocessing, os, pkgutil, shutil, signal, subpr
 from pathlib import Path
 
 import numpy as np, pytest, torch
-from mow_nb import checkpoint
+from mow_nb.store import checkpoint
 from mow_nb.core import CheckpointError, np_rng
-from mow_nb.journal import read_metrics
-from mow_nb.presets import changed, preset
-from mow_nb.run import train
+from mow_nb.store.journal import read_metrics
+from mow_nb.store.presets import changed, preset
+from mow_nb.training.run import train
 
 # log_every and save_every do not divide one another, and a round is left over at the end: each counter must be right by itself
 TIMES = {'train.warmup': 10, 'train.train_every': 3, 'train.log_every': 4, 'train.save_every': 7, 'train.threads': 1}
@@ -40,7 +40,7 @@ def arm(name, count, late=False):
     setattr(owner, last, fatal)
 
 PROCESSES = multiprocessing.get_context('forkserver')  # importing everything once is enough
-PROCESSES.set_forkserver_preload(['pytest', 'torch._dynamo', 'mow_nb.run'])
+PROCESSES.set_forkserver_preload(['pytest', 'torch._dynamo', 'mow_nb.training.run'])
 
 def start(*args):
     process = PROCESSES.Process(target=child, args=args)
@@ -108,18 +108,18 @@ def test_undisturbed(alone):
 # ---- killed
 
 DEATHS = [
-    ('mow_nb.replay.Ring.write', 50),                    # random play: one task has stored its step, the next has not
-    ('mow_nb.trainer.Learner.learn_model', 6, True),     # warm-up: learned and not counted; no checkpoint yet
-    ('mow_nb.checkpoint.write_manifest', 1),             # the first checkpoint: files without a manifest
+    ('mow_nb.store.replay.Ring.write', 50),                    # random play: one task has stored its step, the next has not
+    ('mow_nb.training.learner.Learner.learn_model', 6, True),     # warm-up: learned and not counted; no checkpoint yet
+    ('mow_nb.store.checkpoint.write_manifest', 1),             # the first checkpoint: files without a manifest
     ('os.rename', 1),                                    # the first checkpoint: whole, without its name
-    ('mow_nb.run.save_analysis', 1, True),               # groups written for the report, none in a checkpoint
-    ('mow_nb.envs.Pool.step', 4, True),                  # live: the environments have moved, the replay has not
-    ('mow_nb.trainer.Learner.learn_behaviour', 3),       # the world has learned and the agent has not
-    ('mow_nb.run.Run.judge', 1, True),                   # judged at 18 and no checkpoint since 14
-    ('mow_nb.checkpoint._discard', 1),                   # the new checkpoint is there, an old one too many
-    ('mow_nb.journal.Journal.write', 2, True),           # a line about updates that will be made again
-    ('mow_nb.run.Run.log', 4, True),                     # the last line is written, the last checkpoint is not
-    ('mow_nb.run.Run.finish', 1),                        # trained and not judged
+    ('mow_nb.training.run.save_analysis', 1, True),               # groups written for the report, none in a checkpoint
+    ('mow_nb.envs.vector.Pool.step', 4, True),                  # live: the environments have moved, the replay has not
+    ('mow_nb.training.learner.Learner.learn_behaviour', 3),       # the world has learned and the agent has not
+    ('mow_nb.training.run.Run.judge', 1, True),                   # judged at 18 and no checkpoint since 14
+    ('mow_nb.store.checkpoint._discard', 1),                   # the new checkpoint is there, an old one too many
+    ('mow_nb.store.journal.Journal.write', 2, True),           # a line about updates that will be made again
+    ('mow_nb.training.run.Run.log', 4, True),                     # the last line is written, the last checkpoint is not
+    ('mow_nb.training.run.Run.finish', 1),                        # trained and not judged
     ('numpy.savez_compressed', 1)]                       # judging has begun
 
 def test_killed_where_it_hurts(alone, tmp_path):
@@ -194,8 +194,8 @@ def test_all_damaged(alone, tmp_path, capsys):
     for p in checkpoint.checkpoints(path/'checkpoints'): spoil(p)
     content = lambda: {f: f.read_bytes() for f in sorted(path.rglob('*')) if f.is_file()}
     before = content()
-    if importlib.util.find_spec('mow_nb.cli'):
-        from mow_nb.cli import main
+    if importlib.util.find_spec('mow_nb.tools.cli'):
+        from mow_nb.tools.cli import main
         options = [word for name, value in OPTIONS['pocket'].items() for word in (f'--{name}', str(value))]
         assert main(['train', 'toy', '--name', 'pocket', '--root', str(tmp_path), '--resume', '--quiet', *options]) == 3
         error = capsys.readouterr().err

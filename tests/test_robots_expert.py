@@ -2,9 +2,9 @@
 import numpy as np, pytest
 
 from mow_nb.core import N_DISCRETE
-from mow_nb.envs import make_env
-from mow_nb.robots import StateEnv, expert_action
-from mow_nb.tasks import tasks_of
+from mow_nb.envs.vector import make_env
+from mow_nb.envs.metaworld import StateEnv, expert_action
+from mow_nb.envs.tasks import tasks_of
 
 @pytest.mark.parametrize('name', ['reach-v3', 'drawer-close-v3', 'button-press-topdown-v3'])
 def test_expert(name):

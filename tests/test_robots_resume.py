@@ -4,14 +4,14 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
-from mow_nb import checkpoint
+from mow_nb.store import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 # one episode of 250 decisions is open from beginning to end; the pocket task beside it has ended several
 RUN = '''
 import sys, torch
-from mow_nb.presets import changed, preset
-from mow_nb.run import train
+from mow_nb.store.presets import changed, preset
+from mow_nb.training.run import train
 torch.set_num_threads(1)
 train(changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.rounds': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.save_every': 8, 'train.threads': 1,
                               'eval.max_steps': 4}), 'robots', sys.argv[1], resume=True, quiet=True)

@@ -61,9 +61,9 @@ def test_every_chapter_is_a_page(pages):
 
 def test_paper_map_leads_to_each_function(pages):
     "Each row of the paper map has a link to the function's card in the right chapter, and one to the chapter"
-    cell = next(c for c in read(NBS/'20_paper_map.ipynb').cells if 'ROWS = {' in c.source)
+    cell = next(c for c in read(NBS/'90_paper_map.ipynb').cells if 'ROWS = {' in c.source)
     rows = [row for group in ast.literal_eval(ast.parse(cell.source).body[0].value).values() for row in group]
-    links = set(pages['20_paper_map.html'].links)
+    links = set(pages['90_paper_map.html'].links)
     report([f'{name}: no link to its card' for *_, name, chapter in rows if f'{chapter}.html#mow_nb.{name}' not in links] +
            [f'{chapter}: no link' for *_, chapter in rows if f'{chapter}.html' not in links])
     assert len(rows) > 40
@@ -85,7 +85,7 @@ def test_each_public_name_has_a_card(pages):
 def test_pages_in_a_browser(site, visit, shape, request):
     "The front page, the paper map and two chapters with equations and figures, from files, on a laptop and on a phone"
     v, kind = visit(shape), request.node.callspec.id
-    for stem in ('index', '20_paper_map', '12_clustering', '13_agent'):
+    for stem in ('index', '90_paper_map', '60_clustering', '31_actor_critic'):
         v.page.goto(f'{site.as_uri()}/{stem}.html')
         v.page.evaluate('document.fonts.ready')
         if stem != 'index':
@@ -116,6 +116,6 @@ def test_search(site, visit):
     found.wait_for()
     v.shot('site-search')
     found.click()
-    v.page.wait_for_url('**/13_agent.html*')
-    assert v.page.locator('[id="mow_nb.agent.lambda_return"]').is_visible()
+    v.page.wait_for_url('**/31_actor_critic.html*')
+    assert v.page.locator('[id="mow_nb.agent.actor_critic.lambda_return"]').is_visible()
     v.is_fine()

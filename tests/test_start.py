@@ -22,7 +22,7 @@ def loaded(code, cwd):
     ('bench storrm', "did you mean 'storm'?")])
 def test_quick_answers(line, says, tmp_path):
     "Help, lists and refusals load none of the slow libraries"
-    told, names = loaded(f'from mow_nb.cli import main; main({line.split()!r})', tmp_path)
+    told, names = loaded(f'from mow_nb.tools.cli import main; main({line.split()!r})', tmp_path)
     assert says in told
     assert names == []
     assert not list(tmp_path.iterdir())
@@ -33,11 +33,11 @@ def test_import_is_light(tmp_path):
     told, names = loaded(code, tmp_path)
     assert told.strip() == "['mow_nb']" and names == []
     told, names = loaded('from mow_nb import train, evaluate, load, Agent, Config; print(train.__module__, Config.__module__)', tmp_path)
-    assert told.strip() == 'mow_nb.run mow_nb.presets' and 'torch' in names
+    assert told.strip() == 'mow_nb.training.run mow_nb.store.presets' and 'torch' in names
 
 def test_settings_without_tensors(tmp_path):
     "Presets, their checks and the file they become need no PyTorch"
-    code = 'from mow_nb.presets import PRESETS, preset, check, flat; print(len([flat(preset(n)) for n in PRESETS if check(preset(n))]))'
+    code = 'from mow_nb.store.presets import PRESETS, preset, check, flat; print(len([flat(preset(n)) for n in PRESETS if check(preset(n))]))'
     told, names = loaded(code, tmp_path)
     assert int(told) > 15 and names == []
 
@@ -45,7 +45,7 @@ def test_first_line_of_training(tmp_path):
     "The first line of `mow train` does not wait for libraries that are needed later, if at all"
     code = ("import builtins; said, tell = [], print; "
             "exec('class Enough(Exception): pass\\ndef first(*a, **k): said.extend(a); raise Enough'); builtins.print = first; "
-            "from mow_nb.cli import main; "
+            "from mow_nb.tools.cli import main; "
             "exec('try: main([\\'train\\', \\'toy\\'])\\nexcept Enough: pass'); builtins.print = tell; print(said)")
     told, names = loaded(code, tmp_path)
     assert 'run runs/toy: 3 tasks' in told

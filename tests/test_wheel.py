@@ -38,7 +38,7 @@ def test_wheel_asks_for_what_settings_say(wheel):
     plain = [a for a in asked if 'extra ==' not in a]
     assert sorted(plain) == sorted(cfg['DEFAULT']['requirements'].split())
     assert {'Provides-Extra: dev', 'Provides-Extra: metaworld', 'Requires-Python: >=3.11'} <= set(info('METADATA').splitlines())
-    assert 'mow = mow_nb.cli:main' in info('entry_points.txt')
+    assert 'mow = mow_nb.tools.cli:main' in info('entry_points.txt')
     assert 'Apache License' in info('licenses/LICENSE')
 
 def test_wheel_works_elsewhere(wheel, tmp_path):

@@ -8,9 +8,9 @@ import numpy as np, pytest
 import torch                       # noqa: F401  is here so that it could leak into a worker
 from faulty import Faulty
 from mow_nb.core import EnvError
-from mow_nb.envs import Pool, make_env
-from mow_nb.tasks import register, tasks_of
-from mow_nb.workers import Apart, Worker, WorkerError
+from mow_nb.envs.vector import Pool, make_env
+from mow_nb.envs.tasks import register, tasks_of
+from mow_nb.envs.workers import Apart, Worker, WorkerError
 
 HERE = Path(__file__).resolve().parent
 FAULTS = dict(crash='crash', exception='raise', hang='hang', exit='exit', nan='nan')  # kind that is counted -> what is asked for
@@ -94,7 +94,7 @@ TRAINER = '''
 import sys, time
 from functools import partial
 from faulty import Faulty
-from mow_nb.workers import Apart, Worker
+from mow_nb.envs.workers import Apart, Worker
 crew = [Worker(Apart(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
 for w in crew: w.reset(0); w.send(0)
 print(crew[0].process.home.process.pid, *(w.process.pid for w in crew), flush=True)
