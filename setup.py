@@ -1,4 +1,5 @@
 "Packaging. Name, version and requirements stand in settings.ini and are only read here."
+
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
@@ -7,14 +8,25 @@ from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='], interpolation=None)
-config.read(here/'settings.ini', encoding='utf-8')
+config.read(here / 'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-readme = here/'README.md'
+readme = here / 'README.md'
 
-def words(key): return shlex.split(cfg[key])
+
+def words(key):
+    return shlex.split(cfg[key])
+
 
 extras = {key.removesuffix('_requirements'): words(key) for key in cfg if key.endswith('_requirements')}
-stages = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
+stages = [
+    '1 - Planning',
+    '2 - Pre-Alpha',
+    '3 - Alpha',
+    '4 - Beta',
+    '5 - Production/Stable',
+    '6 - Mature',
+    '7 - Inactive',
+]
 
 setup(
     name=cfg['lib_name'],

@@ -1,4 +1,5 @@
 "Mixture-of-World Models: one agent that learns many visual tasks by dreaming. The names below are looked up when they are first used."
+
 __version__ = "0.1.0"
 
 from importlib import import_module
@@ -16,10 +17,15 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME)
 
+
 def __getattr__(name):
     # late, so that a process which only steps environments never loads PyTorch
-    if name not in _HOME: raise AttributeError(f"module 'mow_nb' has no attribute '{name}'")
-    from mow_nb.core import explain    # `help` shows what each parameter means
+    if name not in _HOME:
+        raise AttributeError(f"module 'mow_nb' has no attribute '{name}'")
+    from mow_nb.core import explain  # `help` shows what each parameter means
+
     return explain(getattr(import_module(f'mow_nb.{_HOME[name]}'), name))
 
-def __dir__(): return __all__
+
+def __dir__():
+    return __all__

@@ -7,99 +7,124 @@ __all__ = ['VAEConfig', 'DynamicsConfig', 'WorldModelConfig', 'AgentConfig', 'Ro
 
 # %% ../nbs/04_config.ipynb #c002
 from dataclasses import dataclass
+
 from .core import ConfigError, suggest
+
 
 # %% ../nbs/04_config.ipynb #c005
 @dataclass(frozen=True)
 class VAEConfig:
     "Settings of encoder, latent and decoder"
-    size:int=64        # side of a picture, a power of two from 8 on (paper; 32 on pocket tasks: ours)
-    stem:int=32        # channels after the first convolution, doubled by each further one (paper, world model)
-    groups:int=32      # G, categorical variables (paper, world model)
-    classes:int=32     # C, classes of each variable (paper, world model)
-    unimix:float=0.01  # share of uniform chance in every probability (paper, world model)
+
+    size: int = 64  # side of a picture, a power of two from 8 on (paper; 32 on pocket tasks: ours)
+    stem: int = 32  # channels after the first convolution, doubled by each further one (paper, world model)
+    groups: int = 32  # G, categorical variables (paper, world model)
+    classes: int = 32  # C, classes of each variable (paper, world model)
+    unimix: float = 0.01  # share of uniform chance in every probability (paper, world model)
+
 
 # %% ../nbs/04_config.ipynb #c009
 @dataclass(frozen=True)
 class DynamicsConfig:
     "Settings of mixer, experts and shared Transformer"
-    width:int=512         # D (paper, as in STORM)
-    layers:int=2          # of each Transformer (paper, as in STORM)
-    heads:int=8           # of attention (paper, as in STORM)
-    ff:int=2              # width of the feed-forward part, in units of D (paper, as in STORM)
-    dropout:float=0.1     # in training, where a generator is given (paper, as in STORM)
-    positions:int=64      # learned positions, the longest sequence (paper, as in STORM)
-    experts:int=12        # E; 0 = none, the mixer feeds the shared Transformer (paper, ablation of 3 to 12)
-    active:int=4          # n, experts that each task wakes (ours)
-    shared:bool=True      # is there a shared Transformer? (paper; off in an ablation)
-    routing:str='task'    # 'task', or 'token' (paper; tokens in an ablation)
-    router_width:int=128  # hidden width of the router (ours)
-    tau:float=5.          # temperature of the first update, falls to 1 (ours)
-    anneal:float=0.5      # share of the warm-up over which temperature and noise fall (ours)
-    hold:float=0.6        # share of the warm-up after which every task keeps its experts; 0 = never (ours)
+
+    width: int = 512  # D (paper, as in STORM)
+    layers: int = 2  # of each Transformer (paper, as in STORM)
+    heads: int = 8  # of attention (paper, as in STORM)
+    ff: int = 2  # width of the feed-forward part, in units of D (paper, as in STORM)
+    dropout: float = 0.1  # in training, where a generator is given (paper, as in STORM)
+    positions: int = 64  # learned positions, the longest sequence (paper, as in STORM)
+    experts: int = 12  # E; 0 = none, the mixer feeds the shared Transformer (paper, ablation of 3 to 12)
+    active: int = 4  # n, experts that each task wakes (ours)
+    shared: bool = True  # is there a shared Transformer? (paper; off in an ablation)
+    routing: str = 'task'  # 'task', or 'token' (paper; tokens in an ablation)
+    router_width: int = 128  # hidden width of the router (ours)
+    tau: float = 5.0  # temperature of the first update, falls to 1 (ours)
+    anneal: float = 0.5  # share of the warm-up over which temperature and noise fall (ours)
+    hold: float = 0.6  # share of the warm-up after which every task keeps its experts; 0 = never (ours)
 
     def __post_init__(self):
-        if self.routing not in ('task', 'token'): raise ConfigError('routing: ' + suggest(self.routing, ['task', 'token'], 'choice'))
-        if self.heads < 1 or self.width % self.heads: raise ConfigError(f'heads={self.heads} must divide width={self.width}')
+        if self.routing not in ('task', 'token'):
+            raise ConfigError('routing: ' + suggest(self.routing, ['task', 'token'], 'choice'))
+        if self.heads < 1 or self.width % self.heads:
+            raise ConfigError(f'heads={self.heads} must divide width={self.width}')
         if self.experts and not 1 <= self.active <= self.experts:
             raise ConfigError(f'active={self.active} must lie in 1..{self.experts}, the number of experts')
-        if not self.experts and not self.shared: raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
+        if not self.experts and not self.shared:
+            raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
+
 
 # %% ../nbs/04_config.ipynb #c013
 @dataclass(frozen=True)
 class WorldModelConfig:
     "Settings of the world model"
-    vae:VAEConfig=VAEConfig()                # pictures to latents, one per cluster
-    dynamics:DynamicsConfig=DynamicsConfig() # experts and shared backbone
-    d_task:int=128           # W, width of a task embedding, 0 = off (ours)
-    bins:int=255             # of the reward head (as in STORM)
-    dyn_weight:float=0.5     # of the dynamics loss (paper, as in STORM)
-    rep_weight:float=0.1     # of the representation loss (paper, as in STORM)
-    task_weight:float=1.0    # of the task loss (paper), 0 = no task head
-    balance_weight:float=0.1 # of the balance loss (paper)
-    free_nats:float=1.0      # floor of both divergences (paper, as in STORM)
-    harmonious:bool=True     # learn one scale per task (paper), or just add the losses up
-    pictures:str='plain'     # what the VAE sees: 'plain' (paper), 'standard' or 'log' (chapter 22; ours)
-    rec_weight:float=1.0     # of the reconstruction loss (paper)
+
+    vae: VAEConfig = VAEConfig()  # pictures to latents, one per cluster
+    dynamics: DynamicsConfig = DynamicsConfig()  # experts and shared backbone
+    d_task: int = 128  # W, width of a task embedding, 0 = off (ours)
+    bins: int = 255  # of the reward head (as in STORM)
+    dyn_weight: float = 0.5  # of the dynamics loss (paper, as in STORM)
+    rep_weight: float = 0.1  # of the representation loss (paper, as in STORM)
+    task_weight: float = 1.0  # of the task loss (paper), 0 = no task head
+    balance_weight: float = 0.1  # of the balance loss (paper)
+    free_nats: float = 1.0  # floor of both divergences (paper, as in STORM)
+    harmonious: bool = True  # learn one scale per task (paper), or just add the losses up
+    pictures: str = 'plain'  # what the VAE sees: 'plain' (paper), 'standard' or 'log' (chapter 22; ours)
+    rec_weight: float = 1.0  # of the reconstruction loss (paper)
+
 
 # %% ../nbs/04_config.ipynb #c015
 @dataclass(frozen=True)
 class AgentConfig:
     "Settings of actor and critic"
-    hidden:int=512          # width of both networks (as in STORM)
-    layers:int=2            # hidden layers of both networks (as in STORM)
-    gamma:float=0.985       # discount of a step (as in STORM)
-    lam:float=0.95          # 0 trusts the critic, 1 the dream (as in STORM)
-    entropy:float=3e-4      # weight of the entropy (as in STORM)
-    slow_decay:float=0.98   # of the critic's slow copy (as in STORM)
-    scale_decay:float=0.99  # of the return scale (as in STORM)
-    scale_floor:float=1.0   # least scale an advantage is divided by (as in STORM)
-    bins:int=255            # of the critic (as in STORM)
+
+    hidden: int = 512  # width of both networks (as in STORM)
+    layers: int = 2  # hidden layers of both networks (as in STORM)
+    gamma: float = 0.985  # discount of a step (as in STORM)
+    lam: float = 0.95  # 0 trusts the critic, 1 the dream (as in STORM)
+    entropy: float = 3e-4  # weight of the entropy (as in STORM)
+    slow_decay: float = 0.98  # of the critic's slow copy (as in STORM)
+    scale_decay: float = 0.99  # of the return scale (as in STORM)
+    scale_floor: float = 1.0  # least scale an advantage is divided by (as in STORM)
+    bins: int = 255  # of the critic (as in STORM)
+
 
 # %% ../nbs/04_config.ipynb #c019
 @dataclass(frozen=True)
 class RobotConfig:
     "How robot tasks are stepped and seen"
-    repeat:int = 2              # simulator steps per agent step; "steps" elsewhere are agent steps (ours)
-    length:int = 500            # simulator steps of an episode (Meta-World)
-    goals:str = 'vary'          # 'vary' with every episode, or 'fixed' for all of them
-    render:str = 'fast'         # one of `robots.STYLES`; 'library' is the slow picture of Meta-World itself
+
+    repeat: int = 2  # simulator steps per agent step; "steps" elsewhere are agent steps (ours)
+    length: int = 500  # simulator steps of an episode (Meta-World)
+    goals: str = 'vary'  # 'vary' with every episode, or 'fixed' for all of them
+    render: str = 'fast'  # one of `robots.STYLES`; 'library' is the slow picture of Meta-World itself
+
 
 # %% ../nbs/04_config.ipynb #c022
-_AT_MOST = {128: 'model.dynamics.layers agent.layers', 1024: 'model.vae.size',
-            4096: 'train.threads model.vae.groups model.dynamics.experts model.dynamics.heads cluster.n cluster.batches',
-            2**14: 'model.d_task model.vae.stem model.bins model.dynamics.width model.dynamics.ff model.dynamics.positions model.dynamics.router_width agent.hidden agent.bins',
-            10**6: 'train.seqs train.steps train.dreams train.context train.horizon train.act_context'}
-_AT_LEAST = {.001: 'model.dynamics.tau', 2: 'model.bins agent.bins'}
+_AT_MOST = {
+    128: 'model.dynamics.layers agent.layers',
+    1024: 'model.vae.size',
+    4096: 'train.threads model.vae.groups model.dynamics.experts model.dynamics.heads cluster.n cluster.batches',
+    2
+    ** 14: 'model.d_task model.vae.stem model.bins model.dynamics.width model.dynamics.ff model.dynamics.positions model.dynamics.router_width agent.hidden agent.bins',
+    10**6: 'train.seqs train.steps train.dreams train.context train.horizon train.act_context',
+}
+_AT_LEAST = {0.001: 'model.dynamics.tau', 2: 'model.bins agent.bins'}
+
 
 def excesses(
-    table:dict,  # dotted name -> value, some or all of a run's config
-): # one sentence for each value that no run can have
+    table: dict,  # dotted name -> value, some or all of a run's config
+):  # one sentence for each value that no run can have
     "Numbers that are infinite, or out of all proportion"
     limits, floors = ({n: x for x, names in t.items() for n in names.split()} for t in (_AT_MOST, _AT_LEAST))
     for n, v in table.items():
-        if type(v) not in (int, float): continue
-        if v - v != 0: yield f'{n}={v} must be a finite number'
-        elif v > (high := limits.get(n, 10**12)): yield f'{n}={repr(v)[:20]} must be at most {high:,}'
-        elif v < floors.get(n, v): yield f'{n}={v} must be at least {floors[n]}'
-    if table.get('model.dynamics.dropout') == 1: yield 'model.dynamics.dropout=1.0 must be less than 1: nothing would be left'
+        if type(v) not in (int, float):
+            continue
+        if v - v != 0:
+            yield f'{n}={v} must be a finite number'
+        elif v > (high := limits.get(n, 10**12)):
+            yield f'{n}={repr(v)[:20]} must be at most {high:,}'
+        elif v < floors.get(n, v):
+            yield f'{n}={v} must be at least {floors[n]}'
+    if table.get('model.dynamics.dropout') == 1:
+        yield 'model.dynamics.dropout=1.0 must be less than 1: nothing would be left'

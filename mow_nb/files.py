@@ -6,107 +6,147 @@
 __all__ = ['disk', 'put', 'memory', 'get', 'get_json', 'get_arrays', 'plain_tree']
 
 # %% ../nbs/03_files.ipynb #c002
-import io, json, math, os, stat, zipfile
+import io
+import json
+import math
+import os
+import stat
+import zipfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
 import numpy as np
+
 from .core import CheckpointError, DiskError
+
 
 # %% ../nbs/03_files.ipynb #c005
 @contextmanager
 def disk(
-    what:str,  # what could not be done, such as 'cannot write runs/x/config.toml'
+    what: str,  # what could not be done, such as 'cannot write runs/x/config.toml'
 ):
     "Turn an error of the operating system inside a `with` into a `DiskError` of one line"
-    try: yield
-    except (OSError, UnicodeError) as e: raise DiskError(f"{what} ({getattr(e, 'strerror', None) or e})") from None
+    try:
+        yield
+    except (OSError, UnicodeError) as e:
+        raise DiskError(f"{what} ({getattr(e, 'strerror', None) or e})") from None
+
 
 # %% ../nbs/03_files.ipynb #c010
 def put(
-    path:Path,        # of the file
-    data:bytes|str,   # all of it
-)->Path:              # the same path
+    path: Path,  # of the file
+    data: bytes | str,  # all of it
+) -> Path:  # the same path
     "Write a file that appears whole or not at all"
     path, raw = Path(path), data.encode() if isinstance(data, str) else data
     tmp = path.with_name(f'.tmp-{os.urandom(8).hex()}')
     with disk(f'cannot write {path}'):
         try:
             with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), 'wb') as f:
-                f.write(raw); f.flush(); os.fsync(f.fileno())
+                f.write(raw)
+                f.flush()
+                os.fsync(f.fileno())
             os.replace(tmp, path)
         except BaseException:
-            with suppress(OSError): tmp.unlink()
+            with suppress(OSError):
+                tmp.unlink()
             raise
     return path
 
+
 # %% ../nbs/03_files.ipynb #c013
-def memory()->int: # bytes; an endless number where the system does not say
+def memory() -> int:  # bytes; an endless number where the system does not say
     "Memory that is free, or could be freed at once"
     with suppress(OSError, StopIteration):
-        with open('/proc/meminfo') as f: return next(int(l.split()[1]) * 1024 for l in f if l.startswith('MemAvailable'))
+        with open('/proc/meminfo') as f:
+            return next(int(l.split()[1]) * 1024 for l in f if l.startswith('MemAvailable'))
     return 2**62
+
 
 # %% ../nbs/03_files.ipynb #c016
 def get(
-    path:Path,          # of the file
-    most:int=2**28,     # bytes it may have
-)->bytes:               # all of it
+    path: Path,  # of the file
+    most: int = 2**28,  # bytes it may have
+) -> bytes:  # all of it
     "Read a plain file of bounded size; `CheckpointError` for anything else"
     path = Path(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, 'rb') as f:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode): raise CheckpointError(f'{path.name} is not a plain file')
-            if info.st_size > min(most, max(2**28, memory())): raise CheckpointError(f'{path.name} has {info.st_size:,} bytes, more than may be read')
+            if not stat.S_ISREG(info.st_mode):
+                raise CheckpointError(f'{path.name} is not a plain file')
+            if info.st_size > min(most, max(2**28, memory())):
+                raise CheckpointError(f'{path.name} has {info.st_size:,} bytes, more than may be read')
             return f.read(most)
-    except FileNotFoundError: raise CheckpointError(f'{path.name} is missing') from None
-    except (OSError, ValueError) as e: raise CheckpointError(f"{path.name} cannot be read ({getattr(e, 'strerror', None) or e})") from None
+    except FileNotFoundError:
+        raise CheckpointError(f'{path.name} is missing') from None
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path.name} cannot be read ({getattr(e, 'strerror', None) or e})") from None
+
 
 # %% ../nbs/03_files.ipynb #c019
 def get_json(
-    path:Path,          # of the file
-    kind:type=dict,     # what must come out
-    most:int=2**28,     # bytes it may have
-):                      # plain data
+    path: Path,  # of the file
+    kind: type = dict,  # what must come out
+    most: int = 2**28,  # bytes it may have
+):  # plain data
     "Read JSON from a file that nobody vouches for"
-    try: found = json.loads(get(path, most))
-    except (ValueError, RecursionError): raise CheckpointError(f'{Path(path).name} is not JSON') from None
-    if not isinstance(found, kind): raise CheckpointError(f'{Path(path).name} holds a {type(found).__name__}, not a {kind.__name__}')
+    try:
+        found = json.loads(get(path, most))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f'{Path(path).name} is not JSON') from None
+    if not isinstance(found, kind):
+        raise CheckpointError(f'{Path(path).name} holds a {type(found).__name__}, not a {kind.__name__}')
     return found
+
 
 # %% ../nbs/03_files.ipynb #c022
 def get_arrays(
-    path:Path,          # an `.npz`
-    most:int=2**30,     # bytes it may hold, unpacked
-)->dict:                # name -> array of numbers
+    path: Path,  # an `.npz`
+    most: int = 2**30,  # bytes it may hold, unpacked
+) -> dict:  # name -> array of numbers
     "Read arrays from a file that nobody vouches for"
     name, raw = Path(path).name, get(path, most)
     try:
         size = sum(i.file_size for i in zipfile.ZipFile(io.BytesIO(raw)).infolist())
-        if size > most: raise CheckpointError(f'{name} unpacks to {size:,} bytes, at most {most:,} were expected')
+        if size > most:
+            raise CheckpointError(f'{name} unpacks to {size:,} bytes, at most {most:,} were expected')
         with np.load(io.BytesIO(raw), allow_pickle=False) as f:
-            for member in f.zip.namelist(): _announced(f.zip.open(member), most)
+            for member in f.zip.namelist():
+                _announced(f.zip.open(member), most)
             return {k: np.asarray(f[k]) for k in f.files}
-    except CheckpointError: raise
-    except Exception: raise CheckpointError(f'{name} is not an archive of arrays') from None  # zip, zlib and numpy each have kinds of their own
+    except CheckpointError:
+        raise
+    except Exception:
+        raise CheckpointError(
+            f'{name} is not an archive of arrays'
+        ) from None  # zip, zlib and numpy each have kinds of their own
+
 
 def _announced(f, most):
     "Refuse an array whose header announces more than the file may hold"
     read = dict([((1, 0), np.lib.format.read_array_header_1_0), ((2, 0), np.lib.format.read_array_header_2_0)])
     shape, _, kind = read[np.lib.format.read_magic(f)](f)
-    if kind.hasobject or math.prod(shape) * kind.itemsize > most: raise ValueError('too large')
+    if kind.hasobject or math.prod(shape) * kind.itemsize > most:
+        raise ValueError('too large')
+
 
 # %% ../nbs/03_files.ipynb #c025
 def plain_tree(
-    path:Path,  # a directory; it may itself be reached through a link
-)->Path:        # the same path
+    path: Path,  # a directory; it may itself be reached through a link
+) -> Path:  # the same path
     "Refuse a directory that holds anything but plain files and directories"
-    def down(e): raise CheckpointError(f"{path} cannot be read ({e.strerror or e})") from None
+
+    def down(e):
+        raise CheckpointError(f"{path} cannot be read ({e.strerror or e})") from None
+
     for here, folders, names in os.walk(path, onerror=down):
         for name in (*folders, *names):
-            with suppress(FileNotFoundError):    # a trainer at work takes files away
+            with suppress(FileNotFoundError):  # a trainer at work takes files away
                 mode = os.lstat(os.path.join(here, name)).st_mode
-                if stat.S_ISLNK(mode): raise CheckpointError(f'{path} holds a link, {name}: a run holds plain files only')
-                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode): raise CheckpointError(f'{path} holds {name}, which is not a plain file')
+                if stat.S_ISLNK(mode):
+                    raise CheckpointError(f'{path} holds a link, {name}: a run holds plain files only')
+                if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                    raise CheckpointError(f'{path} holds {name}, which is not a plain file')
     return path

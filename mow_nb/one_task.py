@@ -6,27 +6,33 @@
 __all__ = ['PlainBlock', 'Plain']
 
 # %% ../nbs/01_one_task.ipynb #c002
-import copy, math
+import copy
+import math
 from collections.abc import Callable
 
 # %% ../nbs/01_one_task.ipynb #c003
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from .agent.actor_critic import lambda_return
 from .core import TwoHot, generator
-from .records import Batch
 from .model.blocks import Trunk
 from .model.losses import combine, cont_loss, dyn_loss, rec_loss, rep_loss, rew_loss
-from .agent.actor_critic import lambda_return
+from .records import Batch
 from .store.presets import Config
+
 
 # %% ../nbs/01_one_task.ipynb #c006
 class PlainBlock(nn.Module):
     "A Transformer block that projects keys and values whenever it is called"
-    def __init__(self,
-        width:int,  # D
-        heads:int,  # of attention
-        ff:int,     # width of the feed-forward part
+
+    def __init__(
+        self,
+        width: int,  # D
+        heads: int,  # of attention
+        ff: int,  # width of the feed-forward part
     ):
         super().__init__()
         self.heads = heads
@@ -34,36 +40,56 @@ class PlainBlock(nn.Module):
         self.up, self.down = nn.Linear(width, ff), nn.Linear(ff, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
-    def forward(self,
-        x:Tensor,     # (B, T, D) steps that ask
-        past:Tensor,  # (B, ..., D) steps that answer
-        mask:Tensor,  # (T, ...) True where a step may not look
-    )->Tensor:        # (B, T, D)
-        q, k, v = (rearrange(f(y), 'b t (n d) -> b n t d', n=self.heads) for f, y in ((self.q, x), (self.k, past), (self.v, past)))
-        a = (q @ k.mT / q.shape[-1]**.5).masked_fill(mask, -1e9).softmax(-1)
+    def forward(
+        self,
+        x: Tensor,  # (B, T, D) steps that ask
+        past: Tensor,  # (B, ..., D) steps that answer
+        mask: Tensor,  # (T, ...) True where a step may not look
+    ) -> Tensor:  # (B, T, D)
+        q, k, v = (
+            rearrange(f(y), 'b t (n d) -> b n t d', n=self.heads)
+            for f, y in ((self.q, x), (self.k, past), (self.v, past))
+        )
+        a = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask, -1e9).softmax(-1)
         x = self.norm1(x + self.out(rearrange(a @ v, 'b n t d -> b t (n d)')))
         return self.norm2(x + self.down(F.relu(self.up(x))))
+
 
 # %% ../nbs/01_one_task.ipynb #c009
 def _net(v, Z):
     "Encoder and decoder, channel by channel"
     c = [v.stem * 2**i for i in range(int(math.log2(v.size)) - 2)]
     down = [m for a, b in zip([3] + c, c) for m in (nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU())]
-    up = [m for a, b in zip(c[::-1], c[-2::-1] + [3]) for m in (nn.BatchNorm2d(a), nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=b == 3))]
-    return (nn.Sequential(*down, nn.Flatten(), nn.Linear(c[-1] * 16, Z)),
-            nn.Sequential(nn.Linear(Z, c[-1] * 16, bias=False), nn.Unflatten(1, (c[-1], 4, 4)), *up))
+    up = [
+        m
+        for a, b in zip(c[::-1], c[-2::-1] + [3])
+        for m in (nn.BatchNorm2d(a), nn.ReLU(), nn.ConvTranspose2d(a, b, 4, 2, 1, bias=b == 3))
+    ]
+    return (
+        nn.Sequential(*down, nn.Flatten(), nn.Linear(c[-1] * 16, Z)),
+        nn.Sequential(nn.Linear(Z, c[-1] * 16, bias=False), nn.Unflatten(1, (c[-1], 4, 4)), *up),
+    )
+
 
 class Plain(nn.Module):
     "A single-task world model and agent in the obvious form"
-    def __init__(self,
-        config:Config,  # whose sizes
-        d_act:int,      # A
+
+    def __init__(
+        self,
+        config: Config,  # whose sizes
+        d_act: int,  # A
     ):
         super().__init__()
         self.config, v, d, a = config, config.model.vae, config.model.dynamics, config.agent
         D, Z, self.twohot = d.width, v.groups * v.classes, TwoHot(config.model.bins)
         self.enc, self.dec = _net(v, Z)
-        self.mix = nn.Sequential(nn.Linear(Z + d_act, D, bias=False), nn.LayerNorm(D), nn.ReLU(), nn.Linear(D, D, bias=False), nn.LayerNorm(D))
+        self.mix = nn.Sequential(
+            nn.Linear(Z + d_act, D, bias=False),
+            nn.LayerNorm(D),
+            nn.ReLU(),
+            nn.Linear(D, D, bias=False),
+            nn.LayerNorm(D),
+        )
         self.pos, self.norm = nn.Parameter(torch.zeros(d.positions, D)), nn.LayerNorm(D)
         self.blocks = nn.ModuleList(PlainBlock(D, d.heads, d.ff * D) for _ in range(d.layers))
         self.prior, self.rew, self.cont = nn.Linear(D, Z), Trunk(D, D, 2, config.model.bins), Trunk(D, D, 2, 1)
@@ -74,78 +100,93 @@ class Plain(nn.Module):
         self.model_opt = torch.optim.Adam([p for p in self.parameters() if id(p) not in mine], lr=1e-4)
         self.agent_opt = torch.optim.Adam(agent, lr=3e-5)
 
-    def draw(self,
-        logits:Tensor,        # (..., Z)
-        gen:torch.Generator,  # draws the classes
-    )->tuple[Tensor, Tensor]: # (..., G, C) probabilities and (..., Z) one-hot draws
+    def draw(
+        self,
+        logits: Tensor,  # (..., Z)
+        gen: torch.Generator,  # draws the classes
+    ) -> tuple[Tensor, Tensor]:  # (..., G, C) probabilities and (..., Z) one-hot draws
         "Probabilities with one per cent of chance, and a sample"
         v = self.config.model.vae
         p = logits.unflatten(-1, (v.groups, v.classes)).softmax(-1) * (1 - v.unimix) + v.unimix / v.classes
         one = F.one_hot(torch.multinomial(p.detach().flatten(0, -2), 1, generator=gen), v.classes)
         return p, one.view(p.shape).flatten(-2).float()
 
-    def read(self,
-        z:Tensor,           # (B, T, Z) latents
-        act:Tensor,         # (B, T, A) actions
-        past:list[Tensor],  # what each block has read; grows
-    )->Tensor:              # (B, T, D)
+    def read(
+        self,
+        z: Tensor,  # (B, T, Z) latents
+        act: Tensor,  # (B, T, A) actions
+        past: list[Tensor],  # what each block has read; grows
+    ) -> Tensor:  # (B, T, D)
         "Read T more steps"
         start, T = past[0].shape[1] if past else 0, z.shape[1]
-        x = self.norm(self.mix(torch.cat([z, act], -1)) + self.pos[start:start + T])
+        x = self.norm(self.mix(torch.cat([z, act], -1)) + self.pos[start : start + T])
         mask = torch.ones(T, start + T, dtype=torch.bool, device=x.device).triu(start + 1)
         for i, block in enumerate(self.blocks):
-            if start: past[i] = torch.cat([past[i], x], 1)
-            else: past.append(x)
+            if start:
+                past[i] = torch.cat([past[i], x], 1)
+            else:
+                past.append(x)
             x = block(x, past[i], mask)
         return x
 
-    def learn_model(self,
-        batch:Batch,          # of one task, (1, B, T, ...)
-        gen:torch.Generator,  # draws the latents
-    )->Tensor:               # () squared error of a picture
+    def learn_model(
+        self,
+        batch: Batch,  # of one task, (1, B, T, ...)
+        gen: torch.Generator,  # draws the latents
+    ) -> Tensor:  # () squared error of a picture
         "One step of the world model"
         B, c = batch.obs.shape[1], self.config.model
         p, one = self.draw(self.enc(batch.obs[0].flatten(0, 1)), gen)
         z = one + (p - p.detach()).flatten(1)
         h = self.read(z.unflatten(0, (B, -1)), batch.act[0], [])
         post, prior = p.unflatten(0, (1, B, -1)), self.draw(self.prior(h), gen)[0][None]
-        losses = dict(rec=rec_loss(self.dec(z).unflatten(0, (1, B, -1)), batch.obs), rew=rew_loss(self.rew(h)[None], batch.rew, self.twohot),
-                      cont=cont_loss(self.cont(h)[None, ..., 0], batch.cont), dyn=dyn_loss(post, prior), rep=rep_loss(post, prior))
-        loss = combine(losses, dict(rec=1., rew=1., cont=1., dyn=c.dyn_weight, rep=c.rep_weight), dict(dyn=1., rep=1.)).sum()
+        losses = dict(
+            rec=rec_loss(self.dec(z).unflatten(0, (1, B, -1)), batch.obs),
+            rew=rew_loss(self.rew(h)[None], batch.rew, self.twohot),
+            cont=cont_loss(self.cont(h)[None, ..., 0], batch.cont),
+            dyn=dyn_loss(post, prior),
+            rep=rep_loss(post, prior),
+        )
+        loss = combine(
+            losses, dict(rec=1.0, rew=1.0, cont=1.0, dyn=c.dyn_weight, rep=c.rep_weight), dict(dyn=1.0, rep=1.0)
+        ).sum()
         self.model_opt.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model_opt.param_groups[0]['params'], 1000.)
+        nn.utils.clip_grad_norm_(self.model_opt.param_groups[0]['params'], 1000.0)
         self.model_opt.step()
         return losses['rec'].detach().mean()
 
     @torch.no_grad()
-    def imagine(self,
-        obs:Tensor,           # (M, T, 3, H, W) pictures of the contexts; here H and W are height and width
-        act:Tensor,           # (M, T, A) their actions
-        H:int,                # steps to imagine
-        gen:torch.Generator,  # draws latents and actions
-    )->tuple[Tensor, ...]:    # (M, H+1, Z+D) states, (M, H) buttons, rewards and chances of going on
+    def imagine(
+        self,
+        obs: Tensor,  # (M, T, 3, H, W) pictures of the contexts; here H and W are height and width
+        act: Tensor,  # (M, T, A) their actions
+        H: int,  # steps to imagine
+        gen: torch.Generator,  # draws latents and actions
+    ) -> tuple[Tensor, ...]:  # (M, H+1, Z+D) states, (M, H) buttons, rewards and chances of going on
         "Dream"
         M, L, past, out = *act.shape[:2], [], []
         z = self.draw(self.enc(obs.flatten(0, 1)), gen)[1].unflatten(0, (M, L))
         for t in range(L + H):
-            zt = z[:, t:t + 1] if t < L else new
-            a = act[:, t:t + 1] if t < L else F.one_hot(button, act.shape[-1]).float()
+            zt = z[:, t : t + 1] if t < L else new
+            a = act[:, t : t + 1] if t < L else F.one_hot(button, act.shape[-1]).float()
             h = self.read(zt, a, past)
             rew, cont = self.twohot.decode(self.rew(h)), self.cont(h)[..., 0].sigmoid()
             new = self.draw(self.prior(h), gen)[1]
             s = torch.cat([new, h], -1)
             button = torch.multinomial(self.actor(s)[:, 0].softmax(-1), 1, generator=gen)
-            if t >= L - 1: out.append((s, button, rew, cont))
+            if t >= L - 1:
+                out.append((s, button, rew, cont))
         s, button, rew, cont = (torch.cat(x, 1) for x in zip(*out))
         return s, button[:, :-1], rew[:, 1:], cont[:, 1:]
 
-    def learn_behaviour(self,
-        s:Tensor,       # (M, H+1, Z+D) states
-        button:Tensor,  # (M, H) what was pressed
-        rew:Tensor,     # (M, H) rewards
-        cont:Tensor,    # (M, H) chances of going on
-    )->None:
+    def learn_behaviour(
+        self,
+        s: Tensor,  # (M, H+1, Z+D) states
+        button: Tensor,  # (M, H) what was pressed
+        rew: Tensor,  # (M, H) rewards
+        cont: Tensor,  # (M, H) chances of going on
+    ) -> None:
         "One step of actor and critic"
         a, two, logits = self.config.agent, self.twohot, self.critic(s)
         value, slow = two.decode(logits.detach()), two.decode(self.slow(s))
@@ -156,24 +197,28 @@ class Plain(nn.Module):
         loss = (actor + two.loss(logits[:, :-1], ret) + two.loss(logits[:, :-1], slow_ret)).mean()
         self.agent_opt.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(self.agent_opt.param_groups[0]['params'], 100.)
+        nn.utils.clip_grad_norm_(self.agent_opt.param_groups[0]['params'], 100.0)
         self.agent_opt.step()
-        for p, q in zip(self.slow.parameters(), self.critic.parameters()): p.data.lerp_(q.data, .02)
+        for p, q in zip(self.slow.parameters(), self.critic.parameters()):
+            p.data.lerp_(q.data, 0.02)
 
-    def laps(self,
-        batch:Batch,  # of all tasks; the first is read
-        share:int,    # one part in how many is done
-        meter:Callable[[], float],  # a clock, or anything else that grows
-    )->dict[str, float]:  # phase -> what the meter moved for the whole
+    def laps(
+        self,
+        batch: Batch,  # of all tasks; the first is read
+        share: int,  # one part in how many is done
+        meter: Callable[[], float],  # a clock, or anything else that grows
+    ) -> dict[str, float]:  # phase -> what the meter moved for the whole
         "One update for one task"
         t, gen = self.config.train, generator(0, 'plain', device=batch.obs.device.type)
-        part = Batch(*(x[:1, :max(t.seqs // share, 1)] for x in (batch.obs, batch.act, batch.rew, batch.cont)))
+        part = Batch(*(x[:1, : max(t.seqs // share, 1)] for x in (batch.obs, batch.act, batch.rew, batch.cont)))
         m, n = part.obs.shape[1], max(t.dreams // share, 1)
         a = meter()
         self.learn_model(part, gen)
         b = meter()
         row = torch.randint(m, (n, 1), generator=gen, device=gen.device)
-        col = torch.randint(t.steps - t.context + 1, (n, 1), generator=gen, device=gen.device) + torch.arange(t.context, device=gen.device)
+        col = torch.randint(t.steps - t.context + 1, (n, 1), generator=gen, device=gen.device) + torch.arange(
+            t.context, device=gen.device
+        )
         dream = self.imagine(part.obs[0, row, col], part.act[0, row, col], t.horizon, gen)
         c = meter()
         self.learn_behaviour(*dream)

@@ -12,42 +12,50 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+
 # %% ../nbs/02_records.ipynb #c008
 @dataclass(frozen=True)
 class Batch:
     "What happened: a window of every task's replay"
-    obs:Tensor  # (K, B, T, 3, H, W) pictures, float in [0, 1]; here H and W are height and width
-    act:Tensor  # (K, B, T, A) one-hot half and continuous half, taken at obs[t]
-    rew:Tensor  # (K, B, T) followed act[t]
-    cont:Tensor # (K, B, T) 1 goes on, 0 terminated after act[t]
-    done:Tensor|None=None # (K, B, T) 1 where the next column begins another episode, ended or cut; None = nowhere
+
+    obs: Tensor  # (K, B, T, 3, H, W) pictures, float in [0, 1]; here H and W are height and width
+    act: Tensor  # (K, B, T, A) one-hot half and continuous half, taken at obs[t]
+    rew: Tensor  # (K, B, T) followed act[t]
+    cont: Tensor  # (K, B, T) 1 goes on, 0 terminated after act[t]
+    done: Tensor | None = None  # (K, B, T) 1 where the next column begins another episode, ended or cut; None = nowhere
 
     def __post_init__(self):
-        if self.done is None: object.__setattr__(self, 'done', torch.zeros_like(self.cont))
+        if self.done is None:
+            object.__setattr__(self, 'done', torch.zeros_like(self.cont))
 
-    def to(self,
-        device:str, # such as 'cuda'
-    )->'Batch': # the same batch there
+    def to(
+        self,
+        device: str,  # such as 'cuda'
+    ) -> 'Batch':  # the same batch there
         "Move every tensor"
         return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+
 
 # %% ../nbs/02_records.ipynb #c016
 @dataclass(frozen=True)
 class State:
     "What the world model made of a batch"
-    seen:Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22); here H and W are height and width
-    post:Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
-    z:Tensor     # (K, B, T, Z) one-hot sample of `post`, flat, straight-through gradient
-    h:Tensor     # (K, B, T, D) dynamics output after reading (z[t], act[t])
-    prior:Tensor # (K, B, T, G, C) probabilities that h[t] gives to z[t+1], float32
-    gates:Tensor # (K, E) straight-through gates of the experts; E may be 0
+
+    seen: Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22); here H and W are height and width
+    post: Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
+    z: Tensor  # (K, B, T, Z) one-hot sample of `post`, flat, straight-through gradient
+    h: Tensor  # (K, B, T, D) dynamics output after reading (z[t], act[t])
+    prior: Tensor  # (K, B, T, G, C) probabilities that h[t] gives to z[t+1], float32
+    gates: Tensor  # (K, E) straight-through gates of the experts; E may be 0
+
 
 # %% ../nbs/02_records.ipynb #c022
 @dataclass(frozen=True)
 class Rollout:
     "What the world model dreamt: M dreams per task"
-    z:Tensor    # (K, M, H+1, Z) latents, all of them dreamt: the first is drawn from what the context predicts
-    h:Tensor    # (K, M, H+1, D) h[:, :, i] is the memory before z[:, :, i]
-    act:Tensor  # (K, M, H, A) chosen at position i
-    rew:Tensor  # (K, M, H) predicted to follow act[:, :, i]
-    cont:Tensor # (K, M, H) predicted probability or flag of going on after act[:, :, i]
+
+    z: Tensor  # (K, M, H+1, Z) latents, all of them dreamt: the first is drawn from what the context predicts
+    h: Tensor  # (K, M, H+1, D) h[:, :, i] is the memory before z[:, :, i]
+    act: Tensor  # (K, M, H, A) chosen at position i
+    rew: Tensor  # (K, M, H) predicted to follow act[:, :, i]
+    cont: Tensor  # (K, M, H) predicted probability or flag of going on after act[:, :, i]

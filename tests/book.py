@@ -6,67 +6,94 @@ usage: python tests/book.py run NOTEBOOK              run every cell, name the f
        python tests/book.py readme                    write README.md from nbs/index.ipynb
        python tests/book.py export                    write mow_nb/ from the notebooks
 """
-import ast, io, os, posixpath, re, sys, time, tokenize, traceback
+
+import ast
+import io
+import os
+import posixpath
+import re
+import sys
+import time
+import tokenize
+import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NBS, LIB = ROOT/'nbs', ROOT/'mow_nb'
+NBS, LIB = ROOT / 'nbs', ROOT / 'mow_nb'
 BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 SLOW_FLAGS = {'slow', 'notest'}  # cells marked `#| slow` are for people with time
 
 # ---- find
 
+
 def notebooks():
     "Every notebook of the book, in reading order"
     return sorted(p for p in NBS.glob('*.ipynb') if not p.name.startswith(('_', '.')))
+
 
 def directives(cell):
     "What the `#|` lines at the top of a cell say: {'export': '', 'eval:': 'false'}"
     found = {}
     for line in cell['source'].splitlines():
-        if not line.strip(): continue
-        if not (mark := re.match(r'\s*#\s*\|\s*(\S+)\s*(.*)', line)): break
+        if not line.strip():
+            continue
+        if not (mark := re.match(r'\s*#\s*\|\s*(\S+)\s*(.*)', line)):
+            break
         found[mark[1]] = mark[2].strip()
     return found
+
 
 def module_of(path):
     "The module that a notebook exports, or None for a page"
     return directives(read(path).cells[0]).get('default_exp')
 
+
 def without_directives(source):
     "The code of a cell as a reader should see it"
     lines = source.splitlines()
-    while lines and re.match(r'\s*(#\s*\|.*)?$', lines[0]): lines.pop(0)
+    while lines and re.match(r'\s*(#\s*\|.*)?$', lines[0]):
+        lines.pop(0)
     return '\n'.join(lines)
+
 
 def comments(source):
     "Line number to comment"
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {t.start[0]: t.string.lstrip('#').strip() for t in tokens if t.type == tokenize.COMMENT}
 
+
 def is_run(cell):
     "Is this a code cell that a test should run?"
-    if cell['cell_type'] != 'code': return False
+    if cell['cell_type'] != 'code':
+        return False
     marks = directives(cell)
     return marks.get('eval:', '').lower() != 'false' and not SLOW_FLAGS & marks.keys()
+
 
 def read(path):
     "One notebook, with sources as plain strings"
     import nbformat
+
     return nbformat.read(path, as_version=4)
+
 
 # ---- export
 
 CELL_MARK = re.compile(r'\n*^# %% .*\n(?=\n*(?:# %% |\Z))', re.M)
 
+
 def export(root=ROOT):
     "Write the library: what nbdev exports, with every method inside its class"
     import subprocess
+
     code = 'from nbdev.doclinks import nbdev_export; nbdev_export()'
     subprocess.run([sys.executable, '-c', code], cwd=root, check=True)
-    for path in sorted((root/'mow_nb').rglob('[a-z]*.py')):
+    for path in sorted((root / 'mow_nb').rglob('[a-z]*.py')):
         if (folded := fold_methods(source := path.read_text())) != source:
             path.write_text(folded)
+    style = ('--line-length', '120', '--config', 'format.quote-style="preserve"')
+    subprocess.run([sys.executable, '-m', 'ruff', 'format', '-q', *style, 'mow_nb'], cwd=root, check=True)
+
 
 def fold_methods(source):
     "A module in which functions marked with `@patch` have become methods of the class that their first parameter names"
@@ -77,7 +104,7 @@ def fold_methods(source):
         if isinstance(node, ast.FunctionDef) and any(ast.unparse(mark) == 'patch' for mark in node.decorator_list):
             first, last = node.decorator_list[0].lineno, node.end_lineno
             owner = node.args.args[0].annotation.id
-            methods.setdefault(owner, []).append(as_method(lines[first - 1:last], owner))
+            methods.setdefault(owner, []).append(as_method(lines[first - 1 : last], owner))
             gone.update(range(first, last + 1))
         elif isinstance(node, ast.ImportFrom) and any(a.name == 'patch' for a in node.names):
             kept = [a for a in node.names if a.name != 'patch']
@@ -95,20 +122,31 @@ def fold_methods(source):
         text = shorter
     return re.sub(r'\n{3,}', '\n\n', text).rstrip() + '\n'
 
+
 def as_method(lines, owner):
     "The lines of one patched function, as they stand in the class"
     body = [line for line in lines if line.strip() != '@patch']
     body = [re.sub(rf'^(\s*(?:def \w+\()?self)\s*:\s*{owner}\b', r'\1', line) for line in body]
-    body = [re.sub(rf'^(.*\)\s*->){owner}(\s*:)', rf"\1'{owner}'\2", line) for line in body]  # its class is not made yet
+    body = [
+        re.sub(rf'^(.*\)\s*->){owner}(\s*:)', rf"\1'{owner}'\2", line) for line in body
+    ]  # its class is not made yet
     return [('    ' + line) if line.strip() else line for line in body]
+
 
 # ---- measure
 
-def is_exported(cell): return cell['cell_type'] == 'code' and bool({'export', 'exports', 'exporti'} & directives(cell).keys())
 
-def code_lines(source): return [l for l in source.splitlines() if l.strip() and not l.lstrip().startswith('#|')]
+def is_exported(cell):
+    return cell['cell_type'] == 'code' and bool({'export', 'exports', 'exporti'} & directives(cell).keys())
 
-def functions(tree): return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
+def code_lines(source):
+    return [l for l in source.splitlines() if l.strip() and not l.lstrip().startswith('#|')]
+
+
+def functions(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+
 
 def measures(path):
     "How a notebook reads, in numbers"
@@ -118,29 +156,42 @@ def measures(path):
     out = [c for c in nb.cells if is_exported(c)]
     made = [fn for c in out for fn in functions(ast.parse(c.source))]
     total = max(sum(code.values()), 1)
-    return {'cells': len(nb.cells), 'longest cell': max((code[c.id] for c in out), default=0),
-            'longest function': max((fn.end_lineno - fn.lineno + 1 for fn in made), default=0),
-            'words per line': sum(len(p.split()) for p in prose) / total, 'exported': sum(code[c.id] for c in out) / total,
-            'shapes': sum(note.startswith('(') for c in out for note in comments(c.source).values()),
-            'figures': sum(any(k.startswith('image/') for k in o.get('data', {})) for c in nb.cells for o in c.get('outputs', [])),
-            'kB': path.stat().st_size / 1024}
+    return {
+        'cells': len(nb.cells),
+        'longest cell': max((code[c.id] for c in out), default=0),
+        'longest function': max((fn.end_lineno - fn.lineno + 1 for fn in made), default=0),
+        'words per line': sum(len(p.split()) for p in prose) / total,
+        'exported': sum(code[c.id] for c in out) / total,
+        'shapes': sum(note.startswith('(') for c in out for note in comments(c.source).values()),
+        'figures': sum(
+            any(k.startswith('image/') for k in o.get('data', {})) for c in nb.cells for o in c.get('outputs', [])
+        ),
+        'kB': path.stat().st_size / 1024,
+    }
+
 
 def table(seconds):
     "The measures of the notebooks that were run, one line each: {notebook: seconds}"
     yield f"{'chapter':18} cells  longest  longest  words per  exported  shapes  figures   kB  seconds"
     yield f"{'':18}        cell    function   line     of code"
     for path in notebooks():
-        if path.stem not in seconds: continue
+        if path.stem not in seconds:
+            continue
         m = measures(path)
-        yield (f"{path.stem:18} {m['cells']:5}  {m['longest cell']:5}  {m['longest function']:8}  {m['words per line']:8.1f}  {m['exported']:8.0%}  {m['shapes']:6}  "
-               f"{m['figures']:7}  {m['kB']:4.0f}  {seconds[path.stem]:6.1f}")
+        yield (
+            f"{path.stem:18} {m['cells']:5}  {m['longest cell']:5}  {m['longest function']:8}  {m['words per line']:8.1f}  {m['exported']:8.0%}  {m['shapes']:6}  "
+            f"{m['figures']:7}  {m['kB']:4.0f}  {seconds[path.stem]:6.1f}"
+        )
+
 
 # ---- run
+
 
 def run(path):
     "Run a notebook in this process; returns None, or the story of the first cell that failed"
     import torch
     from execnb.shell import CaptureShell
+
     torch.set_num_threads(1)
     path = Path(path).resolve()
     nb = read(path)
@@ -148,9 +199,12 @@ def run(path):
     os.chdir(path.parent)
     shell = CaptureShell(path, mpl_format='png')
     for number, cell in enumerate(nb.cells, 1):
-        if not is_run(cell): continue
+        if not is_run(cell):
+            continue
         shell.run(cell.source)
-        if shell.exc: return failure(shell.exc, path, number, len(nb.cells), cell.source)
+        if shell.exc:
+            return failure(shell.exc, path, number, len(nb.cells), cell.source)
+
 
 def failure(exc, path, number, total, source):
     "The failing cell and its error, without the frames of the machinery that ran it"
@@ -160,49 +214,74 @@ def failure(exc, path, number, total, source):
     marked = '\n'.join('    ' + line for line in source.splitlines())
     return f"{path.name}, cell {number} of {total}:\n\n{marked}\n\n{''.join(story)}"
 
+
 def execute(path):
     "Run a notebook in a fresh kernel and keep its outputs in the file"
     import nbformat
     from nbclient import NotebookClient
+
     nb = read(path)
     for cell in nb.cells:
-        if cell.cell_type == 'code' and not is_run(cell): cell.metadata['tags'] = ['skip-execution']
-    NotebookClient(nb, timeout=600, kernel_name='python3', store_widget_state=False, resources={'metadata': {'path': str(path.parent)}},
-                   extra_arguments=['--IPKernelApp.log_level=40']).execute()
+        if cell.cell_type == 'code' and not is_run(cell):
+            cell.metadata['tags'] = ['skip-execution']
+    NotebookClient(
+        nb,
+        timeout=600,
+        kernel_name='python3',
+        store_widget_state=False,
+        resources={'metadata': {'path': str(path.parent)}},
+        extra_arguments=['--IPKernelApp.log_level=40'],
+    ).execute()
     nbformat.write(clean(nb), path)
+
 
 def clean(nb):
     "Take away what differs from run to run"
     from nbdev.clean import clean_nb
+
     nb.metadata = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
     clean_nb(nb)
     for cell in nb.cells:  # widgets are drawn by a kernel; a stored view without its state shows an error
-        if cell.cell_type == 'code': cell.outputs = joined(o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {}))
+        if cell.cell_type == 'code':
+            cell.outputs = joined(
+                o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})
+            )
     return nb
+
 
 def joined(outputs):
     "Outputs in which text that was printed in a row stands in a row, however slowly it came"
     out = []
     for o in outputs:
-        if out and o.output_type == 'stream' and out[-1].get('name') == o.name: out[-1].text += o.text
-        else: out.append(o)
+        if out and o.output_type == 'stream' and out[-1].get('name') == o.name:
+            out[-1].text += o.text
+        else:
+            out.append(o)
     return out
+
 
 # ---- render
 
 LINK = re.compile(r'''(\]\(|\b(?:src|href)=["'])(?![a-z]+:|[#/])([^)\s"']+)''')
 
+
 def readme():
     "What the front page of the repository holds: {path: bytes}, README.md and the pictures of its cells"
     from nbconvert import MarkdownExporter
-    nb = read(NBS/'index.ipynb')
+
+    nb = read(NBS / 'index.ipynb')
     nb.metadata['language_info'] = {'name': 'python'}
-    nb.cells = [front(c) for c in nb.cells if c.cell_type != 'raw' and not {'hide', 'default_exp'} & directives(c).keys()]
-    text, extra = MarkdownExporter().from_notebook_node(nb, resources=dict(unique_key='index', output_files_dir='nbs/images'))
+    nb.cells = [
+        front(c) for c in nb.cells if c.cell_type != 'raw' and not {'hide', 'default_exp'} & directives(c).keys()
+    ]
+    text, extra = MarkdownExporter().from_notebook_node(
+        nb, resources=dict(unique_key='index', output_files_dir='nbs/images')
+    )
     text = re.sub(r'<style.*?</style>\n?', '', text, flags=re.S)  # a table's own style: GitHub has another
     text = re.sub(r'[ \t]+$', '', text, flags=re.M)
     files = {'README.md': re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'}
     return {k: v.encode() if isinstance(v, str) else v for k, v in {**files, **extra['outputs']}.items()}
+
 
 def front(cell):
     "One cell made ready for the front page: links seen from the top, code without marks, nothing but results below"
@@ -212,16 +291,22 @@ def front(cell):
     marks = directives(cell)
     cell.source = without_directives(cell.source)
     cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']
-    for out in cell.outputs: out.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
-    if marks.get('output:', marks.get('include:')) == 'false': cell.outputs = []
-    if 'hide_input' in marks or marks.get('echo:') == 'false': cell.metadata['transient'] = {'remove_source': True}  # nbconvert's own word for it
+    for out in cell.outputs:
+        out.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+    if marks.get('output:', marks.get('include:')) == 'false':
+        cell.outputs = []
+    if 'hide_input' in marks or marks.get('echo:') == 'false':
+        cell.metadata['transient'] = {'remove_source': True}  # nbconvert's own word for it
     return cell
+
 
 # ---- from the shell
 
+
 def main(verb=None, *paths):
     if verb == 'run' and len(paths) == 1:
-        if story := run(paths[0]): sys.exit(story)
+        if story := run(paths[0]):
+            sys.exit(story)
     elif verb == 'execute':
         for path in map(Path, paths or notebooks()):
             start = time.time()
@@ -229,15 +314,23 @@ def main(verb=None, *paths):
             print(f'{path.name:32} {time.time() - start:5.1f} s  {path.stat().st_size // 1024:4} kB', flush=True)
     elif verb == 'clean':
         import nbformat
-        for path in map(Path, paths or notebooks()):
-            if (nb := read(path)) != (cleaned := clean(read(path))): nbformat.write(cleaned, path); print(f'cleaned {path.name}')
-    elif verb == 'export' and not paths: export()
-    elif verb == 'readme' and not paths:
-        for old in (NBS/'images').glob('index_*.png'): old.unlink()
-        for name, data in readme().items():
-            (ROOT/name).parent.mkdir(parents=True, exist_ok=True)
-            (ROOT/name).write_bytes(data)
-            print(f'wrote {name}')
-    else: sys.exit(__doc__)
 
-if __name__ == '__main__': main(*sys.argv[1:])
+        for path in map(Path, paths or notebooks()):
+            if (nb := read(path)) != (cleaned := clean(read(path))):
+                nbformat.write(cleaned, path)
+                print(f'cleaned {path.name}')
+    elif verb == 'export' and not paths:
+        export()
+    elif verb == 'readme' and not paths:
+        for old in (NBS / 'images').glob('index_*.png'):
+            old.unlink()
+        for name, data in readme().items():
+            (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / name).write_bytes(data)
+            print(f'wrote {name}')
+    else:
+        sys.exit(__doc__)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,13 +1,28 @@
 """What the browser tests share: a headless Chromium, the built site, and a place for screenshots."""
-import os, shutil, subprocess, sys
-from pathlib import Path
+
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 from book import BROWSERS, ROOT
 from filelock import FileLock
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
-DESK, PHONE = dict(viewport=dict(width=1280, height=800)), dict(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True)
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-dev-shm-usage',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
+DESK, PHONE = (
+    dict(viewport=dict(width=1280, height=800)),
+    dict(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True),
+)
+
 
 @pytest.fixture(scope='session')
 def browser():
@@ -17,47 +32,77 @@ def browser():
         why = f"no Chromium here ({', '.join(BROWSERS)}); `make setup-system` installs one"
         pytest.fail(why, pytrace=False) if os.environ.get('MOW_BROWSER') == 'must' else pytest.skip(why)
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         chromium = p.chromium.launch(executable_path=found, headless=True, args=FLAGS)
         yield chromium
         chromium.close()
 
+
 class Visit:
     "A page that notes what went wrong: errors on its console, and anything it wanted from the network"
+
     def __init__(self, browser, folder, shape=DESK, home='file:'):
         self.page, self.folder, self.wrong = browser.new_context(**shape).new_page(), folder, []
         self.page.set_default_timeout(90_000)  # a busy machine is slow, not broken
         self.page.on('console', lambda m: self.wrong.append(f'console: {m.text}') if m.type == 'error' else None)
         self.page.on('pageerror', lambda e: self.wrong.append(f'error: {e}'))
-        self.page.on('request', lambda r: self.wrong.append(f'asked the network for {r.url}') if not r.url.startswith((home, 'data:', 'blob:')) else None)
-        self.page.on('requestfailed', lambda r: self.wrong.append(f'missing: {r.url}') if r.failure != 'net::ERR_ABORTED' else None)
+        self.page.on(
+            'request',
+            lambda r: (
+                self.wrong.append(f'asked the network for {r.url}')
+                if not r.url.startswith((home, 'data:', 'blob:'))
+                else None
+            ),
+        )
+        self.page.on(
+            'requestfailed',
+            lambda r: self.wrong.append(f'missing: {r.url}') if r.failure != 'net::ERR_ABORTED' else None,
+        )
 
-    def shot(self, name, **kw): self.page.screenshot(path=self.folder/f'{name}.png', **kw)
+    def shot(self, name, **kw):
+        self.page.screenshot(path=self.folder / f'{name}.png', **kw)
 
     def is_fine(self):
         "Nothing went wrong, all pictures are there, and the page is no wider than the screen"
-        broken = self.page.eval_on_selector_all('img', 'all => all.filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 100))')
-        width, screen = self.page.evaluate('[document.documentElement.scrollWidth, document.documentElement.clientWidth]')
+        broken = self.page.eval_on_selector_all(
+            'img', 'all => all.filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 100))'
+        )
+        width, screen = self.page.evaluate(
+            '[document.documentElement.scrollWidth, document.documentElement.clientWidth]'
+        )
         assert not self.wrong and not broken, [*self.wrong, *broken]
-        assert width <= screen <= self.page.viewport_size['width'], f'{self.page.url} is {width} pixels wide on a screen of {screen}'
+        assert width <= screen <= self.page.viewport_size['width'], (
+            f'{self.page.url} is {width} pixels wide on a screen of {screen}'
+        )
+
 
 @pytest.fixture
 def visit(browser, request):
     "Opens pages, and closes them after the test; their screenshots go to pytest's cache"
     folder, open_pages = request.config.cache.mkdir('screenshots'), []
+
     def go(*args, **kw):
         open_pages.append(Visit(browser, folder, *args, **kw))
         return open_pages[-1]
+
     yield go
-    for v in open_pages: v.page.context.close()
+    for v in open_pages:
+        v.page.context.close()
+
 
 @pytest.fixture(scope='session')
 def site(tmp_path_factory, worker_id):
     "The site, built once for all workers"
     base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == 'master' else base.parent)/'site'
+    out = (base if worker_id == 'master' else base.parent) / 'site'
     with FileLock(f'{out}.lock'):
         if not out.exists():
-            done = subprocess.run([sys.executable, ROOT/'tests'/'site'/'build.py', out], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+            done = subprocess.run(
+                [sys.executable, ROOT / 'tests' / 'site' / 'build.py', out],
+                capture_output=True,
+                text=True,
+                stdin=subprocess.DEVNULL,
+            )
             assert done.returncode == 0, done.stdout + done.stderr
     return out

@@ -1,8 +1,14 @@
 "A process that saves without pause is killed with SIGKILL at random moments: what it leaves must always load."
-import signal, subprocess, sys, time
-import pytest, torch
-from mow_nb.store.checkpoint import checkpoints, load
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
 from mow_nb.core import np_rng
+from mow_nb.store.checkpoint import checkpoints, load
 
 KILLS = 6
 
@@ -23,22 +29,27 @@ while True:
     print(step, flush=True)
 '''
 
+
 def kill_after(root, seconds):
     "Let the saver run for some time, kill it, and return the last step it reported as saved"
-    child = subprocess.Popen([sys.executable, '-c', SAVER, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, '-c', SAVER, str(root)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         first = child.stdout.readline()
-        if first.strip() != 'ready': pytest.fail(child.stderr.read())
+        if first.strip() != 'ready':
+            pytest.fail(child.stderr.read())
         time.sleep(seconds)
     finally:
         child.send_signal(signal.SIGKILL)
         said = child.communicate()[0].split()
     return int(said[-1]) if said else None
 
+
 def test_killed_saver_never_harms(tmp_path):
-    root, rng, last = tmp_path/'checkpoints', np_rng(0, 'kill'), 0
+    root, rng, last = tmp_path / 'checkpoints', np_rng(0, 'kill'), 0
     for _ in range(KILLS):
-        said = kill_after(root, rng.uniform(.02, .4))
+        said = kill_after(root, rng.uniform(0.02, 0.4))
         last = said or last
         got = load(root)
         assert not list(root.glob('damaged-*')), 'a kill must not look like damage'
@@ -47,6 +58,7 @@ def test_killed_saver_never_harms(tmp_path):
             continue
         assert got.step >= last, 'load went behind a reported checkpoint'
         assert got.extra == dict(step=got.step)
-        for name, t in got.tensors.items(): assert (t == got.step).all(), name
+        for name, t in got.tensors.items():
+            assert (t == got.step).all(), name
         last = got.step
     assert last > 0 and 1 <= len(checkpoints(root)) <= 3

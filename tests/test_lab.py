@@ -1,60 +1,121 @@
 """A reader at work: JupyterLab in a real browser, a notebook run from top to bottom, and every control used."""
-import json, os, re, shutil, signal, socket, subprocess, sys, time, urllib.error, urllib.request
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
-import nbformat, pytest
-from book import NBS, ROOT
+import nbformat
+import pytest
+from book import NBS
+
 from conftest import DESK
 
-SETTINGS = {'notebook-extension/tracker': '{"windowingMode": "none"}', 'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}'}
+SETTINGS = {
+    'notebook-extension/tracker': '{"windowingMode": "none"}',
+    'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}',
+}
+
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "JupyterLab on a free port, with settings, caches and a copy of the notebooks of its own; gives (address, folder)"
     home = tmp_path_factory.mktemp('lab')
-    shutil.copytree(NBS, home/'nbs', ignore=shutil.ignore_patterns('.*'))
+    shutil.copytree(NBS, home / 'nbs', ignore=shutil.ignore_patterns('.*'))
     for name, text in SETTINGS.items():
-        path = home/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
+        path = home / 'settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = {**os.environ, 'JUPYTERLAB_SETTINGS_DIR': str(home/'settings'), 'JUPYTER_PREFER_ENV_PATH': '1', 'IPYTHONDIR': str(home/'ipython'),
-           **{f'JUPYTER_{n}_DIR': str(home/n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')}}
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    env = {
+        **os.environ,
+        'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
+        'JUPYTER_PREFER_ENV_PATH': '1',
+        'IPYTHONDIR': str(home / 'ipython'),
+        **{f'JUPYTER_{n}_DIR': str(home / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')},
+    }
     env.pop('MPLBACKEND', None)
-    with open(home/'log', 'w') as log:
-        server = subprocess.Popen([sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ip=127.0.0.1', "--IdentityProvider.token=",
-                                   f'--ServerApp.root_dir={home}/nbs', '--ServerApp.port_retries=0', '--ServerApp.disable_check_xsrf=True', '--LabApp.extension_manager=readonly'],
-                                  env=env, cwd=home, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    with open(home / 'log', 'w') as log:
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                '-m',
+                'jupyterlab',
+                '--no-browser',
+                '--allow-root',
+                f'--port={port}',
+                '--ip=127.0.0.1',
+                "--IdentityProvider.token=",
+                f'--ServerApp.root_dir={home}/nbs',
+                '--ServerApp.port_retries=0',
+                '--ServerApp.disable_check_xsrf=True',
+                '--LabApp.extension_manager=readonly',
+            ],
+            env=env,
+            cwd=home,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     try:
         address = f'http://127.0.0.1:{port}'
-        wait(lambda: answers(f'{address}/api/status'), 60, lambda: f'JupyterLab did not start:\n{(home/"log").read_text()[-2000:]}')
-        yield address, home/'nbs'
+        wait(
+            lambda: answers(f'{address}/api/status'),
+            60,
+            lambda: f'JupyterLab did not start:\n{(home / "log").read_text()[-2000:]}',
+        )
+        yield address, home / 'nbs'
     finally:
         server.terminate()
-        try: server.wait(20)
-        except subprocess.TimeoutExpired: os.killpg(server.pid, signal.SIGKILL); server.wait()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
 
 def poll(ready, seconds):
     "Ask again and again until it is so; gives the last answer"
     end = time.monotonic() + seconds
-    while not (answer := ready()) and time.monotonic() < end: time.sleep(.1)
+    while not (answer := ready()) and time.monotonic() < end:
+        time.sleep(0.1)
     return answer
+
 
 def wait(ready, seconds, story):
     "Wait until it is so, or fail with the story"
-    if not poll(ready, seconds): pytest.fail(story(), pytrace=False)
+    if not poll(ready, seconds):
+        pytest.fail(story(), pytrace=False)
+
 
 def answers(url):
-    try: return urllib.request.urlopen(url, timeout=2).status == 200
-    except (urllib.error.URLError, OSError): return False
+    try:
+        return urllib.request.urlopen(url, timeout=2).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
 
 class Notebook:
     "One notebook in the browser"
+
     def __init__(self, visit, lab, name):
         self.address, self.file = lab[0], name
         self.v, self.name = visit(DESK, home=self.address), Path(name).stem
         self.page = self.v.page
-        self.ask(dict(path=name, name=name, type='notebook', kernel=dict(name='python3')))  # a kernel that waits for the page: on a busy machine the page may be first, and asks which kernel to take
+        self.ask(
+            dict(path=name, name=name, type='notebook', kernel=dict(name='python3'))
+        )  # a kernel that waits for the page: on a busy machine the page may be first, and asks which kernel to take
         self.page.goto(f'{self.address}/lab/workspaces/{self.name}/tree/{name}?reset')
         self.page.wait_for_selector('.jp-Notebook .jp-Cell')
         wait(self.connected, 90, lambda: f'{name} was given no kernel: {self.ask()}')
@@ -64,7 +125,8 @@ class Notebook:
     def ask(self, new=None):
         "The server's sessions, or a new one"
         request = urllib.request.Request(f'{self.address}/api/sessions', new and json.dumps(new).encode())
-        with urllib.request.urlopen(request, timeout=90) as answer: return json.load(answer)
+        with urllib.request.urlopen(request, timeout=90) as answer:
+            return json.load(answer)
 
     def connected(self):
         "Do page and server both say that this notebook has its kernel?"
@@ -73,7 +135,9 @@ class Notebook:
 
     def settle(self):
         "Wait until the kernel has nothing left to do"
-        self.page.wait_for_function("document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'")
+        self.page.wait_for_function(
+            "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+        )
 
     def run(self, seconds=60):
         "Run all cells and wait for the last; no cell may show an error"
@@ -84,13 +148,23 @@ class Notebook:
             assert not dialogs, f'{self.name}: JupyterLab asks {dialogs}'
             self.page.get_by_role('menuitem', name='Run', exact=True).click()
             self.page.locator('.lm-Menu-itemLabel').get_by_text('Run All Cells', exact=True).click()
-            if poll(lambda: told(0), 40): break
-        wait(lambda: told(-1).isdigit() or self.errors(), seconds, lambda: f'{self.name} did not finish within {seconds} s')
+            if poll(lambda: told(0), 40):
+                break
+        wait(
+            lambda: told(-1).isdigit() or self.errors(),
+            seconds,
+            lambda: f'{self.name} did not finish within {seconds} s',
+        )
         assert not self.errors(), self.errors()
 
     def errors(self):
         "What cells and widgets show as errors"
-        return [e.inner_text()[-600:] for e in self.page.locator('[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*=error]').all()]
+        return [
+            e.inner_text()[-600:]
+            for e in self.page.locator(
+                '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*=error]'
+            ).all()
+        ]
 
     def controls(self):
         "All that can be changed: the visible boxes of ipywidgets that hold one input"
@@ -98,7 +172,11 @@ class Notebook:
 
     def label(self, control):
         "What the reader is told about a control"
-        texts = [*control.locator('.widget-label, .widget-label-basic').all_inner_texts(), control.inner_text(), control.get_attribute('title') or '']
+        texts = [
+            *control.locator('.widget-label, .widget-label-basic').all_inner_texts(),
+            control.inner_text(),
+            control.get_attribute('title') or '',
+        ]
         return next(filter(None, (t.strip('\u200b \n') for t in texts)), '')
 
     def looks(self):
@@ -112,10 +190,12 @@ class Notebook:
         "What the pictures look like once nothing is being drawn any more"
         self.settle()
         seen = [self.looks()]
+
         def rests():
             self.page.wait_for_timeout(500)
             seen.append(self.looks())
             return seen[-1] and seen[-1] == seen[-2]
+
         poll(rests, seconds)
         return seen[-1]
 
@@ -134,8 +214,18 @@ class Notebook:
         assert not self.errors(), self.errors()
         return label
 
-CONTROLS = ['.widget-dropdown', '.widget-slider', '.widget-toggle-buttons', '.widget-checkbox', '.widget-select', '.widget-text', 'button.widget-button',
-            'button.widget-toggle-button:not(.widget-toggle-buttons *)']
+
+CONTROLS = [
+    '.widget-dropdown',
+    '.widget-slider',
+    '.widget-toggle-buttons',
+    '.widget-checkbox',
+    '.widget-select',
+    '.widget-text',
+    'button.widget-button',
+    'button.widget-toggle-button:not(.widget-toggle-buttons *)',
+]
+
 
 def use(control):
     "Another choice, a step to the side, a tick or a press"
@@ -149,10 +239,15 @@ def use(control):
         at_end = handle.get_attribute('aria-valuenow') == handle.get_attribute('aria-valuemax')
         handle.focus()
         handle.press('ArrowLeft' if at_end else 'ArrowRight')
-    elif 'toggle-buttons' in kind: control.locator('button:not(.mod-active)').first.click()
-    elif 'checkbox' in kind: control.locator('input').click()
-    elif 'widget-text' in kind: control.locator('input').press('ArrowUp')
-    else: control.click()
+    elif 'toggle-buttons' in kind:
+        control.locator('button:not(.mod-active)').first.click()
+    elif 'checkbox' in kind:
+        control.locator('input').click()
+    elif 'widget-text' in kind:
+        control.locator('input').press('ArrowUp')
+    else:
+        control.click()
+
 
 # ---- the driver itself
 
@@ -175,23 +270,35 @@ draw()
 display(w.VBox([*parts.values(), out]))
 '''
 
+
 def test_the_driver_sees(visit, lab):
     "Live controls change the picture, a dead one is found out, and so is an error"
     cells = [[SMALL.format('')], [SMALL.format('undefined')]]
     for name, sources in zip(('works', 'fails'), cells):
-        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))), lab[1]/f'{name}.ipynb')
+        nbformat.write(
+            nbformat.v4.new_notebook(
+                cells=[nbformat.v4.new_code_cell(s) for s in sources],
+                metadata=dict(kernelspec=dict(name='python3', display_name='python3')),
+            ),
+            lab[1] / f'{name}.ipynb',
+        )
     book = Notebook(visit, lab, 'works.ipynb')
     book.run()
     done = {book.label(c): c for c in book.controls()}
     assert list(done) == ['Bars', 'Colour', 'Grid', 'Kind', 'Dead']
-    for label in ('Bars', 'Colour', 'Grid', 'Kind'): book.change(done[label])
+    for label in ('Bars', 'Colour', 'Grid', 'Kind'):
+        book.change(done[label])
     book.v.shot('lab-driver')
-    with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"): book.change(done['Dead'], seconds=2)
-    with pytest.raises(AssertionError, match='NameError'): Notebook(visit, lab, 'fails.ipynb').run()
+    with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"):
+        book.change(done['Dead'], seconds=2)
+    with pytest.raises(AssertionError, match='NameError'):
+        Notebook(visit, lab, 'fails.ipynb').run()
+
 
 # ---- the explorer
 
 LATER = re.compile(r'Steps per press|Motor \d+|Refresh')  # these act with the next press, or when the run has gone on
+
 
 def test_explorer(visit, lab):
     "The explorer's page: all cells run, every view shows pictures, and every control of every view changes one"
@@ -204,14 +311,22 @@ def test_explorer(visit, lab):
         tabs.nth(i).click()
         tabs.nth(i).scroll_into_view_if_needed()
         view = f'img.mow-{name.split()[0].lower()}'
-        wait(lambda: book.page.eval_on_selector_all(view, 'all => all.some(i => i.offsetParent && i.naturalWidth)'), 60, lambda: f'{name} shows no picture')
+        wait(
+            lambda: book.page.eval_on_selector_all(view, 'all => all.some(i => i.offsetParent && i.naturalWidth)'),
+            60,
+            lambda: f'{name} shows no picture',
+        )
         book.settle()
-        assert not book.page.eval_on_selector_all(view, 'all => all.filter(i => i.offsetParent && !i.naturalWidth).length'), f'{name} shows the frame of a picture that is not there'
+        assert not book.page.eval_on_selector_all(
+            view, 'all => all.filter(i => i.offsetParent && !i.naturalWidth).length'
+        ), f'{name} shows the frame of a picture that is not there'
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}')
         controls = {book.label(c): c for c in book.controls() if not LATER.fullmatch(book.label(c))}
-        for label in play(controls) if name.startswith('Play') else controls: book.change(controls[label])
+        for label in play(controls) if name.startswith('Play') else controls:
+            book.change(controls[label])
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}-changed')
     assert not book.v.wrong, book.v.wrong
+
 
 def play(controls):
     "An order in which each button of the game has something to do"

@@ -1,16 +1,43 @@
 """The site can be read from a stick: every link leads somewhere, nothing comes from elsewhere, and a browser shows it well."""
-import ast, html, re
+
+import ast
+import html
+import re
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from book import LIB, NBS, notebooks, read
+
 from conftest import DESK, PHONE
 
-RESOURCES = {'script': 'src', 'img': 'src', 'source': 'src', 'iframe': 'src', 'video': 'src', 'audio': 'src', 'embed': 'src', 'object': 'data', 'link': 'href'}
-NOT_LOADED = {'next', 'prev', 'index', 'search', 'author', 'canonical', 'up', 'top', 'copyright', 'help'}  # <link> that only points
+RESOURCES = {
+    'script': 'src',
+    'img': 'src',
+    'source': 'src',
+    'iframe': 'src',
+    'video': 'src',
+    'audio': 'src',
+    'embed': 'src',
+    'object': 'data',
+    'link': 'href',
+}
+NOT_LOADED = {
+    'next',
+    'prev',
+    'index',
+    'search',
+    'author',
+    'canonical',
+    'up',
+    'top',
+    'copyright',
+    'help',
+}  # <link> that only points
+
 
 class Page:
     "The ids, links and resources of a page"
+
     def __init__(self, path):
         text = re.sub(r'(<(script|style)\b[^>]*>).*?</\2>', r'\1', whole := path.read_text(), flags=re.S)
         self.ids, self.links, self.loads = {''}, [], []
@@ -18,68 +45,112 @@ class Page:
         for tag, inside in re.findall(r'<([a-z][a-z0-9]*)\s((?:[^<>"]|"[^"]*")*)>', text):
             attrs = {k: html.unescape(v) for k, v in re.findall(r'([\w-]+)="([^"]*)"', inside)}
             self.ids.add(attrs.get('id', ''))
-            if tag == 'a' and 'href' in attrs: self.links.append(attrs['href'])
+            if tag == 'a' and 'href' in attrs:
+                self.links.append(attrs['href'])
             url = attrs.get(RESOURCES.get(tag))
-            if url and not (tag == 'link' and NOT_LOADED & set(attrs.get('rel', '').split())): self.loads.append(url)
+            if url and not (tag == 'link' and NOT_LOADED & set(attrs.get('rel', '').split())):
+                self.loads.append(url)
+
 
 @pytest.fixture(scope='module')
-def pages(site): return {p.name: Page(p) for p in sorted(site.glob('*.html'))}
+def pages(site):
+    return {p.name: Page(p) for p in sorted(site.glob('*.html'))}
+
 
 def report(faults):
-    if faults: pytest.fail('\n  '.join([f'{len(faults)} faults:', *faults[:20]]), pytrace=False)
+    if faults:
+        pytest.fail('\n  '.join([f'{len(faults)} faults:', *faults[:20]]), pytrace=False)
+
 
 def test_links(site, pages):
     "Each link within the site finds its page and its place on the page"
     faults = []
     for name, page in pages.items():
         for url in map(urlsplit, page.links):
-            if url.scheme in ('http', 'https', 'mailto'): continue
+            if url.scheme in ('http', 'https', 'mailto'):
+                continue
             target = unquote(url.path) or name
-            if url.scheme or url.netloc or not (site/target).is_file(): faults.append(f'{name}: {url.geturl()} leads nowhere')
-            elif target in pages and unquote(url.fragment) not in pages[target].ids: faults.append(f'{name}: {target} has no place {url.fragment}')
+            if url.scheme or url.netloc or not (site / target).is_file():
+                faults.append(f'{name}: {url.geturl()} leads nowhere')
+            elif target in pages and unquote(url.fragment) not in pages[target].ids:
+                faults.append(f'{name}: {target} has no place {url.fragment}')
     report(faults)
+
 
 def test_everything_is_here(site, pages):
     "Each script, style, font and picture lies in the site itself"
-    loads = [(site/name, url) for name, page in pages.items() for url in page.loads]
-    styles = [(site/name, text) for name, page in pages.items() for texts in page.styles for text in texts] + [(p, p.read_text()) for p in site.rglob('*.css')]
-    loads += [(path, url) for path, text in styles for url in re.findall(r'url\(\s*["\']?([^"\')]+)|@import\s+["\']([^"\']+)', text) for url in url if url]
+    loads = [(site / name, url) for name, page in pages.items() for url in page.loads]
+    styles = [(site / name, text) for name, page in pages.items() for texts in page.styles for text in texts] + [
+        (p, p.read_text()) for p in site.rglob('*.css')
+    ]
+    loads += [
+        (path, url)
+        for path, text in styles
+        for url in re.findall(r'url\(\s*["\']?([^"\')]+)|@import\s+["\']([^"\']+)', text)
+        for url in url
+        if url
+    ]
     faults = []
     for path, url in loads:
         parts = urlsplit(url)
-        if parts.scheme == 'data' or not parts.path: continue
-        if parts.scheme or parts.netloc or not (path.parent/unquote(parts.path)).is_file(): faults.append(f'{path.relative_to(site)}: {url}')
+        if parts.scheme == 'data' or not parts.path:
+            continue
+        if parts.scheme or parts.netloc or not (path.parent / unquote(parts.path)).is_file():
+            faults.append(f'{path.relative_to(site)}: {url}')
     report(faults)
+
 
 def test_every_chapter_is_a_page(pages):
     "Each notebook has its page, and the front page leads to all of them"
     want = {f'{p.stem}.html' for p in notebooks()}
     assert want <= pages.keys()
     assert want - {'index.html'} <= {urlsplit(u).path for u in pages['index.html'].links}
-    chapters = '\n'.join(c.source for c in read(NBS/'index.ipynb').cells if c.cell_type == 'markdown')
-    report([f'{p.stem} is not in the chapter map of nbs/index.ipynb' for p in notebooks() if p.stem != 'index' and f']({p.name})' not in chapters])
+    chapters = '\n'.join(c.source for c in read(NBS / 'index.ipynb').cells if c.cell_type == 'markdown')
+    report(
+        [
+            f'{p.stem} is not in the chapter map of nbs/index.ipynb'
+            for p in notebooks()
+            if p.stem != 'index' and f']({p.name})' not in chapters
+        ]
+    )
+
 
 def test_paper_map_leads_to_each_function(pages):
     "Each row of the paper map has a link to the function's card in the right chapter, and one to the chapter"
-    cell = next(c for c in read(NBS/'90_paper_map.ipynb').cells if 'ROWS = {' in c.source)
+    cell = next(c for c in read(NBS / '90_paper_map.ipynb').cells if 'ROWS = {' in c.source)
     rows = [row for group in ast.literal_eval(ast.parse(cell.source).body[0].value).values() for row in group]
     links = set(pages['90_paper_map.html'].links)
-    report([f'{name}: no link to its card' for *_, name, chapter in rows if f'{chapter}.html#mow_nb.{name}' not in links] +
-           [f'{chapter}: no link' for *_, chapter in rows if f'{chapter}.html' not in links])
+    report(
+        [f'{name}: no link to its card' for *_, name, chapter in rows if f'{chapter}.html#mow_nb.{name}' not in links]
+        + [f'{chapter}: no link' for *_, chapter in rows if f'{chapter}.html' not in links]
+    )
     assert len(rows) > 40
+
 
 def test_each_public_name_has_a_card(pages):
     "What a module promises in __all__ and can be called is explained on a page"
     ids, faults = {i for page in pages.values() for i in page.ids}, []
     for path in LIB.glob('[a-z]*.py'):
         tree = ast.parse(path.read_text())
-        made = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')}
-        patched = {f'{n.args.args[0].annotation.id}.{n.name}' for n in tree.body if isinstance(n, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in n.decorator_list)}
+        made = {
+            n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')
+        }
+        patched = {
+            f'{n.args.args[0].annotation.id}.{n.name}'
+            for n in tree.body
+            if isinstance(n, ast.FunctionDef) and any('patch' in ast.unparse(d) for d in n.decorator_list)
+        }
         alone = {name for name in made if name not in {p.partition('.')[2] for p in patched}}
-        faults += [f'{path.stem}.{name}' for name in sorted(alone | {p for p in patched if '._' not in p}) if f'mow_nb.{path.stem}.{name}' not in ids]
+        faults += [
+            f'{path.stem}.{name}'
+            for name in sorted(alone | {p for p in patched if '._' not in p})
+            if f'mow_nb.{path.stem}.{name}' not in ids
+        ]
     report(faults)
 
+
 # ---- in a browser
+
 
 @pytest.mark.parametrize('shape', [DESK, PHONE], ids=['desk', 'phone'])
 def test_pages_in_a_browser(site, visit, shape, request):
@@ -91,19 +162,26 @@ def test_pages_in_a_browser(site, visit, shape, request):
         if stem != 'index':
             v.page.wait_for_function('window.MathJax?.startup?.promise')
             v.page.evaluate('MathJax.startup.promise.then(() => null)')
-            formulas, drawn = v.page.evaluate('[".math", "mjx-container svg"].map(s => document.querySelectorAll(s).length)')
+            formulas, drawn = v.page.evaluate(
+                '[".math", "mjx-container svg"].map(s => document.querySelectorAll(s).length)'
+            )
             assert drawn >= formulas > 5 and not v.page.locator('mjx-merror').count()
-        if stem[:2] in ('12', '13'): assert v.page.locator('.cell_output img').count()
+        if stem[:2] in ('12', '13'):
+            assert v.page.locator('.cell_output img').count()
         v.shot(f'site-{kind}-{stem}')
         v.is_fine()
+
 
 def test_every_page_fits_a_phone(site, visit):
     "No page of the book scrolls sideways on a phone, asks the network, or complains"
     v = visit(PHONE)
-    v.page.route('**/tex-svg.js', lambda route: route.fulfill(body=''))  # drawing every equation takes long, and does not make a page wider
+    v.page.route(
+        '**/tex-svg.js', lambda route: route.fulfill(body='')
+    )  # drawing every equation takes long, and does not make a page wider
     for path in sorted(site.glob('*.html')):
         v.page.goto(path.as_uri())
         v.is_fine()
+
 
 def test_search(site, visit):
     "Search works from files: a function is found, and its link leads to its card"

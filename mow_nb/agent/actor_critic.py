@@ -7,65 +7,77 @@ __all__ = ['Actor', 'Critic', 'lambda_return', 'spread', 'ActorCritic']
 
 # %% ../../nbs/31_actor_critic.ipynb #c002
 import copy
+
 import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/31_actor_critic.ipynb #c003
+from .distributions import Masked, Policy, Truncated, spread_over
 from ..config import AgentConfig
 from ..core import N_DISCRETE, TwoHot
-from ..records import Rollout
 from ..model.blocks import ClusterBank, Trunk, join_task
-from .distributions import Masked, Policy, Truncated, spread_over
+from ..records import Rollout
+
 
 # %% ../../nbs/31_actor_critic.ipynb #c008
 class Actor(nn.Module):
     "States to policies, one network for all tasks"
-    def __init__(self,
-        d_state:int, # width of an agent state
-        hidden:int, # width of a hidden layer
-        layers:int, # hidden layers
-        d_cont:int, # d_max, width of the continuous half
+
+    def __init__(
+        self,
+        d_state: int,  # width of an agent state
+        hidden: int,  # width of a hidden layer
+        layers: int,  # hidden layers
+        d_cont: int,  # d_max, width of the continuous half
     ):
         super().__init__()
         self.d_cont, self.trunk = d_cont, Trunk(d_state, hidden, layers, N_DISCRETE + 2 * d_cont)
 
-    def forward(self,
-        s:Tensor, # (K, ..., d_state) agent states
-        mask:Tensor, # (K, 18) bool, buttons of each task
-        cmask:Tensor, # (K, d_max) bool, motors of each task
-    )->Policy: # over (K, ..., A)
+    def forward(
+        self,
+        s: Tensor,  # (K, ..., d_state) agent states
+        mask: Tensor,  # (K, 18) bool, buttons of each task
+        cmask: Tensor,  # (K, d_max) bool, motors of each task
+    ) -> Policy:  # over (K, ..., A)
         "What to do"
         logits, mu, raw = self.trunk(s).float().split([N_DISCRETE, self.d_cont, self.d_cont], -1)
         m, c = spread_over(mask, s.ndim), spread_over(cmask, s.ndim)
         logp = logits.masked_fill(~m, -1e9).log_softmax(-1)
-        return Policy(Masked(logp, m.any(-1, keepdim=True).float()), Truncated(mu.tanh(), 0.1 + 0.9 * raw.sigmoid(), c.float()))
+        return Policy(
+            Masked(logp, m.any(-1, keepdim=True).float()), Truncated(mu.tanh(), 0.1 + 0.9 * raw.sigmoid(), c.float())
+        )
+
 
 # %% ../../nbs/31_actor_critic.ipynb #c015
 class Critic(nn.Module):
     "States to two-hot logits of their worth"
-    def __init__(self,
-        d_state:int, # width of an agent state
-        hidden:int, # width of a hidden layer
-        layers:int, # hidden layers
-        bins:int, # of the two-hot code
+
+    def __init__(
+        self,
+        d_state: int,  # width of an agent state
+        hidden: int,  # width of a hidden layer
+        layers: int,  # hidden layers
+        bins: int,  # of the two-hot code
     ):
         super().__init__()
         self.trunk = Trunk(d_state, hidden, layers, bins)
 
-    def forward(self,
-        s:Tensor, # (..., d_state) agent states
-    )->Tensor: # (..., bins) logits
+    def forward(
+        self,
+        s: Tensor,  # (..., d_state) agent states
+    ) -> Tensor:  # (..., bins) logits
         "What states are worth"
         return self.trunk(s)
 
+
 # %% ../../nbs/31_actor_critic.ipynb #c018
 def lambda_return(
-    rew:Tensor, # (..., H) rewards
-    cont:Tensor, # (..., H) probability of going on
-    value:Tensor, # (..., H+1) worth of every state
-    gamma:float, # discount of a step
-    lam:float, # 0 trusts the critic, 1 the dream
-)->Tensor: # (..., H) returns
+    rew: Tensor,  # (..., H) rewards
+    cont: Tensor,  # (..., H) probability of going on
+    value: Tensor,  # (..., H+1) worth of every state
+    gamma: float,  # discount of a step
+    lam: float,  # 0 trusts the critic, 1 the dream
+) -> Tensor:  # (..., H) returns
     "Mix of all n-step returns"
     out, last = [], value[..., -1]
     for t in range(rew.shape[-1] - 1, -1, -1):
@@ -73,29 +85,35 @@ def lambda_return(
         out.append(last)
     return torch.stack(out[::-1], -1)
 
+
 # %% ../../nbs/31_actor_critic.ipynb #c024
 def spread(
-    ret:Tensor, # (K, ...) returns
-)->Tensor: # (K,) per task
+    ret: Tensor,  # (K, ...) returns
+) -> Tensor:  # (K,) per task
     "Distance from the 5th to the 95th percentile"
     x = ret.flatten(1).sort(-1).values
+
     def at(q):
         # a Python position: the size is known without asking the device
         where = q * (x.shape[1] - 1)
         i = int(where)
         return x[:, i].lerp(x[:, min(i + 1, x.shape[1] - 1)], where - i)
+
     return at(0.95) - at(0.05)
+
 
 # %% ../../nbs/31_actor_critic.ipynb #c027
 class ActorCritic(nn.Module):
     "One actor for all tasks, critics per cluster"
-    def __init__(self,
-        cfg:AgentConfig, # settings
-        d_state:int, # Z + D + W, width of an agent state
-        d_cont:int, # d_max, width of the continuous half
-        masks:Tensor, # (K, 18) bool, buttons of each task
-        cmasks:Tensor, # (K, d_max) bool, motors of each task
-        labels:list[int], # cluster of each task, 0..N-1, none of them empty
+
+    def __init__(
+        self,
+        cfg: AgentConfig,  # settings
+        d_state: int,  # Z + D + W, width of an agent state
+        d_cont: int,  # d_max, width of the continuous half
+        masks: Tensor,  # (K, 18) bool, buttons of each task
+        cmasks: Tensor,  # (K, d_max) bool, motors of each task
+        labels: list[int],  # cluster of each task, 0..N-1, none of them empty
     ):
         super().__init__()
         self.cfg, self.twohot = cfg, TwoHot(cfg.bins)
@@ -106,42 +124,47 @@ class ActorCritic(nn.Module):
         self.register_buffer('mask', masks, persistent=False)
         self.register_buffer('cmask', cmasks, persistent=False)
 
-    def state(self,
-        z:Tensor, # (K, ..., Z) what is seen
-        h:Tensor, # (K, ..., D) the memory before it
-        e:Tensor, # (K, W) task vectors
-    )->Tensor: # (K, ..., Z+D+W) agent states
+    def state(
+        self,
+        z: Tensor,  # (K, ..., Z) what is seen
+        h: Tensor,  # (K, ..., D) the memory before it
+        e: Tensor,  # (K, W) task vectors
+    ) -> Tensor:  # (K, ..., Z+D+W) agent states
         "What actor and critic read"
         return join_task(torch.cat([z, h.to(z.dtype)], -1), e)
 
-    def policy(self,
-        z:Tensor, # (K, ..., Z) what is seen
-        h:Tensor, # (K, ..., D) the memory before it
-        e:Tensor, # (K, W) task vectors
-    )->Policy: # over (K, ..., A)
+    def policy(
+        self,
+        z: Tensor,  # (K, ..., Z) what is seen
+        h: Tensor,  # (K, ..., D) the memory before it
+        e: Tensor,  # (K, W) task vectors
+    ) -> Policy:  # over (K, ..., A)
         "What to do here"
         return self.actor(self.state(z, h, e), self.mask, self.cmask)
 
-    def act(self,
-        z:Tensor, # (K, ..., Z) what is seen
-        h:Tensor, # (K, ..., D) the memory before it
-        e:Tensor, # (K, W) task vectors
-        gen:torch.Generator, # draws the action
-    )->Tensor: # (K, ..., A) action vectors
+    def act(
+        self,
+        z: Tensor,  # (K, ..., Z) what is seen
+        h: Tensor,  # (K, ..., D) the memory before it
+        e: Tensor,  # (K, W) task vectors
+        gen: torch.Generator,  # draws the action
+    ) -> Tensor:  # (K, ..., A) action vectors
         "Choose an action"
         return self.policy(z, h, e).sample(gen)
 
     @torch.no_grad()
-    def update_scale(self,
-        ret:Tensor, # (K, M, H) returns
-    )->None:
+    def update_scale(
+        self,
+        ret: Tensor,  # (K, M, H) returns
+    ) -> None:
         "Follow the spread of every task's returns"
         self.scale.lerp_(spread(ret), 1 - self.cfg.scale_decay)
 
-    def losses(self,
-        roll:Rollout, # M dreams of every task
-        e:Tensor, # (K, W) task vectors
-    )->dict[str, Tensor]: # actor, critic: (K, M, H) losses; entropy, ret: (K, M, H) to look at
+    def losses(
+        self,
+        roll: Rollout,  # M dreams of every task
+        e: Tensor,  # (K, W) task vectors
+    ) -> dict[str, Tensor]:  # actor, critic: (K, M, H) losses; entropy, ret: (K, M, H) to look at
         "Judge the dream, and the one who dreamt it; updates the scales"
         c, H = self.cfg, roll.rew.shape[-1]
         s = self.state(roll.z, roll.h, e.detach())
@@ -161,13 +184,14 @@ class ActorCritic(nn.Module):
         return dict(actor=actor, critic=critic, entropy=ent.detach(), ret=ret)
 
     @torch.no_grad()
-    def update_slow(self)->None:
+    def update_slow(self) -> None:
         "Let the slow critics follow"
         torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), 1 - self.cfg.slow_decay)
 
-    def regroup(self,
-        labels:list[int], # new cluster of each task, 0..N-1, none of them empty
-    )->None:
+    def regroup(
+        self,
+        labels: list[int],  # new cluster of each task, 0..N-1, none of them empty
+    ) -> None:
         "Deal the tasks anew; critics and slow copies are copied along"
         self.critic.regroup(labels)
         self.slow.regroup(labels)

@@ -13,161 +13,207 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
 from ..core import counter_seed
+
 
 # %% ../../nbs/32_capture.ipynb #c006
 class Dice:
     "One generator for every purpose, seeded anew for every step"
-    def __init__(self,
-        seed:int,    # of the run
-        device:str,  # where the numbers are drawn
+
+    def __init__(
+        self,
+        seed: int,  # of the run
+        device: str,  # where the numbers are drawn
     ):
         self.seed, self.device, self.known, self.held = seed, device, {}, False
 
-    def __call__(self,
-        purpose:str,  # what is drawn
-        step:int,     # for which step
-    )->torch.Generator: # the same object for the same purpose
+    def __call__(
+        self,
+        purpose: str,  # what is drawn
+        step: int,  # for which step
+    ) -> torch.Generator:  # the same object for the same purpose
         "The generator at the address of a draw"
-        if purpose not in self.known: self.known[purpose] = torch.Generator(self.device)
-        elif self.held: return self.known[purpose]
+        if purpose not in self.known:
+            self.known[purpose] = torch.Generator(self.device)
+        elif self.held:
+            return self.known[purpose]
         return self.known[purpose].manual_seed(counter_seed(self.seed, purpose, step=step))
 
-    def load(self,
-        step:int,  # that is about to be replayed
-    )->None:
+    def load(
+        self,
+        step: int,  # that is about to be replayed
+    ) -> None:
         "Seed everything there is for a step"
-        for purpose, gen in self.known.items(): gen.manual_seed(counter_seed(self.seed, purpose, step=step))
+        for purpose, gen in self.known.items():
+            gen.manual_seed(counter_seed(self.seed, purpose, step=step))
+
 
 # %% ../../nbs/32_capture.ipynb #c009
 class Recorder:
     "Run a function a few times, record what it asks of the device, and replay that from then on"
-    def __init__(self,
-        tape:type|None,  # kind of recording, such as `CardGraph`; None: never record
-        dice:Dice,       # that the function draws with
-        warm:int=3,      # runs before the recording
+
+    def __init__(
+        self,
+        tape: type | None,  # kind of recording, such as `CardGraph`; None: never record
+        dice: Dice,  # that the function draws with
+        warm: int = 3,  # runs before the recording
     ):
         self.tape, self.dice, self.warm = tape, dice, warm
         self.drop()
 
-    def drop(self)->None:
+    def drop(self) -> None:
         "Forget the recording"
         self.key, self.runs, self.graph, self.inputs, self.outputs = None, 0, None, (), None
 
-    def __call__(self,
-        key,             # of everything that is not an input
-        fn:Callable,     # of tensors
-        inputs:tuple,    # (...) the tensors
-        step:int,        # for the dice
-    ):                   # what `fn` gives; after a replay valid until the next one
+    def __call__(
+        self,
+        key,  # of everything that is not an input
+        fn: Callable,  # of tensors
+        inputs: tuple,  # (...) the tensors
+        step: int,  # for the dice
+    ):  # what `fn` gives; after a replay valid until the next one
         "The function's result, whichever way"
-        if self.tape is None: return fn(*inputs)
+        if self.tape is None:
+            return fn(*inputs)
         key = key, *((t.shape, t.dtype, t.device) for t in inputs)
-        if key != self.key: self.drop(); self.key = key
+        if key != self.key:
+            self.drop()
+            self.key = key
         if self.graph is None:
             self.runs += 1
-            if self.runs <= self.warm: return self.tape.aside(lambda: fn(*inputs))
+            if self.runs <= self.warm:
+                return self.tape.aside(lambda: fn(*inputs))
             self.record(fn, inputs)
-        for mine, theirs in zip(self.inputs, inputs): mine.copy_(theirs)
+        for mine, theirs in zip(self.inputs, inputs):
+            mine.copy_(theirs)
         self.dice.load(step)
         self.graph.replay()
         return self.outputs
 
-    def record(self,
-        fn:Callable,   # to be recorded
-        inputs:tuple,  # (...) tensors like those to come
-    )->None:
+    def record(
+        self,
+        fn: Callable,  # to be recorded
+        inputs: tuple,  # (...) tensors like those to come
+    ) -> None:
         "Write down what the function does with tensors that stay where they are"
         self.inputs, graph, self.dice.held = tuple(torch.empty_like(t) for t in inputs), self.tape(), True
-        for mine, theirs in zip(self.inputs, inputs): mine.copy_(theirs)
-        try: self.outputs = graph.record(lambda: fn(*self.inputs), list(self.dice.known.values()))
-        finally: self.dice.held = False
+        for mine, theirs in zip(self.inputs, inputs):
+            mine.copy_(theirs)
+        try:
+            self.outputs = graph.record(lambda: fn(*self.inputs), list(self.dice.known.values()))
+        finally:
+            self.dice.held = False
         self.graph = graph
+
 
 # %% ../../nbs/32_capture.ipynb #c012
 class CardGraph:
     "A recording on a graphics card"
+
     side = None  # stream of the runs before
 
     @classmethod
-    def aside(cls,
-        fn:Callable,  # to be run, not recorded
-    ):                # what it gives
+    def aside(
+        cls,
+        fn: Callable,  # to be run, not recorded
+    ):  # what it gives
         "Run on a stream beside the usual one"
         cls.side, here = cls.side or torch.cuda.Stream(), torch.cuda.current_stream()
         cls.side.wait_stream(here)
-        with torch.cuda.stream(cls.side): out = fn()
+        with torch.cuda.stream(cls.side):
+            out = fn()
         here.wait_stream(cls.side)
         return out
 
-    def record(self,
-        fn:Callable,       # to be recorded
-        generators:list,   # that it may draw from
-    ):                     # tensors that every replay fills
+    def record(
+        self,
+        fn: Callable,  # to be recorded
+        generators: list,  # that it may draw from
+    ):  # tensors that every replay fills
         "Write down, carry out nothing"
         self.graph = torch.cuda.CUDAGraph()
-        for gen in generators: self.graph.register_generator_state(gen)
-        with torch.cuda.graph(self.graph, capture_error_mode='thread_local'): return fn()
+        for gen in generators:
+            self.graph.register_generator_state(gen)
+        with torch.cuda.graph(self.graph, capture_error_mode='thread_local'):
+            return fn()
 
-    def replay(self)->None:
+    def replay(self) -> None:
         "Carry out"
         self.graph.replay()
+
 
 # %% ../../nbs/32_capture.ipynb #c014
 class Tape(TorchDispatchMode):
     "A recording on the processor: every operator with its arguments and results"
+
     def __init__(self):
         super().__init__()
         self.calls, self.before, self.own = [], {}, set()
 
     @staticmethod
     def aside(
-        fn:Callable,  # to be run, not recorded
-    ):                # what it gives
+        fn: Callable,  # to be run, not recorded
+    ):  # what it gives
         "Run; there is only one place to do it"
         return fn()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default: raise RuntimeError('a recording cannot ask for a number')
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError('a recording cannot ask for a number')
         for t in self.written(func, args, kwargs or {}):
             store = t.untyped_storage()
-            if store.data_ptr() not in self.own: self.before.setdefault(store.data_ptr(), (store, store.clone()))
+            if store.data_ptr() not in self.own:
+                self.before.setdefault(store.data_ptr(), (store, store.clone()))
         out = func(*args, **kwargs or {})
         known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         self.own |= {t.untyped_storage().data_ptr() for t in tree_leaves(out) if isinstance(t, Tensor)} - known
         self.calls.append((func, args, kwargs or {}, out))
         return out
 
-    def written(self,
-        func,         # an operator
-        args:tuple,   # its arguments
-        kwargs:dict,  # those with names
-    )->list[Tensor]:  # (...) those it changes in place
+    def written(
+        self,
+        func,  # an operator
+        args: tuple,  # its arguments
+        kwargs: dict,  # those with names
+    ) -> list[Tensor]:  # (...) those it changes in place
         "Which arguments an operator overwrites"
         # the oldest form of batch norm does not say that it changes its running statistics
-        if func._schema.name == 'aten::native_batch_norm': return [t for t in args[3:5] if t is not None]
+        if func._schema.name == 'aten::native_batch_norm':
+            return [t for t in args[3:5] if t is not None]
         given = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
         names = [a.name for a in func._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
         return [t for name in names for t in tree_leaves(given.get(name)) if isinstance(t, Tensor)]
 
-    def record(self,
-        fn:Callable,      # to be recorded
-        generators:list,  # that it may draw from; they need no registration here
-    ):                    # tensors that every replay fills
+    def record(
+        self,
+        fn: Callable,  # to be recorded
+        generators: list,  # that it may draw from; they need no registration here
+    ):  # tensors that every replay fills
         "Write down, and leave no trace"
-        with self: out = fn()
-        for store, was in self.before.values(): store.copy_(was)
+        with self:
+            out = fn()
+        for store, was in self.before.values():
+            store.copy_(was)
         return out
 
     @torch.no_grad()
-    def replay(self)->None:
+    def replay(self) -> None:
         "Call every operator again"
         for func, args, kwargs, out in self.calls:
             for old, new in zip(tree_leaves(out), tree_leaves(func(*args, **kwargs))):
                 # a view, or the argument itself, is in its place already
-                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr(): old.copy_(new)
+                if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
 
-    def orders(self)->list[str]: # names such as 'aten::mm'
+    def orders(self) -> list[str]:  # names such as 'aten::mm'
         "Operators on the tape that compute or write something"
-        made = lambda args, out: {t.data_ptr() for t in tree_leaves(out) if isinstance(t, Tensor)} - {t.data_ptr() for t in tree_leaves(args) if isinstance(t, Tensor)}
-        return [f._schema.name for f, args, kwargs, out in self.calls if made((args, kwargs), out) or self.written(f, args, kwargs)]
+        made = lambda args, out: (
+            {t.data_ptr() for t in tree_leaves(out) if isinstance(t, Tensor)}
+            - {t.data_ptr() for t in tree_leaves(args) if isinstance(t, Tensor)}
+        )
+        return [
+            f._schema.name
+            for f, args, kwargs, out in self.calls
+            if made((args, kwargs), out) or self.written(f, args, kwargs)
+        ]

@@ -8,71 +8,82 @@ __all__ = ['spread_over', 'Masked', 'ndtr', 'npdf', 'Truncated', 'Policy']
 # %% ../../nbs/30_distributions.ipynb #c002
 import math
 from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 # %% ../../nbs/30_distributions.ipynb #c003
 from ..core import N_DISCRETE, sample_onehot
 
+
 # %% ../../nbs/30_distributions.ipynb #c008
 def spread_over(
-    m:Tensor, # (K, A) one row per task
-    ndim:int, # axes of the tensor it should meet
-)->Tensor: # (K, 1, ..., 1, A)
+    m: Tensor,  # (K, A) one row per task
+    ndim: int,  # axes of the tensor it should meet
+) -> Tensor:  # (K, 1, ..., 1, A)
     "Let one row per task broadcast over the middle axes"
     return m.reshape(m.shape[0], *[1] * (ndim - 2), m.shape[-1])
+
 
 # %% ../../nbs/30_distributions.ipynb #c013
 @dataclass(frozen=True)
 class Masked:
     "Buttons: a categorical distribution over those a task has"
-    logp:Tensor # (K, ..., 18) log-probabilities, -1e9 where there is no button
-    used:Tensor # (K, ..., 1) 1 if the task has buttons at all, else 0
 
-    def sample(self,
-        gen:torch.Generator, # draws the button
-    )->Tensor: # (K, ..., 18) one-hot, or zeros
+    logp: Tensor  # (K, ..., 18) log-probabilities, -1e9 where there is no button
+    used: Tensor  # (K, ..., 1) 1 if the task has buttons at all, else 0
+
+    def sample(
+        self,
+        gen: torch.Generator,  # draws the button
+    ) -> Tensor:  # (K, ..., 18) one-hot, or zeros
         "Press one"
         return sample_onehot(self.logp.exp(), gen) * self.used
 
-    def log_prob(self,
-        one:Tensor, # (K, ..., 18) one-hot, or zeros
-    )->Tensor: # (K, ...) 0 where nothing was pressed
+    def log_prob(
+        self,
+        one: Tensor,  # (K, ..., 18) one-hot, or zeros
+    ) -> Tensor:  # (K, ...) 0 where nothing was pressed
         "How likely that was"
         return (one * self.logp).sum(-1)
 
-    def entropy(self)->Tensor: # (K, ...) 0 where there is nothing to press
+    def entropy(self) -> Tensor:  # (K, ...) 0 where there is nothing to press
         "How open the choice is"
         return -(self.logp.exp() * self.logp).sum(-1) * self.used[..., 0]
 
+
 # %% ../../nbs/30_distributions.ipynb #c018
 def ndtr(
-    x:Tensor, # (...) any numbers
-)->Tensor: # (...) in [0, 1]
+    x: Tensor,  # (...) any numbers
+) -> Tensor:  # (...) in [0, 1]
     "Distribution function of the standard normal"
     return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
+
 def npdf(
-    x:Tensor, # (...) any numbers
-)->Tensor: # (...) positive
+    x: Tensor,  # (...) any numbers
+) -> Tensor:  # (...) positive
     "Density of the standard normal"
     return torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
 
 # %% ../../nbs/30_distributions.ipynb #c021
 @dataclass(frozen=True)
 class Truncated:
     "Motors: independent normals cut off at -1 and 1"
-    mu:Tensor    # (K, ..., d_max) in [-1, 1]
-    sigma:Tensor # (K, ..., d_max) positive
-    used:Tensor  # (K, ..., d_max) 1 where the task has a motor, else 0
 
-    def ends(self)->tuple[Tensor, Tensor]: # (K, ..., d_max) each
+    mu: Tensor  # (K, ..., d_max) in [-1, 1]
+    sigma: Tensor  # (K, ..., d_max) positive
+    used: Tensor  # (K, ..., d_max) 1 where the task has a motor, else 0
+
+    def ends(self) -> tuple[Tensor, Tensor]:  # (K, ..., d_max) each
         "Where -1 and 1 lie, in units of sigma"
         return (-1 - self.mu) / self.sigma, (1 - self.mu) / self.sigma
 
-    def sample(self,
-        gen:torch.Generator, # draws the values
-    )->Tensor: # (K, ..., d_max) in [-1, 1], 0 where there is no motor
+    def sample(
+        self,
+        gen: torch.Generator,  # draws the values
+    ) -> Tensor:  # (K, ..., d_max) in [-1, 1], 0 where there is no motor
         "Turn them"
         low, high = map(ndtr, self.ends())
         p = low + torch.rand(self.mu.shape, generator=gen, device=self.mu.device) * (high - low)
@@ -80,40 +91,45 @@ class Truncated:
         x = self.mu + self.sigma * math.sqrt(2) * torch.erfinv((2 * p - 1).clamp(-1 + 1e-6, 1 - 1e-6))
         return x.clamp(-1, 1) * self.used
 
-    def log_prob(self,
-        x:Tensor, # (K, ..., d_max) in [-1, 1]
-    )->Tensor: # (K, ...) log-density of the motors that exist
+    def log_prob(
+        self,
+        x: Tensor,  # (K, ..., d_max) in [-1, 1]
+    ) -> Tensor:  # (K, ...) log-density of the motors that exist
         "How likely that was"
         (a, b), u = self.ends(), (x - self.mu) / self.sigma
         lp = -0.5 * u * u - math.log(math.sqrt(2 * math.pi)) - self.sigma.log() - (ndtr(b) - ndtr(a)).log()
         return (lp * self.used).sum(-1)
 
-    def entropy(self)->Tensor: # (K, ...) of the motors that exist; may be negative
+    def entropy(self) -> Tensor:  # (K, ...) of the motors that exist; may be negative
         "How open the choice is"
         a, b = self.ends()
         Z = ndtr(b) - ndtr(a)
         ent = 0.5 * math.log(2 * math.pi * math.e) + (self.sigma * Z).log() + (a * npdf(a) - b * npdf(b)) / (2 * Z)
         return (ent * self.used).sum(-1)
 
+
 # %% ../../nbs/30_distributions.ipynb #c029
 @dataclass(frozen=True)
 class Policy:
     "A distribution over action vectors"
-    disc:Masked    # first 18 entries
-    cont:Truncated # the rest
 
-    def sample(self,
-        gen:torch.Generator, # draws both halves
-    )->Tensor: # (K, ..., A) action vectors
+    disc: Masked  # first 18 entries
+    cont: Truncated  # the rest
+
+    def sample(
+        self,
+        gen: torch.Generator,  # draws both halves
+    ) -> Tensor:  # (K, ..., A) action vectors
         "Choose"
         return torch.cat([self.disc.sample(gen), self.cont.sample(gen)], -1)
 
-    def log_prob(self,
-        act:Tensor, # (K, ..., A) action vectors
-    )->Tensor: # (K, ...)
+    def log_prob(
+        self,
+        act: Tensor,  # (K, ..., A) action vectors
+    ) -> Tensor:  # (K, ...)
         "How likely that choice was"
         return self.disc.log_prob(act[..., :N_DISCRETE]) + self.cont.log_prob(act[..., N_DISCRETE:])
 
-    def entropy(self)->Tensor: # (K, ...)
+    def entropy(self) -> Tensor:  # (K, ...)
         "How open the choice is"
         return self.disc.entropy() + self.cont.entropy()

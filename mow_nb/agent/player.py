@@ -6,105 +6,122 @@
 __all__ = ['Lent', 'Agent']
 
 # %% ../../nbs/33_player.ipynb #c002
-import numpy as np, torch
+import numpy as np
+import torch
 
 # %% ../../nbs/33_player.ipynb #c003
 from einops import rearrange
 from torch import Tensor
-from ..core import ConfigError
-from ..model.world_model import WorldModel
+
 from .actor_critic import ActorCritic
 from .capture import Dice, Recorder
+from ..core import ConfigError
+from ..model.world_model import WorldModel
+
 
 # %% ../../nbs/33_player.ipynb #c006
 class Lent(Dice):
     "One generator that draws what another one would draw next"
-    def __init__(self,
-        device:torch.device,  # where the numbers are drawn
+
+    def __init__(
+        self,
+        device: torch.device,  # where the numbers are drawn
     ):
         super().__init__(0, device)
         self.known = dict(act=torch.Generator(device))
 
-    def load(self,
-        gen:torch.Generator,  # the other one
-    )->None:
+    def load(
+        self,
+        gen: torch.Generator,  # the other one
+    ) -> None:
         "Stand where it stands"
         self.known['act'].set_state(gen.get_state())
+
 
 # %% ../../nbs/33_player.ipynb #c007
 class Agent:
     "Plays all K tasks at once, remembering the last steps of each"
-    def __init__(self,
-        world:WorldModel,    # eyes and memory
-        critic:ActorCritic,  # hands
-        context:int,         # L, steps remembered
-        updates:int=0,       # how far it was trained
-        tape:type|None=None, # kind of recording, such as `CardGraph`; None: never record
+
+    def __init__(
+        self,
+        world: WorldModel,  # eyes and memory
+        critic: ActorCritic,  # hands
+        context: int,  # L, steps remembered
+        updates: int = 0,  # how far it was trained
+        tape: type | None = None,  # kind of recording, such as `CardGraph`; None: never record
     ):
         self.world, self.critic, self.context, self.updates = world, critic, context, updates
         self.recorder = Recorder(tape, Lent(world.embed.device))
         self.reset()
 
-    def reset(self)->None:
+    def reset(self) -> None:
         "Forget everything"
         w = self.world
         self.z = w.embed.new_zeros(w.tasks, 1, 0, w.d_z)
         self.a = w.embed.new_zeros(w.tasks, 1, 0, w.d_act)
 
-    def __repr__(self)->str: # one line
+    def __repr__(self) -> str:  # one line
         "Tasks, weights, updates and memory in words"
         weights = sum(p.numel() for m in (self.world, self.critic) for p in m.parameters())
         K = self.world.tasks
-        return (f"Agent(plays {K} task{'s' * (K > 1)}, {weights:,} weights after {self.updates:,} updates, "
-                f"remembers {self.context} steps, on {self.world.embed.device})")
+        return (
+            f"Agent(plays {K} task{'s' * (K > 1)}, {weights:,} weights after {self.updates:,} updates, "
+            f"remembers {self.context} steps, on {self.world.embed.device})"
+        )
 
-    def recall(self,
-        e:Tensor,    # (K, W) task vectors
-        z:Tensor,    # (K, 1, T, Z) remembered latents
-        a:Tensor,    # (K, 1, T, A) remembered actions
-    )->Tensor:       # (K, 1, 1, D)
+    def recall(
+        self,
+        e: Tensor,  # (K, W) task vectors
+        z: Tensor,  # (K, 1, T, Z) remembered latents
+        a: Tensor,  # (K, 1, T, A) remembered actions
+    ) -> Tensor:  # (K, 1, 1, D)
         "What the remembered steps amount to"
         dyn = self.world.dyn
-        if not z.shape[2]: return e.new_zeros(len(e), 1, 1, dyn.width)
+        if not z.shape[2]:
+            return e.new_zeros(len(e), 1, 1, dyn.width)
         return dyn(z, a, e, dyn.memory(dyn.route(e)))[0][:, :, -1:]
 
-    def step(self,
-        gen:torch.Generator,  # source of the draws
-        obs:Tensor,           # (K, H, W, 3) uint8 pictures; here H and W are height and width
-        z:Tensor,             # (K, 1, T, Z) remembered latents
-        a:Tensor,             # (K, 1, T, A) remembered actions
-    )->tuple[Tensor, Tensor, Tensor]: # (K, A) action vectors, and both memories with the present step
+    def step(
+        self,
+        gen: torch.Generator,  # source of the draws
+        obs: Tensor,  # (K, H, W, 3) uint8 pictures; here H and W are height and width
+        z: Tensor,  # (K, 1, T, Z) remembered latents
+        a: Tensor,  # (K, 1, T, A) remembered actions
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (K, A) action vectors, and both memories with the present step
         "Look, remember, choose, as a function of tensors"
         w, x = self.world.eval(), obs.float().div_(255)
         e = w.task_vectors()
         new = w.encode(rearrange(x, 'k h w c -> k 1 1 c h w'), e, gen)[1]
         chosen = self.critic.act(new, self.recall(e, z, a), e, gen)
-        z, a = (torch.cat(pair, 2)[:, :, -self.context:] for pair in ((z, new), (a, chosen)))
+        z, a = (torch.cat(pair, 2)[:, :, -self.context :] for pair in ((z, new), (a, chosen)))
         return chosen[:, 0, 0].float(), z, a
 
     @torch.no_grad()
-    def act(self,
-        obs:np.ndarray,        # (K, H, W, 3) uint8 pictures, one per task; here H and W are height and width
-        gen:torch.Generator,   # source of the draws, on the model's device
-    )->np.ndarray:             # (K, A) float32 action vectors
+    def act(
+        self,
+        obs: np.ndarray,  # (K, H, W, 3) uint8 pictures, one per task; here H and W are height and width
+        gen: torch.Generator,  # source of the draws, on the model's device
+    ) -> np.ndarray:  # (K, A) float32 action vectors
         "Look, remember, choose"
         w, size = self.world, self.world.cfg.vae.size
-        if obs.shape != (w.tasks, size, size, 3): raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.tasks, size, size, 3)}')
+        if obs.shape != (w.tasks, size, size, 3):
+            raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.tasks, size, size, 3)}')
         x, dice = torch.from_numpy(obs).to(w.embed.device), self.recorder.dice
         step = lambda *tensors: self.step(dice.known['act'] if dice.held else gen, *tensors)
         chosen, self.z, self.a = self.recorder('act', step, (x, self.z, self.a), gen)
         # copied even on the processor: the next replay writes where this one did
         return np.array(chosen.cpu())
 
-    def state_dict(self)->dict[str, Tensor]: # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
+    def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
         "The memory"
         groups = self.world.cfg.vae.groups
         z = rearrange(self.z, 'k 1 t (g c) -> k t g c', g=groups).argmax(-1)
         return dict(z=z.to(torch.uint8), act=self.a[:, 0])
 
-    def load_state_dict(self,
-        state:dict[str, Tensor],  # from `state_dict`
-    )->None:
+    def load_state_dict(
+        self,
+        state: dict[str, Tensor],  # from `state_dict`
+    ) -> None:
         "Remember again"
         classes, device = self.world.cfg.vae.classes, self.world.embed.device
         z = torch.nn.functional.one_hot(state['z'].long(), classes).to(device, torch.float32)

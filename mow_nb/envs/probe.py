@@ -7,41 +7,53 @@ __all__ = ['NotANumber', 'NoPicture', 'BadAnswer', 'picture_of', 'ask', 'by_id']
 
 # %% ../../nbs/14_probe.ipynb #c002
 import importlib
+
 import numpy as np
+
 
 # %% ../../nbs/14_probe.ipynb #c005
 class NotANumber(Exception):
     "A reward or an observation is NaN or infinite"
 
+
 class NoPicture(Exception):
     "An environment that cannot be seen"
+
 
 class BadAnswer(Exception):
     "An environment that does not answer as gymnasium's do"
 
+
 # %% ../../nbs/14_probe.ipynb #c007
 def picture_of(
-    obs,             # what an environment showed
-)->np.ndarray|None:  # (H, W, 3) uint8; None if there is no picture in it
+    obs,  # what an environment showed
+) -> np.ndarray | None:  # (H, W, 3) uint8; None if there is no picture in it
     "The picture in an observation"
     if isinstance(obs, dict):
         found = [p for p in map(picture_of, obs.values()) if p is not None]
         return found[0] if len(found) == 1 else None
-    if not isinstance(obs, np.ndarray) or obs.dtype != np.uint8 or not obs.size: return None
-    if obs.ndim == 4 and len(obs) <= 16: return picture_of(obs[-1])
+    if not isinstance(obs, np.ndarray) or obs.dtype != np.uint8 or not obs.size:
+        return None
+    if obs.ndim == 4 and len(obs) <= 16:
+        return picture_of(obs[-1])
     if obs.ndim == 3:
-        if obs.shape[-1] == 3: return obs
-        if obs.shape[0] == 3: return obs.transpose(1, 2, 0)
-        if obs.shape[-1] == 1: obs = obs[..., 0]
-        elif len(obs) <= 16 < min(obs.shape[1:]): obs = obs[-1]
+        if obs.shape[-1] == 3:
+            return obs
+        if obs.shape[0] == 3:
+            return obs.transpose(1, 2, 0)
+        if obs.shape[-1] == 1:
+            obs = obs[..., 0]
+        elif len(obs) <= 16 < min(obs.shape[1:]):
+            obs = obs[-1]
     return np.repeat(obs[..., None], 3, -1) if obs.ndim == 2 and min(obs.shape) > 1 else None
+
 
 # %% ../../nbs/14_probe.ipynb #c010
 def ask(
-    env,       # a gymnasium environment, or anything with its `reset` and `step`
-    what:str,  # 'reset' or 'step'
-    x,         # a seed, or an action
-)->tuple:      # picture (H, W, 3) uint8, then for a step reward, terminated, truncated; then info, plain numbers only
+    env,  # a gymnasium environment, or anything with its `reset` and `step`
+    what: str,  # 'reset' or 'step'
+    x,  # a seed, or an action
+) -> tuple:  # picture (H, W, 3) uint8, then for a step reward, terminated, truncated; then info, plain numbers only
     "One question to an environment"
     answer = env.reset(seed=x) if what == 'reset' else env.step(x)
     parts = dict(reset='observation, info', step='observation, reward, terminated, truncated, info')[what]
@@ -49,43 +61,65 @@ def ask(
         told = f'{len(answer)} values' if isinstance(answer, tuple) else _kind(answer)
         raise BadAnswer(f'{what} must return ({parts}), as gymnasium has it; it returned {told}')
     obs, *rest, info = answer
-    if rest: rest = _reward(rest[0]), bool(rest[1]), bool(rest[2])
-    if isinstance(obs, np.ndarray) and obs.dtype.kind == 'f' and not np.isfinite(obs).all(): raise NotANumber('the observation is not finite')
-    if not isinstance(info := {} if info is None else info, dict): raise BadAnswer(f'info must be a dict, not {_kind(info)}')
-    numbers = {k: np.asarray(v).item() for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))}
+    if rest:
+        rest = _reward(rest[0]), bool(rest[1]), bool(rest[2])
+    if isinstance(obs, np.ndarray) and obs.dtype.kind == 'f' and not np.isfinite(obs).all():
+        raise NotANumber('the observation is not finite')
+    if not isinstance(info := {} if info is None else info, dict):
+        raise BadAnswer(f'info must be a dict, not {_kind(info)}')
+    numbers = {
+        k: np.asarray(v).item() for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))
+    }
     numbers.pop('fault', None)
     return np.ascontiguousarray(_picture(env, obs)), *rest, numbers
 
+
 def _reward(x):
     "A reward as a number"
-    try: rew = float(np.asarray(x, float).reshape(()))
-    except (TypeError, ValueError): raise BadAnswer(f'the reward must be a number, not {_kind(x)}') from None
-    if x is None: raise BadAnswer('the reward must be a number, not nothing')
-    if not np.isfinite(rew): raise NotANumber(f'the reward is {rew}')
+    try:
+        rew = float(np.asarray(x, float).reshape(()))
+    except (TypeError, ValueError):
+        raise BadAnswer(f'the reward must be a number, not {_kind(x)}') from None
+    if x is None:
+        raise BadAnswer('the reward must be a number, not nothing')
+    if not np.isfinite(rew):
+        raise NotANumber(f'the reward is {rew}')
     return rew
+
 
 def _picture(env, obs):
     "What is seen: the observation if that is a picture, else what the environment draws"
-    if (picture := picture_of(obs)) is not None: return picture
-    try: drawn = env.render()
-    except (AttributeError, NotImplementedError): drawn = None
+    if (picture := picture_of(obs)) is not None:
+        return picture
+    try:
+        drawn = env.render()
+    except (AttributeError, NotImplementedError):
+        drawn = None
     if (picture := picture_of(drawn)) is None:
-        raise NoPicture(f'an environment needs pictures of bytes, uint8 (H, W, 3), as observations or from render_mode="rgb_array"; this one shows {_kind(obs)} and draws {_kind(drawn)}')
+        raise NoPicture(
+            f'an environment needs pictures of bytes, uint8 (H, W, 3), as observations or from render_mode="rgb_array"; this one shows {_kind(obs)} and draws {_kind(drawn)}'
+        )
     return picture
+
 
 def _kind(x):
     "What something is, in a few words"
-    if isinstance(x, dict): return f"a dict of {', '.join(f'{k}: {_kind(v)}' for k, v in x.items())}"[:200]
+    if isinstance(x, dict):
+        return f"a dict of {', '.join(f'{k}: {_kind(v)}' for k, v in x.items())}"[:200]
     return f'{x.dtype} {x.shape}' if isinstance(x, np.ndarray) else 'nothing' if x is None else f'a {type(x).__name__}'
+
 
 # %% ../../nbs/14_probe.ipynb #c015
 def by_id(
-    name:str,  # a gymnasium id; 'module:id' imports a module first
-):             # the environment, which draws if it can
+    name: str,  # a gymnasium id; 'module:id' imports a module first
+):  # the environment, which draws if it can
     "The environment that gymnasium knows under a name"
     gym = importlib.import_module('gymnasium')
-    if name.startswith('ALE/'): importlib.import_module('ale_py')  # whose import makes them known
-    try: return gym.make(name, render_mode='rgb_array')
+    if name.startswith('ALE/'):
+        importlib.import_module('ale_py')  # whose import makes them known
+    try:
+        return gym.make(name, render_mode='rgb_array')
     except TypeError as e:
-        if 'render_mode' not in str(e): raise
+        if 'render_mode' not in str(e):
+            raise
         return gym.make(name)

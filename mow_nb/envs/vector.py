@@ -6,30 +6,37 @@
 __all__ = ['make_env', 'replay_episode', 'Steps', 'Episode', 'Pool']
 
 # %% ../../nbs/17_vector.ipynb #c002
-import sys, zlib
+import sys
+import zlib
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
 import numpy as np
-from .wrappers import AtariEnv, Env, GymEnv, RemoteEnv
-from ..core import ConfigError, EnvError, N_DISCRETE, counter_seed
-from .pocket import PocketEnv
+
+from ..core import N_DISCRETE, ConfigError, EnvError, counter_seed
 from .metaworld import RobotEnv, choose_gl
-from .steer import SteerEnv
-from .tasks import PROTOCOLS, AtariProtocol, Task, maker, random_actions
+from .pocket import PocketEnv
 from .probe import by_id
+from .steer import SteerEnv
+from .tasks import AtariProtocol, Task, maker, random_actions
 from .workers import Apart
+from .wrappers import AtariEnv, Env, GymEnv, RemoteEnv
+
 
 # %% ../../nbs/17_vector.ipynb #c005
 def _user_env(task):
     "The gymnasium environment of a registered task"
     make = maker(task)
-    try: env = by_id(make) if isinstance(make, str) else make()
+    try:
+        env = by_id(make) if isinstance(make, str) else make()
     except (Exception, SystemExit) as e:
         words = ' '.join(str(e).split())
         raise ConfigError(f"task '{task.name}': its environment cannot be made ({type(e).__name__}: {words})") from e
-    if env is None: raise ConfigError(f"task '{task.name}': the function that should make its environment returned nothing")
+    if env is None:
+        raise ConfigError(f"task '{task.name}': the function that should make its environment returned nothing")
     return env
+
 
 def _robot(task, size, options):
     "How a worker makes a robot"
@@ -37,112 +44,148 @@ def _robot(task, size, options):
     shared = ('mow_nb.envs.metaworld:load_library',) if choose_gl() == 'osmesa' else ('gymnasium',)
     return Apart(partial(RobotEnv, task.name, size, **options), preload=shared)
 
+
 def make_env(
-    task:Task,       # which task
-    size:int=64,     # pixels of a side
-    protocol:AtariProtocol=AtariProtocol(),  # rules of Atari, for Atari tasks
-    robots:dict|None=None,  # options of `robots.RobotEnv`, for robot tasks; None = its own
-)->Env:              # ready to be reset
+    task: Task,  # which task
+    size: int = 64,  # pixels of a side
+    protocol: AtariProtocol = AtariProtocol(),  # rules of Atari, for Atari tasks
+    robots: dict | None = None,  # options of `robots.RobotEnv`, for robot tasks; None = its own
+) -> Env:  # ready to be reset
     "The environment of a task"
-    if task.suite == 'atari100k': return AtariEnv(task, size, protocol)
-    if task.suite in ('pocket', 'steer'): return GymEnv(task, dict(pocket=PocketEnv, steer=SteerEnv)[task.suite](task, -(-size // 32) * 32), size)
-    if task.suite == 'metaworld': return RemoteEnv(task, _robot(task, size, robots or {}), size)
-    if task.suite == 'user': return RemoteEnv(task, apart, size) if isinstance(apart := maker(task), Apart) else GymEnv(task, _user_env(task), size)
+    if task.suite == 'atari100k':
+        return AtariEnv(task, size, protocol)
+    if task.suite in ('pocket', 'steer'):
+        return GymEnv(task, dict(pocket=PocketEnv, steer=SteerEnv)[task.suite](task, -(-size // 32) * 32), size)
+    if task.suite == 'metaworld':
+        return RemoteEnv(task, _robot(task, size, robots or {}), size)
+    if task.suite == 'user':
+        return (
+            RemoteEnv(task, apart, size)
+            if isinstance(apart := maker(task), Apart)
+            else GymEnv(task, _user_env(task), size)
+        )
     raise ConfigError(f"no environments for suite '{task.suite}' of task '{task.name}'")
+
 
 # %% ../../nbs/17_vector.ipynb #c014
 def replay_episode(
-    env:Env,              # of the same task
-    seed:int,             # seed of the episode
-    actions:np.ndarray,   # (n, A) its actions so far
-)->tuple[np.ndarray, float]:  # (size, size, 3) uint8 picture it stands at; sum of rewards so far
+    env: Env,  # of the same task
+    seed: int,  # seed of the episode
+    actions: np.ndarray,  # (n, A) its actions so far
+) -> tuple[np.ndarray, float]:  # (size, size, 3) uint8 picture it stands at; sum of rewards so far
     "Bring an environment to where an episode was left"
     for _ in range(3):  # a worker that fails on the way gets another chance
-        (obs, info), total = env.reset(seed), 0.
+        (obs, info), total = env.reset(seed), 0.0
         for i, action in enumerate(actions):
             obs, rew, terminated, truncated, info = env.step(action)
             total += rew
-            if terminated or truncated: break
-        else: return obs, total
-        if 'fault' not in info: break
+            if terminated or truncated:
+                break
+        else:
+            return obs, total
+        if 'fault' not in info:
+            break
     raise EnvError(f"task '{env.task.name}': an open episode ended at action {i + 1} of {len(actions)} when replayed")
+
 
 # %% ../../nbs/17_vector.ipynb #c017
 @dataclass(frozen=True)
 class Steps:
     "One step of every task, as the replay stores it"
-    obs:np.ndarray   # (K, H, W, 3) uint8, before the action
-    act:np.ndarray   # (K, A) float32
-    rew:np.ndarray   # (K,) float32, after the action
-    cont:np.ndarray  # (K,) float32, 0 where terminated or a life was lost, else 1
-    done:np.ndarray  # (K,) bool, the episode is over and the next picture begins another
+
+    obs: np.ndarray  # (K, H, W, 3) uint8, before the action
+    act: np.ndarray  # (K, A) float32
+    rew: np.ndarray  # (K,) float32, after the action
+    cont: np.ndarray  # (K,) float32, 0 where terminated or a life was lost, else 1
+    done: np.ndarray  # (K,) bool, the episode is over and the next picture begins another
+
 
 class Episode(NamedTuple):
     "An episode that is over"
-    task:str    # name of the task
-    ret:float   # sum of its rewards
-    length:int  # steps it took
-    success:bool|None = None      # was the goal reached at any time? None if the task knows no success
-    success_end:bool|None = None  # and at the last step?
-    broken:bool = False           # the environment failed, and what it would have come to is unknown
+
+    task: str  # name of the task
+    ret: float  # sum of its rewards
+    length: int  # steps it took
+    success: bool | None = None  # was the goal reached at any time? None if the task knows no success
+    success_end: bool | None = None  # and at the last step?
+    broken: bool = False  # the environment failed, and what it would have come to is unknown
+
 
 # %% ../../nbs/17_vector.ipynb #c019
 class Pool:
     "One environment per task, stepped together"
-    def __init__(self,
-        tasks:tuple[Task, ...],  # K tasks
-        seed:int=0,              # of the run
-        size:int=64,             # pixels of a side
-        protocol:AtariProtocol=AtariProtocol(),  # rules of Atari
-        purpose:str='episode',   # keeps evaluation apart from training
-        robots:dict|None=None,   # options of robot tasks
+
+    def __init__(
+        self,
+        tasks: tuple[Task, ...],  # K tasks
+        seed: int = 0,  # of the run
+        size: int = 64,  # pixels of a side
+        protocol: AtariProtocol = AtariProtocol(),  # rules of Atari
+        purpose: str = 'episode',  # keeps evaluation apart from training
+        robots: dict | None = None,  # options of robot tasks
     ):
         self.tasks, self.seed, self.purpose = tuple(tasks), seed, purpose
         K, self.envs = len(self.tasks), []
-        self.episode, self.acts, self.ret, self.success, self.finished = [-1] * K, [None] * K, [0.] * K, [None] * K, []
+        self.episode, self.acts, self.ret, self.success, self.finished = [-1] * K, [None] * K, [0.0] * K, [None] * K, []
         self.played, self.lost = 0, [0] * K
         try:
-            for t in self.tasks: self.envs.append(make_env(t, size, protocol, robots))
+            for t in self.tasks:
+                self.envs.append(make_env(t, size, protocol, robots))
             self.obs = np.stack([self.restart(k) for k in range(K)])
-        except BaseException: self.close(); raise
+        except BaseException:
+            self.close()
+            raise
 
     def _seed(self, k):
         "Seed of the present episode of task k"
         return counter_seed(self.seed, self.purpose, self.tasks[k].name, self.episode[k])
 
-    def restart(self,
-        k:int,       # index of a task
-    )->np.ndarray:   # (size, size, 3) uint8 first picture of its next episode
+    def restart(
+        self,
+        k: int,  # index of a task
+    ) -> np.ndarray:  # (size, size, 3) uint8 first picture of its next episode
         "Give up the episode of a task and begin its next"
-        self.episode[k], self.acts[k], self.ret[k], self.success[k] = self.episode[k] + 1, [], 0., (None, None)
+        self.episode[k], self.acts[k], self.ret[k], self.success[k] = self.episode[k] + 1, [], 0.0, (None, None)
         return self.envs[k].reset(self._seed(k))[0]
 
     @property
-    def faults(self)->dict: # task -> kind -> how often, for tasks that ever failed
+    def faults(self) -> dict:  # task -> kind -> how often, for tasks that ever failed
         "Failures that were survived"
         return {t.name: dict(env.faults) for t, env in zip(self.tasks, self.envs) if env.faults}
 
-    def close(self)->None:
+    def close(self) -> None:
         "Close every environment"
-        for env in self.envs: env.close()
+        for env in self.envs:
+            env.close()
 
     def step(
         self,
-        actions:np.ndarray,  # (K, A) one shared action vector per task
-    )->Steps:                # what happened, each entry with a task axis
+        actions: np.ndarray,  # (K, A) one shared action vector per task
+    ) -> Steps:  # what happened, each entry with a task axis
         "Step every task once"
         actions = np.asarray(actions, np.float32)
         before, rew, cont, done = self.obs, *(np.zeros(len(self.tasks), t) for t in (np.float32, np.float32, bool))
-        for env, action in zip(self.envs, actions): env.send(action)
+        for env, action in zip(self.envs, actions):
+            env.send(action)
         after, broken = np.empty_like(before), [False] * len(self.tasks)
         for k, env in enumerate(self.envs):
             after[k], rew_k, terminated, truncated, info = env.recv()
-            self.acts[k].append(actions[k, :N_DISCRETE + env.task.d_cont].copy())
-            rew[k], self.ret[k] = rew_k, self.ret[k] + rew_k  # the sum keeps full precision: resuming compares it exactly
-            cont[k], done[k], broken[k] = not (terminated or info['life_lost']), terminated or truncated, 'fault' in info
-            if 'success' in info: self.success[k] = bool(self.success[k][0] or info['success']), bool(info['success'])
+            self.acts[k].append(actions[k, : N_DISCRETE + env.task.d_cont].copy())
+            rew[k], self.ret[k] = (
+                rew_k,
+                self.ret[k] + rew_k,
+            )  # the sum keeps full precision: resuming compares it exactly
+            cont[k], done[k], broken[k] = (
+                not (terminated or info['life_lost']),
+                terminated or truncated,
+                'fault' in info,
+            )
+            if 'success' in info:
+                self.success[k] = bool(self.success[k][0] or info['success']), bool(info['success'])
         for k in np.flatnonzero(done):
-            self.finished.append(Episode(self.tasks[k].name, self.ret[k], len(self.acts[k]), *self.success[k], broken[k]))
+            self.finished.append(
+                Episode(self.tasks[k].name, self.ret[k], len(self.acts[k]), *self.success[k], broken[k])
+            )
             self.lost[k] += broken[k]
             after[k] = self.restart(k)
         self.obs, self.played = after, self.played + 1
@@ -150,35 +193,55 @@ class Pool:
 
     def state_dict(
         self,
-    )->dict:  # plain data: numbers, strings, and per task an (n, 18 + d_cont) array of actions
+    ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_cont) array of actions
         "All that is needed to come back"
-        tasks = {t.name: dict(episode=self.episode[k], ret=self.ret[k], length=len(self.acts[k]), success=list(self.success[k]), lost=self.lost[k], faults=dict(self.envs[k].faults),
-                              look=zlib.crc32(self.obs[k].tobytes()),
-                              acts=np.array(self.acts[k], np.float32).reshape(-1, N_DISCRETE + t.d_cont)) for k, t in enumerate(self.tasks)}
+        tasks = {
+            t.name: dict(
+                episode=self.episode[k],
+                ret=self.ret[k],
+                length=len(self.acts[k]),
+                success=list(self.success[k]),
+                lost=self.lost[k],
+                faults=dict(self.envs[k].faults),
+                look=zlib.crc32(self.obs[k].tobytes()),
+                acts=np.array(self.acts[k], np.float32).reshape(-1, N_DISCRETE + t.d_cont),
+            )
+            for k, t in enumerate(self.tasks)
+        }
         return dict(tasks=tasks, finished=[list(e) for e in self.finished], played=self.played)
 
     def load_state_dict(
         self,
-        state:dict,  # from `state_dict`
-    )->None:
+        state: dict,  # from `state_dict`
+    ) -> None:
         "Stand again where the state was taken"
         self.finished, self.played = [Episode(*e) for e in state['finished']], state.get('played', 0)
         for k, task in enumerate(self.tasks):
-            if not (saved := state['tasks'].get(task.name)): continue  # a task added since
+            if not (saved := state['tasks'].get(task.name)):
+                continue  # a task added since
             self.episode[k], self.acts[k] = int(saved['episode']), list(np.asarray(saved['acts'], np.float32))
             self.success[k], self.lost[k] = tuple(saved.get('success', (None, None))), saved.get('lost', 0)
             self.envs[k].faults.update(saved.get('faults', {}))
-            try: obs, ret = replay_episode(self.envs[k], self._seed(k), self.acts[k])
-            except EnvError as e: self.give_up(k, str(e)); continue
-            if ret != float(saved['ret']): self.give_up(k, f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {float(saved['ret']):g}")
-            elif zlib.crc32(obs.tobytes()) != saved.get('look', zlib.crc32(obs.tobytes())): self.give_up(k, f"task '{task.name}': replaying its open episode led to another picture")
-            else: self.obs[k], self.ret[k] = obs, ret
+            try:
+                obs, ret = replay_episode(self.envs[k], self._seed(k), self.acts[k])
+            except EnvError as e:
+                self.give_up(k, str(e))
+                continue
+            if ret != float(saved['ret']):
+                self.give_up(
+                    k,
+                    f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {float(saved['ret']):g}",
+                )
+            elif zlib.crc32(obs.tobytes()) != saved.get('look', zlib.crc32(obs.tobytes())):
+                self.give_up(k, f"task '{task.name}': replaying its open episode led to another picture")
+            else:
+                self.obs[k], self.ret[k] = obs, ret
 
     def give_up(
         self,
-        k:int,     # index of a task
-        why:str,   # one line
-    )->None:
+        k: int,  # index of a task
+        why: str,  # one line
+    ) -> None:
         "Call the open episode of a task broken and begin its next"
         print(f'{why}; the episode is given up, and the next begins', file=sys.stderr)
         self.finished.append(Episode(self.tasks[k].name, self.ret[k], len(self.acts[k]), *self.success[k], True))

@@ -6,168 +6,241 @@
 __all__ = ['Env', 'AtariEnv', 'GymEnv', 'RemoteEnv']
 
 # %% ../../nbs/16_wrappers.ipynb #c002
-import re, sys, weakref
+import re
+import sys
+import weakref
 from contextlib import contextmanager, suppress
-import cv2, gymnasium as gym, numpy as np
+
+import cv2
+import gymnasium as gym
+import numpy as np
 from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
+
 from ..core import ConfigError, EnvError, MowError
-from .tasks import AtariProtocol, Task, acts_of, decode
 from .probe import BadAnswer, NoPicture, NotANumber, ask
+from .tasks import AtariProtocol, Task, acts_of, decode
 from .workers import Apart, Worker, WorkerError
+
 
 # %% ../../nbs/16_wrappers.ipynb #c005
 class Env:
     "What every environment looks like from outside; suites fill in `_reset`, `_send` and `_recv`"
-    def __init__(self,
-        task:Task,  # which task it is
-        size:int,   # pixels of a side
+
+    def __init__(
+        self,
+        task: Task,  # which task it is
+        size: int,  # pixels of a side
     ):
         self.task, self.size, self.faults = task, size, {}  # failures survived, by kind
 
-    def reset(self,
-        seed:int,                # the episode is a function of it (modulo 2**31) and of the actions
-    )->tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info
+    def reset(
+        self,
+        seed: int,  # the episode is a function of it (modulo 2**31) and of the actions
+    ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info
         "Begin an episode"
         return self._reset(int(seed) % 2**31)
 
-    def send(self,
-        action:np.ndarray,  # (A,) shared action vector
-    )->None:
+    def send(
+        self,
+        action: np.ndarray,  # (A,) shared action vector
+    ) -> None:
         "Hand over an action and do not wait"
         self._send(decode(self.task, action))
 
-    def recv(self)->tuple:  # (size, size, 3) uint8, reward, terminated, truncated, info with 'life_lost'
+    def recv(self) -> tuple:  # (size, size, 3) uint8, reward, terminated, truncated, info with 'life_lost'
         "What came of the action that was sent"
         return self._recv()
 
-    def step(self,
-        action:np.ndarray,  # (A,) shared action vector
-    )->tuple:               # as `recv`
+    def step(
+        self,
+        action: np.ndarray,  # (A,) shared action vector
+    ) -> tuple:  # as `recv`
         "Send and receive"
         self.send(action)
         return self.recv()
 
-    def close(self)->None:
+    def close(self) -> None:
         "Give back what the environment holds"
+
 
 # %% ../../nbs/16_wrappers.ipynb #c013
 class AtariEnv(Env):
     "One Atari game under a protocol"
-    def __init__(self,
-        task:Task,           # one of the 26
-        size:int=64,         # pixels of a side
-        protocol:AtariProtocol=AtariProtocol(),  # the rules
+
+    def __init__(
+        self,
+        task: Task,  # one of the 26
+        size: int = 64,  # pixels of a side
+        protocol: AtariProtocol = AtariProtocol(),  # the rules
     ):
         super().__init__(task, size)
         self.protocol, p = protocol, protocol
         rom = re.sub(r'(?<!^)(?=[A-Z])', '_', task.name).lower()  # the emulator says ms_pacman for MsPacman
         ALEInterface.setLoggerMode(LoggerMode.Error)
-        self.vec = AtariVectorEnv(rom, 1, num_threads=1, repeat_action_probability=p.sticky, noop_max=p.noops,
-            frameskip=p.frame_skip, max_num_frames_per_episode=p.max_frames, full_action_space=p.full_actions,
-            img_height=size, img_width=size, grayscale=False, stack_num=1, reward_clipping=False, use_fire_reset=False)
+        self.vec = AtariVectorEnv(
+            rom,
+            1,
+            num_threads=1,
+            repeat_action_probability=p.sticky,
+            noop_max=p.noops,
+            frameskip=p.frame_skip,
+            max_num_frames_per_episode=p.max_frames,
+            full_action_space=p.full_actions,
+            img_height=size,
+            img_width=size,
+            grayscale=False,
+            stack_num=1,
+            reward_clipping=False,
+            use_fire_reset=False,
+        )
         n = int(self.vec.single_action_space.n)
-        if n != task.n_actions: raise ConfigError(f"full_actions={p.full_actions} gives {task.name} {n} actions, but the task has {task.n_actions}")
+        if n != task.n_actions:
+            raise ConfigError(
+                f"full_actions={p.full_actions} gives {task.name} {n} actions, but the task has {task.n_actions}"
+            )
 
     def _reset(self, seed):
         obs, info = self.vec.reset(seed=seed)
         self.lives = int(info['lives'][0])
         return obs[0, 0], dict(life_lost=False, lives=self.lives)
 
-    def _send(self, button): self.vec.send(np.array([button], np.int32))
+    def _send(self, button):
+        self.vec.send(np.array([button], np.int32))
+
     def _recv(self):
         obs, rew, terminated, truncated, info = self.vec.recv()
         before, self.lives = self.lives, int(info['lives'][0])
         lost = self.protocol.life_loss and self.lives < before
         return obs[0, 0], float(rew[0]), bool(terminated[0]), bool(truncated[0]), dict(life_lost=lost, lives=self.lives)
 
+
 # %% ../../nbs/16_wrappers.ipynb #c025
 def _fit(img, size):
     "A picture of the size the task is played in"
     return img if img.shape[:2] == (size, size) else cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
+
 
 def _told(answer, size):
     "What an environment answered, in our words"
     obs, *rest, info = answer
     return _fit(obs, size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
 
+
 # %% ../../nbs/16_wrappers.ipynb #c028
 def _own(action, space):
     "A decoded action as the environment wants it"
-    if isinstance(space, gym.spaces.Discrete): return int(space.start) + action
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.start) + action
     unit = (action.reshape(space.shape).astype(np.float64) + 1) / 2
     return (space.low + unit * (space.high - space.low)).astype(space.dtype)
+
 
 # %% ../../nbs/16_wrappers.ipynb #c031
 def _agree(task, space):
     "The action space; an environment that acts otherwise than its task says is refused"
-    if space is None: space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_cont,))
+    if space is None:
+        space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_cont,))
     if acts_of(space) != (task.n_actions, task.d_cont):
-        raise ConfigError(f"task '{task.name}' has n_actions={task.n_actions}, d_cont={task.d_cont}, but its environment acts in {space}")
+        raise ConfigError(
+            f"task '{task.name}' has n_actions={task.n_actions}, d_cont={task.d_cont}, but its environment acts in {space}"
+        )
     return space
+
 
 @contextmanager
 def _stop(task):
     "What no environment should do stops the run with one line"
-    try: yield
-    except MowError: raise
-    except (BadAnswer, NoPicture, NotANumber) as e: raise EnvError(f"task '{task.name}': {e}") from None
-    except WorkerError as e: raise EnvError(str(e)) from None
+    try:
+        yield
+    except MowError:
+        raise
+    except (BadAnswer, NoPicture, NotANumber) as e:
+        raise EnvError(f"task '{task.name}': {e}") from None
+    except WorkerError as e:
+        raise EnvError(str(e)) from None
     except (Exception, SystemExit) as e:
         words = ' '.join(str(e).split())
-        raise EnvError(f"task '{task.name}': its environment raised {type(e).__name__}" + (f': {words}' if words else '')) from e
+        raise EnvError(
+            f"task '{task.name}': its environment raised {type(e).__name__}" + (f': {words}' if words else '')
+        ) from e
+
 
 # %% ../../nbs/16_wrappers.ipynb #c032
 _MET = weakref.WeakValueDictionary()  # address -> environment, of those that were given to somebody
 
+
 def _new(task, env):
     "Refuse an environment that somebody else already steps"
     base = getattr(env, 'unwrapped', env)
-    if _MET.get(id(base)) is base: raise ConfigError(f"task '{task.name}': its environment is one that is already in use; the function must make a new one each time")
-    with suppress(TypeError): _MET[id(base)] = base  # a few classes cannot be pointed at weakly
+    if _MET.get(id(base)) is base:
+        raise ConfigError(
+            f"task '{task.name}': its environment is one that is already in use; the function must make a new one each time"
+        )
+    with suppress(TypeError):
+        _MET[id(base)] = base  # a few classes cannot be pointed at weakly
+
 
 class GymEnv(Env):
     "A gymnasium environment behind our face"
-    def __init__(self,
-        task:Task,     # what it is called here
-        env:gym.Env,   # Discrete or bounded Box actions; images, or render_mode="rgb_array"
-        size:int=64,   # pixels of a side
+
+    def __init__(
+        self,
+        task: Task,  # what it is called here
+        env: gym.Env,  # Discrete or bounded Box actions; images, or render_mode="rgb_array"
+        size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
         self.env, self.space = env, _agree(task, getattr(env, 'action_space', None))
         _new(task, env)
 
     def _reset(self, seed):
-        with _stop(self.task): return _told(ask(self.env, 'reset', seed), self.size)
+        with _stop(self.task):
+            return _told(ask(self.env, 'reset', seed), self.size)
 
     def _send(self, action):
-        with _stop(self.task): self.out = ask(self.env, 'step', _own(action, self.space))
-    def _recv(self): return _told(self.out, self.size)
-    def close(self)->None:
+        with _stop(self.task):
+            self.out = ask(self.env, 'step', _own(action, self.space))
+
+    def _recv(self):
+        return _told(self.out, self.size)
+
+    def close(self) -> None:
         "Close the environment behind; that it cannot be closed is said, and harms nobody else"
-        try: getattr(self.env, 'close', lambda: None)()
-        except (Exception, SystemExit) as e: print(f"task '{self.task.name}': closing its environment failed ({type(e).__name__}: {e})", file=sys.stderr)
+        try:
+            getattr(self.env, 'close', lambda: None)()
+        except (Exception, SystemExit) as e:
+            print(f"task '{self.task.name}': closing its environment failed ({type(e).__name__}: {e})", file=sys.stderr)
+
 
 # %% ../../nbs/16_wrappers.ipynb #c037
 class RemoteEnv(Env):
     "A gymnasium environment in a supervised process of its own"
-    def __init__(self,
-        task:Task,     # what it is called here
-        apart:Apart,   # how it is made, and how much patience it is given
-        size:int=64,   # pixels of a side
+
+    def __init__(
+        self,
+        task: Task,  # what it is called here
+        apart: Apart,  # how it is made, and how much patience it is given
+        size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
-        with _stop(task): self.worker = Worker(apart, f"task '{task.name}'")
+        with _stop(task):
+            self.worker = Worker(apart, f"task '{task.name}'")
         self.faults = self.worker.faults
 
     def _reset(self, seed):
-        with _stop(self.task): first = self.worker.reset(seed)
+        with _stop(self.task):
+            first = self.worker.reset(seed)
         self.space = _agree(self.task, self.worker.space)
         return _told(first, self.size)
 
-    def _send(self, action): self.worker.send(_own(action, self.space))
+    def _send(self, action):
+        self.worker.send(_own(action, self.space))
+
     def _recv(self):
-        with _stop(self.task): return _told(self.worker.recv(), self.size)
-    def close(self)->None:
+        with _stop(self.task):
+            return _told(self.worker.recv(), self.size)
+
+    def close(self) -> None:
         "End the process"
         self.worker.close()

@@ -11,57 +11,67 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/52_rollouts.ipynb #c003
-import numpy as np, torch
+import numpy as np
+import torch
 from einops import rearrange
 from torch import Tensor
+
 from ..core import CheckpointError, task_colors
 from ..files import disk, get_arrays, put
-from ..records import Batch
 from ..model.world_model import WorldModel
+from ..records import Batch
+
 
 # %% ../../nbs/52_rollouts.ipynb #c006
 @dataclass(frozen=True)
 class Strips:
     "What happened, what is kept of it, and what was dreamt, for B windows of each task"
-    real:Tensor    # (K, B, T, 3, H, W) in [0, 1], with H, W the picture's sides
-    recon:Tensor   # (K, B, T, 3, H, W) decoded from posterior samples
-    dream:Tensor   # (K, B, T, 3, H, W) decoded from prior samples after the context
-    act:Tensor     # (K, B, T, A) what was done at each picture
-    rew:Tensor     # (K, B, T) what followed it
-    rew_hat:Tensor # (K, B, T) what the dream believed would follow; NaN during the context
-    context:int    # steps that the dream was shown
+
+    real: Tensor  # (K, B, T, 3, H, W) in [0, 1], with H, W the picture's sides
+    recon: Tensor  # (K, B, T, 3, H, W) decoded from posterior samples
+    dream: Tensor  # (K, B, T, 3, H, W) decoded from prior samples after the context
+    act: Tensor  # (K, B, T, A) what was done at each picture
+    rew: Tensor  # (K, B, T) what followed it
+    rew_hat: Tensor  # (K, B, T) what the dream believed would follow; NaN during the context
+    context: int  # steps that the dream was shown
+
 
 # %% ../../nbs/52_rollouts.ipynb #c008
 def replayed(
-    act:Tensor,  # (K, M, H, A) recorded actions
-):               # a policy for `WorldModel.imagine`
+    act: Tensor,  # (K, M, H, A) recorded actions
+):  # a policy for `WorldModel.imagine`
     "The policy that does again what was done"
     steps = iter(act.split(1, 2))
     return lambda z, h, e, gen: next(steps)
 
+
 # %% ../../nbs/52_rollouts.ipynb #c011
 @torch.no_grad()
 def strips(
-    world:WorldModel,      # whose eyes and dreams
-    batch:Batch,           # (K, B, T, ...): B windows per task
-    context:int,           # L, steps the dream is shown
-    gen:torch.Generator,   # source of the draws
-)->Strips:                 # of K tasks, B windows and T steps
+    world: WorldModel,  # whose eyes and dreams
+    batch: Batch,  # (K, B, T, ...): B windows per task
+    context: int,  # L, steps the dream is shown
+    gen: torch.Generator,  # source of the draws
+) -> Strips:  # of K tasks, B windows and T steps
     "Reality beside reconstruction and dream"
     world, e = world.eval(), world.task_vectors()
     T = batch.obs.shape[2]
     z = world.encode(batch.obs, e, gen)[1]
-    dream = world.imagine(z[:, :, :context], batch.act[:, :, :context], replayed(batch.act[:, :, context:]), T - context, gen)
+    dream = world.imagine(
+        z[:, :, :context], batch.act[:, :, :context], replayed(batch.act[:, :, context:]), T - context, gen
+    )
     both = torch.cat([z[:, :, :context], dream.z[:, :, :-1].to(z.dtype)], 2)
     rew_hat = torch.cat([torch.full_like(batch.rew[:, :, :context], torch.nan), dream.rew.to(batch.rew.dtype)], 2)
     return Strips(batch.obs.float(), *(world.decode(x, e) for x in (z, both)), batch.act, batch.rew, rew_hat, context)
 
+
 # %% ../../nbs/52_rollouts.ipynb #c015
 def drift(
-    strips:Strips,  # of K tasks
-)->dict[str, Tensor]: # 'recon' and 'dream': (K, B, T) mean squared difference of a pixel
+    strips: Strips,  # of K tasks
+) -> dict[str, Tensor]:  # 'recon' and 'dream': (K, B, T) mean squared difference of a pixel
     "Error of reconstruction and dream at every step"
     return {n: (getattr(strips, n) - strips.real).square().mean((-3, -2, -1)) for n in ('recon', 'dream')}
+
 
 # %% ../../nbs/52_rollouts.ipynb #c018
 def _bytes(x, step=1):
@@ -69,80 +79,118 @@ def _bytes(x, step=1):
     x = rearrange(x, 'k b t c h w -> k b t h w c').clamp(0, 1) * 255
     return ((x / step).round() * step).clamp(max=255).to(torch.uint8).cpu().numpy()
 
+
 def save_strips(
-    file:Path,      # such as 'analysis/strips.npz'; its directory is made if missing
-    strips:Strips,  # of K tasks
-)->None:
+    file: Path,  # such as 'analysis/strips.npz'; its directory is made if missing
+    strips: Strips,  # of K tasks
+) -> None:
     "Write strips, at once or not at all"
     number = lambda x: x.float().cpu().numpy()
-    arrays = dict(real=_bytes(strips.real), recon=_bytes(strips.recon, 4), dream=_bytes(strips.dream[:, :, strips.context:], 4), context=np.array(strips.context))
-    arrays |= {n: number(getattr(strips, n)) for n in ('act', 'rew', 'rew_hat')} | {f'{n}_error': number(x) for n, x in drift(strips).items()}
+    arrays = dict(
+        real=_bytes(strips.real),
+        recon=_bytes(strips.recon, 4),
+        dream=_bytes(strips.dream[:, :, strips.context :], 4),
+        context=np.array(strips.context),
+    )
+    arrays |= {n: number(getattr(strips, n)) for n in ('act', 'rew', 'rew_hat')} | {
+        f'{n}_error': number(x) for n, x in drift(strips).items()
+    }
     file, out = Path(file), io.BytesIO()
     np.savez_compressed(out, **arrays)
-    with disk(f'cannot write {file}'): file.parent.mkdir(parents=True, exist_ok=True)
+    with disk(f'cannot write {file}'):
+        file.parent.mkdir(parents=True, exist_ok=True)
     put(file, out.getvalue())
 
+
 def load_strips(
-    file:Path,  # written by `save_strips`
-)->dict[str, np.ndarray]: # 'real', 'recon', 'dream' (K, B, T, H, W, 3) uint8; 'act'; 'rew', 'rew_hat', 'recon_error', 'dream_error' (K, B, T); 'context'
+    file: Path,  # written by `save_strips`
+) -> dict[
+    str, np.ndarray
+]:  # 'real', 'recon', 'dream' (K, B, T, H, W, 3) uint8; 'act'; 'rew', 'rew_hat', 'recon_error', 'dream_error' (K, B, T); 'context'
     "Read strips back"
     x = get_arrays(file)
     shape = lambda n: x[n].shape if n in x else ()
-    K_B_T, context = shape('real')[:3], int(x['context']) if shape('context') == () and 'context' in x and x['context'].dtype.kind in 'iu' else -1
-    sides = all(len(shape(n)) == 6 and x[n].dtype == np.uint8 and shape(n)[:2] == K_B_T[:2] and shape(n)[3:] == shape('real')[3:] for n in ('real', 'recon', 'dream'))
-    whole = sides and shape('real')[-1] == 3 and 0 < context < K_B_T[2] and shape('recon')[2] == K_B_T[2] and shape('dream')[2] == K_B_T[2] - context
-    if not whole or any(shape(n) != K_B_T for n in ('rew', 'rew_hat', 'recon_error', 'dream_error')) or shape('act')[:3] != K_B_T:
+    K_B_T, context = (
+        shape('real')[:3],
+        int(x['context']) if shape('context') == () and 'context' in x and x['context'].dtype.kind in 'iu' else -1,
+    )
+    sides = all(
+        len(shape(n)) == 6
+        and x[n].dtype == np.uint8
+        and shape(n)[:2] == K_B_T[:2]
+        and shape(n)[3:] == shape('real')[3:]
+        for n in ('real', 'recon', 'dream')
+    )
+    whole = (
+        sides
+        and shape('real')[-1] == 3
+        and 0 < context < K_B_T[2]
+        and shape('recon')[2] == K_B_T[2]
+        and shape('dream')[2] == K_B_T[2] - context
+    )
+    if (
+        not whole
+        or any(shape(n) != K_B_T for n in ('rew', 'rew_hat', 'recon_error', 'dream_error'))
+        or shape('act')[:3] != K_B_T
+    ):
         raise CheckpointError(f'{Path(file).name} does not hold strips, or those of another version')
-    return x | dict(dream=np.concatenate([x['recon'][:, :, :x['context']], x['dream']], 2))
+    return x | dict(dream=np.concatenate([x['recon'][:, :, : x['context']], x['dream']], 2))
+
 
 # %% ../../nbs/52_rollouts.ipynb #c021
 def film(
-    arrays:dict,      # from `load_strips`
-    task:int,         # which task, 0..K-1
-    start:int=0,      # which window, 0..B-1
-    every:int=1,      # each `every`-th moment
-)->np.ndarray:        # (3 * (H + 2), T * (W + 2), 3) uint8, one picture; here H and W are height and width
+    arrays: dict,  # from `load_strips`
+    task: int,  # which task, 0..K-1
+    start: int = 0,  # which window, 0..B-1
+    every: int = 1,  # each `every`-th moment
+) -> np.ndarray:  # (3 * (H + 2), T * (W + 2), 3) uint8, one picture; here H and W are height and width
     "Real, reconstructed and dreamt pictures under each other, with white gaps"
-    row = lambda n: np.concatenate([np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in arrays[n][task, start, ::every]], 1)
+    row = lambda n: np.concatenate(
+        [np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in arrays[n][task, start, ::every]], 1
+    )
     return np.concatenate([row(n) for n in ('real', 'recon', 'dream')], 0)
 
+
 def plot_strips(
-    arrays:dict,     # from `load_strips`
-    task:int,        # which task, 0..K-1
-    name:str='',     # its name, for the title
-    every:int=1,     # show each `every`-th moment
-    ax=None,         # axes to draw on
-    start:int=0,     # which window, 0..B-1
-):                   # the axes
+    arrays: dict,  # from `load_strips`
+    task: int,  # which task, 0..K-1
+    name: str = '',  # its name, for the title
+    every: int = 1,  # show each `every`-th moment
+    ax=None,  # axes to draw on
+    start: int = 0,  # which window, 0..B-1
+):  # the axes
     "Real, reconstructed and dreamt pictures under each other"
     import matplotlib.pyplot as plt
+
     shown = range(0, arrays['real'].shape[2], every)
     image = film(arrays, task, start, every)
     height, width = image.shape[0] // 3, image.shape[1] // len(shown)
     ax = ax or plt.subplots(figsize=(7, 1 + 3 * 7 / len(shown)))[1]
     ax.imshow(image)
-    ax.axvline(width * sum(t < arrays['context'] for t in shown) - .5, color='#D55E00', lw=1.5)
-    ax.set(yticks=[height * (i + .5) for i in range(3)], yticklabels=['real', 'kept', 'dreamt'], title=name)
-    ax.set_xticks([width * (i + .5) for i in range(len(shown))], [str(t) for t in shown])
+    ax.axvline(width * sum(t < arrays['context'] for t in shown) - 0.5, color='#D55E00', lw=1.5)
+    ax.set(yticks=[height * (i + 0.5) for i in range(3)], yticklabels=['real', 'kept', 'dreamt'], title=name)
+    ax.set_xticks([width * (i + 0.5) for i in range(len(shown))], [str(t) for t in shown])
     ax.set_xlabel('step')
     return ax
 
+
 # %% ../../nbs/52_rollouts.ipynb #c022
 def plot_drift(
-    drifts:dict,  # from `drift`
-    names:list,   # K task names
-    context:int,  # L, where dreams begin
-    ax=None,      # axes to draw on
-):                # the axes
+    drifts: dict,  # from `drift`
+    names: list,  # K task names
+    context: int,  # L, where dreams begin
+    ax=None,  # axes to draw on
+):  # the axes
     "Error of dreams (full lines) and of reconstructions (dotted) over time, means over windows"
     import matplotlib.pyplot as plt
+
     ax = ax or plt.subplots(figsize=(6, 2.4))[1]
     colors = task_colors(names)  # sorted by name, unlike the tasks
     for k, name in enumerate(names):
         color = colors[name]
         ax.plot(np.asarray(drifts['dream'][k].mean(0).cpu()), color=color, label=name)
         ax.plot(np.asarray(drifts['recon'][k].mean(0).cpu()), color=color, ls=':')
-    ax.axvline(context - .5, color='k', lw=1, ls='--')
+    ax.axvline(context - 0.5, color='k', lw=1, ls='--')
     ax.set(xlabel='step', ylabel='squared difference of a pixel')
     ax.legend(frameon=False, fontsize=8)
     return ax

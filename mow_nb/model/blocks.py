@@ -6,44 +6,53 @@
 __all__ = ['STREAMS', 'dropout', 'join_task', 'Trunk', 'beside', 'ClusterBank']
 
 # %% ../../nbs/20_blocks.ipynb #c002
+import copy
 from collections import Counter
 from collections.abc import Callable, Sequence
-import copy
 
 # %% ../../nbs/20_blocks.ipynb #c003
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 from ..core import ConfigError
+
 
 # %% ../../nbs/20_blocks.ipynb #c008
 def dropout(
-    x:Tensor,                  # (...) any values
-    p:float,                   # probability of dropping one
-    gen:torch.Generator|None,  # on the device of `x`; None: change nothing
-)->Tensor:                     # (...) same shape
+    x: Tensor,  # (...) any values
+    p: float,  # probability of dropping one
+    gen: torch.Generator | None,  # on the device of `x`; None: change nothing
+) -> Tensor:  # (...) same shape
     "Dropout with a generator of its own; no generator, no dropout"
-    if gen is None or p == 0: return x
+    if gen is None or p == 0:
+        return x
     keep = torch.rand(x.shape, generator=gen, device=x.device) >= p
     return x * keep / (1 - p)
 
+
 # %% ../../nbs/20_blocks.ipynb #c014
 def join_task(
-    x:Tensor, # (K, ..., D) rows of every task
-    e:Tensor, # (K, W) task embeddings
-)->Tensor:    # (K, ..., D+W) in the dtype of `x`
+    x: Tensor,  # (K, ..., D) rows of every task
+    e: Tensor,  # (K, W) task embeddings
+) -> Tensor:  # (K, ..., D+W) in the dtype of `x`
     "Append its task's embedding to every row"
-    if not e.shape[-1]: return x
+    if not e.shape[-1]:
+        return x
     e = e.view(e.shape[0], *[1] * (x.ndim - 2), e.shape[-1])
     return torch.cat([x, e.expand(*x.shape[:-1], -1).to(x.dtype)], -1)
+
 
 # %% ../../nbs/20_blocks.ipynb #c017
 class Trunk(nn.Module):
     "`layers` times Linear, LayerNorm, ReLU, then one Linear"
-    def __init__(self,
-        d_in:int,   # width of the input
-        width:int,  # of the hidden layers
-        layers:int, # how many, 0 = none
-        d_out:int,  # width of the output
+
+    def __init__(
+        self,
+        d_in: int,  # width of the input
+        width: int,  # of the hidden layers
+        layers: int,  # how many, 0 = none
+        d_out: int,  # width of the output
     ):
         super().__init__()
         dims = [d_in] + [width] * layers
@@ -51,11 +60,14 @@ class Trunk(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers))
         self.out = nn.Linear(dims[-1], d_out)
 
-    def forward(self,
-        x:Tensor, # (..., d_in) any leading axes
-    )->Tensor:    # (..., d_out) no nonlinearity at the end
-        for lin, norm in zip(self.hidden, self.norms): x = F.relu(norm(lin(x)))
+    def forward(
+        self,
+        x: Tensor,  # (..., d_in) any leading axes
+    ) -> Tensor:  # (..., d_out) no nonlinearity at the end
+        for lin, norm in zip(self.hidden, self.norms):
+            x = F.relu(norm(lin(x)))
         return self.out(x)
+
 
 # %% ../../nbs/20_blocks.ipynb #c023
 def _dense(labels):
@@ -65,52 +77,66 @@ def _dense(labels):
         raise ConfigError(f'labels={list(labels)}: every cluster from 0 to the largest needs a task')
     return labels
 
+
 # %% ../../nbs/20_blocks.ipynb #c024
 STREAMS = []  # of the card, made when they are first needed
 
+
 @torch.compiler.disable
 def beside(
-    modules:Sequence,  # N of them
-    parts:Sequence,    # N tuples of their inputs, the first of each (k, ...)
-    card:bool,         # on a card?
-)->list[Tensor]:       # N outputs (k, ...)
+    modules: Sequence,  # N of them
+    parts: Sequence,  # N tuples of their inputs, the first of each (k, ...)
+    card: bool,  # on a card?
+) -> list[Tensor]:  # N outputs (k, ...)
     "Every module on its part; on a card side by side"
-    if not card: return [module(*part) for module, part in zip(modules, parts)]
-    if not STREAMS: STREAMS.extend(torch.cuda.Stream() for _ in range(6))
+    if not card:
+        return [module(*part) for module, part in zip(modules, parts)]
+    if not STREAMS:
+        STREAMS.extend(torch.cuda.Stream() for _ in range(6))
     here, out = torch.cuda.current_stream(), []
     for i, (module, part) in enumerate(zip(modules, parts)):
         side = STREAMS[i % len(STREAMS)]
         side.wait_stream(here)
-        with torch.cuda.stream(side): out.append(module(*part))
-    for side in STREAMS[:len(out)]: here.wait_stream(side)
+        with torch.cuda.stream(side):
+            out.append(module(*part))
+    for side in STREAMS[: len(out)]:
+        here.wait_stream(side)
     return out
+
 
 # %% ../../nbs/20_blocks.ipynb #c025
 class ClusterBank(nn.Module):
     "One copy of a module per cluster; task k is served by copy `labels[k]`"
-    def __init__(self,
-        make:Callable,        # () -> nn.Module, called once for each cluster
-        labels:Sequence[int], # (K,) cluster of each task, from 0 to N-1
+
+    def __init__(
+        self,
+        make: Callable,  # () -> nn.Module, called once for each cluster
+        labels: Sequence[int],  # (K,) cluster of each task, from 0 to N-1
     ):
         super().__init__()
         self.members, self.left = nn.ModuleList(make() for _ in range(max(_dense(labels)) + 1)), ()  # tasks left out
         self.assign(labels)
 
-    def forward(self,
-        *xs:Tensor, # (K, ...) inputs, each with the task axis first
-    )->Tensor:      # (K, ...) output of each task's copy, in the order of the tasks
-        if self.left: return self.without(*xs)
-        if len(self.members) == 1: return self.members[0](*xs)
+    def forward(
+        self,
+        *xs: Tensor,  # (K, ...) inputs, each with the task axis first
+    ) -> Tensor:  # (K, ...) output of each task's copy, in the order of the tasks
+        if self.left:
+            return self.without(*xs)
+        if len(self.members) == 1:
+            return self.members[0](*xs)
         sort = (lambda x, order: x) if self.sorted else (lambda x, order: x[order])
         parts = zip(*(sort(x, self.order).split(self.sizes) for x in xs))
         return sort(torch.cat(beside(self.members, parts, xs[0].is_cuda)), self.inverse)
 
-    def assign(self,
-        labels:Sequence[int], # (K,) cluster of each task; as many clusters as there are copies
-    )->None:
+    def assign(
+        self,
+        labels: Sequence[int],  # (K,) cluster of each task; as many clusters as there are copies
+    ) -> None:
         "Say which copy serves which task"
         self.labels, copies = _dense(labels), len(self.members)
-        if max(self.labels) + 1 != copies: raise ConfigError(f'labels={list(self.labels)} need {max(self.labels) + 1} copies, there are {copies}')
+        if max(self.labels) + 1 != copies:
+            raise ConfigError(f'labels={list(self.labels)} need {max(self.labels) + 1} copies, there are {copies}')
         order = sorted(range(len(self.labels)), key=self.labels.__getitem__)
         self.sizes = [self.labels.count(c) for c in range(copies)]
         # tasks that stand in the order of their clusters need not be moved
@@ -120,18 +146,23 @@ class ClusterBank(nn.Module):
         self.register_buffer('order', torch.tensor(order, device=device), persistent=False)
         self.register_buffer('inverse', self.order.argsort(), persistent=False)
 
-    def without(self,
-        *xs:Tensor, # (K, ...) inputs, each with the task axis first
-    )->Tensor:      # (K, ...) output of each task's copy; zeros for the tasks that are left out
+    def without(
+        self,
+        *xs: Tensor,  # (K, ...) inputs, each with the task axis first
+    ) -> Tensor:  # (K, ...) output of each task's copy; zeros for the tasks that are left out
         "The bank, as if some tasks were not there"
-        served = [[k for k, c in enumerate(self.labels) if c == copy and k not in self.left] for copy in range(len(self.members))]
+        served = [
+            [k for k, c in enumerate(self.labels) if c == copy and k not in self.left]
+            for copy in range(len(self.members))
+        ]
         outs = [member(*(x[rows] for x in xs)) for member, rows in zip(self.members, served) if rows]
         whole = outs[0].new_zeros(len(self.labels), *outs[0].shape[1:])
         return whole.index_put((torch.tensor(sum(served, []), device=whole.device),), torch.cat(outs))
 
-    def regroup(self,
-        labels:Sequence[int], # (K,) new cluster of each task; K may have grown at the end
-    )->None:
+    def regroup(
+        self,
+        labels: Sequence[int],  # (K,) new cluster of each task; K may have grown at the end
+    ) -> None:
         "Deal the tasks anew; a cluster goes on from the copy that served most of its tasks"
         labels, heirs = _dense(labels), []
         for cluster in range(max(labels) + 1):

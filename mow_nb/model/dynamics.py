@@ -11,32 +11,37 @@ from dataclasses import dataclass
 # %% ../../nbs/25_dynamics.ipynb #c003
 import torch
 from einops import rearrange, repeat
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/25_dynamics.ipynb #c004
-from .blocks import join_task
 from ..config import DynamicsConfig
+from .blocks import join_task
 from .router import Router, Routing, annealed
 from .transformer import MixerBank, TransformerBank, in_order
+
 
 # %% ../../nbs/25_dynamics.ipynb #c007
 @dataclass
 class Memory:
     "Made once for a batch or a dream; the caches fill as steps are read"
-    routing:Routing|None # who serves whom; None without experts and when tokens decide
-    weights:dict         # 'mixer', 'experts', 'shared' to {name: (P, ...) weights}
-    caches:dict          # 'experts', 'shared' to the cache of that bank; empty for a whole sequence
-    order:tuple|None=None # (K*n,) picks in the order of their experts, and where each went; None: as they come
+
+    routing: Routing | None  # who serves whom; None without experts and when tokens decide
+    weights: dict  # 'mixer', 'experts', 'shared' to {name: (P, ...) weights}
+    caches: dict  # 'experts', 'shared' to the cache of that bank; empty for a whole sequence
+    order: tuple | None = None  # (K*n,) picks in the order of their experts, and where each went; None: as they come
+
 
 # %% ../../nbs/25_dynamics.ipynb #c009
 class Dynamics(nn.Module):
     "From latents and actions to a memory of what matters"
-    def __init__(self,
-        d_z:int, # Z
-        d_act:int, # A
-        d_task:int, # W, 0 = off
-        tasks:int=0, # K, to remember the choice of the last update; 0 = choose anew at every call
-        **fields, # of `DynamicsConfig`; a field left out keeps its default
+
+    def __init__(
+        self,
+        d_z: int,  # Z
+        d_act: int,  # A
+        d_task: int,  # W, 0 = off
+        tasks: int = 0,  # K, to remember the choice of the last update; 0 = choose anew at every call
+        **fields,  # of `DynamicsConfig`; a field left out keeps its default
     ):
         super().__init__()
         c = DynamicsConfig(**fields)
@@ -53,90 +58,114 @@ class Dynamics(nn.Module):
         self.join = nn.Linear(c.active * c.width + d_task, c.width) if c.experts else None
         self.shared = make(1) if c.shared else None
 
-    def forward(self,
-        z:Tensor, # (K, B, T, Z) latents
-        act:Tensor, # (K, B, T, A) the actions taken there
-        e:Tensor, # (K, W) task embeddings
-        memory:Memory, # from `memory`; its caches move on by T steps
-        gen:torch.Generator|None=None, # dice for dropout; without it there is none
-    )->tuple[Tensor, Tensor]: # (K, B, T, D) h, and (K, E) gates
+    def forward(
+        self,
+        z: Tensor,  # (K, B, T, Z) latents
+        act: Tensor,  # (K, B, T, A) the actions taken there
+        e: Tensor,  # (K, W) task embeddings
+        memory: Memory,  # from `memory`; its caches move on by T steps
+        gen: torch.Generator | None = None,  # dice for dropout; without it there is none
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) h, and (K, E) gates
         "Read T steps of every task"
         x = join_task(torch.cat([z, act.to(z.dtype)], -1), e)
         y, gates = self.mixture(x, e, memory, gen)
-        if self.shared is None: return y, gates
+        if self.shared is None:
+            return y, gates
         y = rearrange(y, 'k b t d -> 1 (k b) t d')
         y = self.shared(y, memory.weights['shared'], memory.caches.get('shared'), gen)
         return rearrange(y, '1 (k b) t d -> k b t d', k=len(x)), gates
 
-    def route(self,
-        e:Tensor, # (K, W) task embeddings
-        tau:float=1., # temperature
-        noise:float=0., # share of Gumbel noise
-        hold:float=0., # 1 = keep the choice of the last update, 0 = choose anew
-        gen:torch.Generator|None=None, # given in training: draws the noise, and the choice is remembered
-    )->Routing|None: # None without experts and when tokens decide
+    def route(
+        self,
+        e: Tensor,  # (K, W) task embeddings
+        tau: float = 1.0,  # temperature
+        noise: float = 0.0,  # share of Gumbel noise
+        hold: float = 0.0,  # 1 = keep the choice of the last update, 0 = choose anew
+        gen: torch.Generator | None = None,  # given in training: draws the noise, and the choice is remembered
+    ) -> Routing | None:  # None without experts and when tokens decide
         "Experts of each task: chosen in training, and as training chose them in dreams and play"
-        if not self.E or self.routing == 'token': return None
-        if not len(self.chosen): return self.router(e, tau, noise, gen)
+        if not self.E or self.routing == 'token':
+            return None
+        if not len(self.chosen):
+            return self.router(e, tau, noise, gen)
         # far more than any score: who is chosen stays, and where nobody was yet, the scores decide
-        routing = self.router(e, tau, noise, gen, self.chosen * (1e4 * (1. if gen is None else hold)))
-        if gen is not None: self.chosen.copy_(routing.gates.detach())
+        routing = self.router(e, tau, noise, gen, self.chosen * (1e4 * (1.0 if gen is None else hold)))
+        if gen is not None:
+            self.chosen.copy_(routing.gates.detach())
         return routing
 
-    def anneal_at(self,
-        progress:float, # share of the warm-up that is done; from 1 on nothing is annealed
-    )->tuple[float, float, float]: # temperature, share of noise, and whether the choice is kept, as `route` takes them
+    def anneal_at(
+        self,
+        progress: float,  # share of the warm-up that is done; from 1 on nothing is annealed
+    ) -> tuple[
+        float, float, float
+    ]:  # temperature, share of noise, and whether the choice is kept, as `route` takes them
         "Temperature and noise of the router at this moment of training, and whether choices are final"
         return *annealed(progress, self.tau, self.anneal), float(progress >= self.hold > 0)
 
-    def memory(self,
-        routing:Routing|None, # from `route`
-        rows:tuple[int, int]|None=None, # K and the sequences of each; None = no caches
-        length:int=0, # steps the caches can hold
-        serve:str|None=None, # 'loop', 'fused' or 'gathered' (chapter *Transformers in a bank*); None: what suits the device
-    )->Memory: # to be handed to `forward`
+    def memory(
+        self,
+        routing: Routing | None,  # from `route`
+        rows: tuple[int, int] | None = None,  # K and the sequences of each; None = no caches
+        length: int = 0,  # steps the caches can hold
+        serve: str
+        | None = None,  # 'loop', 'fused' or 'gathered' (chapter *Transformers in a bank*); None: what suits the device
+    ) -> Memory:  # to be handed to `forward`
         "Gather weights once; with `rows`, allocate caches too"
         p, pick, order, ends = self.mixer.w1, None if routing is None else routing.pick.flatten(), None, None
         kind = p.device.type
         half = torch.is_autocast_enabled(kind)
-        if pick is not None and (how := serve or ('loop' if kind == 'cpu' else 'fused' if half else 'gathered')) != 'gathered':
+        if (
+            pick is not None
+            and (how := serve or ('loop' if kind == 'cpu' else 'fused' if half else 'gathered')) != 'gathered'
+        ):
             *order, ends = in_order(pick, self.E, how == 'loop')
             pick = pick.index_select(0, order[0])
         banks = dict(mixer=self.mixer, experts=self.experts, shared=self.shared)
-        weights = {k: b.gather(*(None, None) if k == 'shared' else (pick, ends)) for k, b in banks.items() if b is not None}
+        weights = {
+            k: b.gather(*(None, None) if k == 'shared' else (pick, ends)) for k, b in banks.items() if b is not None
+        }
         caches = {}
         if rows:
             per_task = dict(experts=self.E if self.routing == 'token' else self.n, shared=1)
             dtype = torch.get_autocast_dtype(kind) if half else p.dtype
-            caches = {k: banks[k].cache(rows[0] * rows[1] * m, length, p.device, dtype)
-                      for k, m in per_task.items() if banks[k] is not None}
+            caches = {
+                k: banks[k].cache(rows[0] * rows[1] * m, length, p.device, dtype)
+                for k, m in per_task.items()
+                if banks[k] is not None
+            }
         return Memory(routing, weights, caches, order)
 
-    def mixture(self,
-        x:Tensor, # (K, B, T, Z+A+W) tokens
-        e:Tensor, # (K, W) task embeddings
-        memory:Memory, # weights and caches
-        gen:torch.Generator|None, # dice for dropout
-    )->tuple[Tensor, Tensor]: # (K, B, T, D) joined experts, and (K, E) gates
+    def mixture(
+        self,
+        x: Tensor,  # (K, B, T, Z+A+W) tokens
+        e: Tensor,  # (K, W) task embeddings
+        memory: Memory,  # weights and caches
+        gen: torch.Generator | None,  # dice for dropout
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) joined experts, and (K, E) gates
         "What each task's experts make of its tokens"
         K, w, r = len(x), memory.weights, memory.routing
         if not self.E:
             y = self.mixer(rearrange(x, 'k b t d -> 1 (k b) t d'), w['mixer'])
             return rearrange(y, '1 (k b) t d -> k b t d', k=K), x.new_zeros(K, 0)
-        if self.routing == 'token': return self.by_token(x, e, memory, gen)
+        if self.routing == 'token':
+            return self.by_token(x, e, memory, gen)
         y = repeat(x, 'k b t d -> (k n) b t d', n=self.n)
-        if memory.order: y = y.index_select(0, memory.order[0])
+        if memory.order:
+            y = y.index_select(0, memory.order[0])
         y = self.experts(self.mixer(y, w['mixer']), w['experts'], memory.caches.get('experts'), gen)
-        if memory.order: y = y.index_select(0, memory.order[1])
+        if memory.order:
+            y = y.index_select(0, memory.order[1])
         y = rearrange(y, '(k n) b t d -> k b t n d', k=K) * rearrange(r.gate, 'k n -> k 1 1 n 1').to(y.dtype)
         return self.join(join_task(rearrange(y, 'k b t n d -> k b t (n d)'), e)), r.gates
 
-    def by_token(self,
-        x:Tensor, # (K, B, T, Z+A+W) tokens
-        e:Tensor, # (K, W) task embeddings
-        memory:Memory, # weights and caches of all experts
-        gen:torch.Generator|None, # dice for dropout
-    )->tuple[Tensor, Tensor]: # (K, B, T, D) joined experts, and (K, E) mean gates
+    def by_token(
+        self,
+        x: Tensor,  # (K, B, T, Z+A+W) tokens
+        e: Tensor,  # (K, W) task embeddings
+        memory: Memory,  # weights and caches of all experts
+        gen: torch.Generator | None,  # dice for dropout
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) joined experts, and (K, E) mean gates
         "The mixture when every token chooses its own experts"
         w, r = memory.weights, self.router(x)
         y = self.mixer(repeat(x, 'k b t d -> m (k b) t d', m=self.E), w['mixer'])

@@ -9,40 +9,47 @@ __all__ = ['Head', 'Heads']
 from collections.abc import Sequence
 
 # %% ../../nbs/26_heads.ipynb #c003
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/26_heads.ipynb #c004
 from .blocks import ClusterBank, Trunk, join_task
 
+
 # %% ../../nbs/26_heads.ipynb #c007
 class Head(nn.Module):
     "One question to the memory and the task"
-    def __init__(self,
-        d_in:int,   # D
-        d_task:int, # W, 0 = off
-        width:int,  # of the hidden layers
-        layers:int, # hidden layers, 0 = a linear head
-        d_out:int,  # width of the answer
+
+    def __init__(
+        self,
+        d_in: int,  # D
+        d_task: int,  # W, 0 = off
+        width: int,  # of the hidden layers
+        layers: int,  # hidden layers, 0 = a linear head
+        d_out: int,  # width of the answer
     ):
         super().__init__()
         self.trunk = Trunk(d_in + d_task, width, layers, d_out)
 
-    def forward(self,
-        h:Tensor, # (K, B, T, D) memory
-        e:Tensor, # (K, W) task embeddings
-    )->Tensor: # (K, B, T, d_out) logits
+    def forward(
+        self,
+        h: Tensor,  # (K, B, T, D) memory
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Tensor:  # (K, B, T, d_out) logits
         return self.trunk(join_task(h, e))
+
 
 # %% ../../nbs/26_heads.ipynb #c012
 class Heads(nn.Module):
     "Next latent, reward and going on, by cluster; the task, for all"
-    def __init__(self,
-        width:int,  # D, of the memory and of the hidden layers
-        d_task:int, # W, 0 = off
-        d_z:int,    # Z
-        bins:int,   # of the two-hot reward
-        labels:Sequence[int], # (K,) cluster of each task
-        tasks:int,  # K, or 0 for no task head
+
+    def __init__(
+        self,
+        width: int,  # D, of the memory and of the hidden layers
+        d_task: int,  # W, 0 = off
+        d_z: int,  # Z
+        bins: int,  # of the two-hot reward
+        labels: Sequence[int],  # (K,) cluster of each task
+        tasks: int,  # K, or 0 for no task head
     ):
         super().__init__()
         bank = lambda layers, d_out: ClusterBank(lambda: Head(width, d_task, width, layers, d_out), labels)

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'FLOOR', 'Pictures']
 
 # %% ../../nbs/22_pictures.ipynb #c002
 import torch
-from torch import nn, Tensor
+from torch import Tensor, nn
 
 # %% ../../nbs/22_pictures.ipynb #c003
 from ..core import ConfigError, suggest, symexp
@@ -16,55 +16,67 @@ from ..core import ConfigError, suggest, symexp
 KINDS = ('plain', 'standard', 'log')
 FLOOR = 0.05  # least deviation of a pixel, in units of the way from black to white
 
+
 class Pictures(nn.Module):
     "Per-task, per-pixel standardisation of pictures, and its inverse"
-    def __init__(self,
-        kind:str,  # one of KINDS
-        tasks:int, # K
-        size:int,  # side of a picture; in the shapes below H and W are its height and width
+
+    def __init__(
+        self,
+        kind: str,  # one of KINDS
+        tasks: int,  # K
+        size: int,  # side of a picture; in the shapes below H and W are its height and width
     ):
         super().__init__()
-        if kind not in KINDS: raise ConfigError('pictures: ' + suggest(kind, KINDS, 'choice'))
+        if kind not in KINDS:
+            raise ConfigError('pictures: ' + suggest(kind, KINDS, 'choice'))
         self.kind = kind
         # laid out in memory as the frames of the replay are
         table = torch.zeros(tasks if kind != 'plain' else 0, size, size, 3).permute(0, 3, 1, 2)
         self.register_buffer('mean', table)
         self.register_buffer('var', table.clone())
 
-    def forward(self,
-        obs:Tensor,    # (K, B, T, 3, H, W) in [0, 1]
-        rate:float=0., # share of the way by which the statistics move towards this batch; 0 = they stay
-    )->Tensor:         # (K, B, T, 3, H, W) as the VAE sees it, at most 1 / FLOOR in size
+    def forward(
+        self,
+        obs: Tensor,  # (K, B, T, 3, H, W) in [0, 1]
+        rate: float = 0.0,  # share of the way by which the statistics move towards this batch; 0 = they stay
+    ) -> Tensor:  # (K, B, T, 3, H, W) as the VAE sees it, at most 1 / FLOOR in size
         "Standardised pictures"
-        if self.kind == 'plain': return obs
+        if self.kind == 'plain':
+            return obs
         std = (self.var + FLOOR**2).sqrt()
         x = (obs - self.mean[:, None, None]).mul_((1 / std)[:, None, None])
-        if rate: self.follow(x, std, rate)
+        if rate:
+            self.follow(x, std, rate)
         return x if self.kind == 'standard' else x.abs().log1p_().copysign_(x)
 
-    def inverse(self,
-        x:Tensor, # (K, B, T, 3, H, W) as the VAE sees it
-    )->Tensor:    # (K, B, T, 3, H, W) about [0, 1]
+    def inverse(
+        self,
+        x: Tensor,  # (K, B, T, 3, H, W) as the VAE sees it
+    ) -> Tensor:  # (K, B, T, 3, H, W) about [0, 1]
         "Pictures as a person sees them"
-        if self.kind == 'plain': return x
+        if self.kind == 'plain':
+            return x
         std = (self.var + FLOOR**2).sqrt()
         return (symexp(x) if self.kind == 'log' else x) * std[:, None, None] + self.mean[:, None, None]
 
     @torch.no_grad()
-    def fit(self,
-        obs:Tensor, # (K, B, T, 3, H, W) in [0, 1], a sample of every task
-    )->None:
+    def fit(
+        self,
+        obs: Tensor,  # (K, B, T, 3, H, W) in [0, 1], a sample of every task
+    ) -> None:
         "Mean and variance of every pixel over a sample"
-        if self.kind == 'plain': return
+        if self.kind == 'plain':
+            return
         self.mean.copy_(obs.mean((1, 2)))
         self.var.copy_(obs.var((1, 2), unbiased=False))
 
     @torch.no_grad()
-    def follow(self,
-        x:Tensor,   # (K, B, T, 3, H, W) standardised pictures
-        std:Tensor, # (K, 3, H, W) deviations that they were divided by
-        rate:float, # share of the way
-    )->None:
+    def follow(
+        self,
+        x: Tensor,  # (K, B, T, 3, H, W) standardised pictures
+        std: Tensor,  # (K, 3, H, W) deviations that they were divided by
+        rate: float,  # share of the way
+    ) -> None:
         "Exponential moving averages of mean and variance"
         var, mean = torch.var_mean(x, (1, 2), correction=0)
         self.var.lerp_((var + mean.square()) * std.square(), rate)

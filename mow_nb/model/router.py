@@ -9,67 +9,79 @@ __all__ = ['straight_gates', 'gumbel', 'Routing', 'Router', 'annealed']
 from dataclasses import dataclass
 
 # %% ../../nbs/24_router.ipynb #c003
-import torch, torch.nn.functional as F
-from torch import nn, Tensor
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
 
 # %% ../../nbs/24_router.ipynb #c010
 def straight_gates(
-    scores:Tensor, # (..., E) logits, already divided by the temperature
-    n:int, # experts to choose
-    bias:Tensor|None=None, # (..., E) added to the scores for the choice alone
-)->tuple[Tensor, Tensor]: # (..., n) chosen experts in rising order, and (..., E) gates
+    scores: Tensor,  # (..., E) logits, already divided by the temperature
+    n: int,  # experts to choose
+    bias: Tensor | None = None,  # (..., E) added to the scores for the choice alone
+) -> tuple[Tensor, Tensor]:  # (..., n) chosen experts in rising order, and (..., E) gates
     "Choose the `n` best: gates of value 0 or 1 with the gradient of a softmax"
     S = scores.softmax(-1)
     # in rising order, so that an expert's place among the joined outputs does not depend on its rank
     pick = (scores if bias is None else scores + bias).topk(n, -1).indices.sort(-1).values
-    hard = torch.zeros_like(S).scatter(-1, pick, 1.)
+    hard = torch.zeros_like(S).scatter(-1, pick, 1.0)
     return pick, hard + (S - S.detach())
+
 
 # %% ../../nbs/24_router.ipynb #c020
 def gumbel(
-    shape:tuple, # of the wanted tensor
-    gen:torch.Generator, # on `device`
-    device:str, # where the numbers are drawn
-)->Tensor: # (*shape) noise
+    shape: tuple,  # of the wanted tensor
+    gen: torch.Generator,  # on `device`
+    device: str,  # where the numbers are drawn
+) -> Tensor:  # (*shape) noise
     "Standard Gumbel noise"
     # both ends are cut off: ln 0 on either side would be infinite
     u = torch.rand(shape, generator=gen, device=device).clamp(1e-6, 1 - 1e-6)
     return -(-u.log()).log()
 
+
 # %% ../../nbs/24_router.ipynb #c026
 @dataclass(frozen=True)
 class Routing:
     "Who serves whom"
-    pick:Tensor  # (K, n) chosen experts of each task, rising; by token (K, B, T, n)
-    gate:Tensor  # (K, n) their gates: value 1, gradient of the scores; by token (K, B, T, n)
-    gates:Tensor # (K, E) gates of all experts; by token (K, B, T, E)
+
+    pick: Tensor  # (K, n) chosen experts of each task, rising; by token (K, B, T, n)
+    gate: Tensor  # (K, n) their gates: value 1, gradient of the scores; by token (K, B, T, n)
+    gates: Tensor  # (K, E) gates of all experts; by token (K, B, T, E)
+
 
 # %% ../../nbs/24_router.ipynb #c028
 class Router(nn.Module):
     "Choose experts from a task embedding"
-    def __init__(self,
-        d_task:int, # W, or the width of a token where tokens are routed
-        width:int, # of the hidden layer
-        experts:int, # E
-        active:int, # n
+
+    def __init__(
+        self,
+        d_task: int,  # W, or the width of a token where tokens are routed
+        width: int,  # of the hidden layer
+        experts: int,  # E
+        active: int,  # n
     ):
         super().__init__()
         self.hidden, self.out, self.active = nn.Linear(d_task, width), nn.Linear(width, experts), active
         nn.init.zeros_(self.out.bias)
 
-    def scores(self,
-        e:Tensor, # (K, W) task embeddings
-    )->Tensor: # (K, E) float32, also under autocast
+    def scores(
+        self,
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Tensor:  # (K, E) float32, also under autocast
         "Logits of the experts for every task"
-        with torch.autocast(e.device.type, enabled=False): return self.out(F.relu(self.hidden(e.float())))
+        with torch.autocast(e.device.type, enabled=False):
+            return self.out(F.relu(self.hidden(e.float())))
 
-    def forward(self,
-        e:Tensor, # (K, W) task embeddings
-        tau:float=1., # temperature of the scores
-        noise:float=0., # share of Gumbel noise, 1 = draw from the softmax
-        gen:torch.Generator|None=None, # draws the noise; without it there is none
-        bonus:Tensor|None=None, # (K, E) added to the scores for the choice alone, such as for the experts of the last update
-    )->Routing: # of each row of `e`
+    def forward(
+        self,
+        e: Tensor,  # (K, W) task embeddings
+        tau: float = 1.0,  # temperature of the scores
+        noise: float = 0.0,  # share of Gumbel noise, 1 = draw from the softmax
+        gen: torch.Generator | None = None,  # draws the noise; without it there is none
+        bonus: Tensor
+        | None = None,  # (K, E) added to the scores for the choice alone, such as for the experts of the last update
+    ) -> Routing:  # of each row of `e`
         "Top-n routing of every task: scores, choice, straight-through gates"
         scores = self.scores(e) / tau
         bias = bonus
@@ -79,12 +91,13 @@ class Router(nn.Module):
         pick, gates = straight_gates(scores, self.active, bias)
         return Routing(pick, gates.gather(-1, pick), gates)
 
+
 # %% ../../nbs/24_router.ipynb #c037
 def annealed(
-    progress:float, # share of the planned updates that is done, 0 to 1
-    tau_start:float, # temperature of the first update
-    span:float, # share of training over which it falls; 0 = no annealing
-)->tuple[float, float]: # temperature and share of noise
+    progress: float,  # share of the planned updates that is done, 0 to 1
+    tau_start: float,  # temperature of the first update
+    span: float,  # share of training over which it falls; 0 = no annealing
+) -> tuple[float, float]:  # temperature and share of noise
     "How warm and how noisy routing is at this moment"
-    left = max(0., 1 - progress / span) if span > 0 else 0.
+    left = max(0.0, 1 - progress / span) if span > 0 else 0.0
     return 1 + (tau_start - 1) * left, left

@@ -6,29 +6,36 @@
 __all__ = ['channels', 'Encoder', 'unimix_probs', 'straight_through', 'Decoder']
 
 # %% ../../nbs/21_vae.ipynb #c002
-import torch, torch.nn.functional as F
+import torch
+import torch.nn.functional as F
 from einops import rearrange
-from torch import nn, Tensor
+from torch import Tensor, nn
+
 from ..core import ConfigError, sample_onehot
 from .blocks import join_task
 
+
 # %% ../../nbs/21_vae.ipynb #c005
 def channels(
-    size:int,    # side of a picture, a power of two from 8 on
-    stem:int,    # channels after the first convolution
-)->list[int]:    # after each convolution, until the side is 4
+    size: int,  # side of a picture, a power of two from 8 on
+    stem: int,  # channels after the first convolution
+) -> list[int]:  # after each convolution, until the side is 4
     "Width of every layer of the encoder"
-    if size < 8 or size & (size - 1): raise ConfigError(f'size={size} of a picture must be a power of two, at least 8')
+    if size < 8 or size & (size - 1):
+        raise ConfigError(f'size={size} of a picture must be a power of two, at least 8')
     return [stem * 2**i for i in range(size.bit_length() - 3)]
+
 
 # %% ../../nbs/21_vae.ipynb #c008
 class Encoder(nn.Module):
     "Pictures and task vectors to logits"
-    def __init__(self,
-        size:int,   # side of a picture
-        stem:int,   # channels after the first convolution
-        d_task:int, # W, width of a task vector, 0 = none
-        d_out:int,  # Z = G*C
+
+    def __init__(
+        self,
+        size: int,  # side of a picture
+        stem: int,  # channels after the first convolution
+        d_task: int,  # W, width of a task vector, 0 = none
+        d_out: int,  # Z = G*C
     ):
         super().__init__()
         dims = [3] + channels(size, stem)
@@ -36,43 +43,50 @@ class Encoder(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(b) for b in dims[1:])
         self.out = nn.Linear(dims[-1] * 16 + d_task, d_out)
 
-    def forward(self,
-        obs:Tensor, # (K, B, T, 3, size, size) in [0, 1]
-        e:Tensor,   # (K, W) task vectors
-    )->Tensor:      # (K, B, T, Z) logits
+    def forward(
+        self,
+        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1]
+        e: Tensor,  # (K, W) task vectors
+    ) -> Tensor:  # (K, B, T, Z) logits
         K, B = obs.shape[:2]
         x = rearrange(obs, 'k b t c h w -> (k b t) c h w').contiguous(memory_format=torch.channels_last)
         # in place: no gradient needs what was there, and the first of these tensors is the largest of the whole model
-        for conv, norm in zip(self.convs, self.norms): x = F.relu(norm(conv(x)), inplace=True)
+        for conv, norm in zip(self.convs, self.norms):
+            x = F.relu(norm(conv(x)), inplace=True)
         return self.out(join_task(rearrange(x, '(k b t) c h w -> k b t (c h w)', k=K, b=B), e))
+
 
 # %% ../../nbs/21_vae.ipynb #c013
 def unimix_probs(
-    logits:Tensor, # (..., G*C)
-    G:int,         # categorical variables
-    mix:float,     # share of uniform chance
-)->Tensor:         # (..., G, C) float32 probabilities, none below mix / C
+    logits: Tensor,  # (..., G*C)
+    G: int,  # categorical variables
+    mix: float,  # share of uniform chance
+) -> Tensor:  # (..., G, C) float32 probabilities, none below mix / C
     "Probabilities of every variable, mixed with uniform chance"
     p = rearrange(logits.float(), '... (g c) -> ... g c', g=G).softmax(-1)
     return (1 - mix) * p + mix / p.shape[-1]
 
+
 # %% ../../nbs/21_vae.ipynb #c018
 def straight_through(
-    p:Tensor,            # (..., G, C) probabilities
-    gen:torch.Generator, # on the device of `p`
-)->Tensor:               # (..., G*C) one-hot in value, with the gradient of `p`
+    p: Tensor,  # (..., G, C) probabilities
+    gen: torch.Generator,  # on the device of `p`
+) -> Tensor:  # (..., G*C) one-hot in value, with the gradient of `p`
     "Draw every variable, and let the gradient pass as if it were `p`"
     one = sample_onehot(p.detach(), gen)
     return rearrange(one + (p - p.detach()), '... g c -> ... (g c)')
 
+
 # %% ../../nbs/21_vae.ipynb #c022
 class Decoder(nn.Module):
     "Latent samples and task vectors to pictures"
-    def __init__(self,
-        size:int,   # side of a picture
-        stem:int,   # channels before the last convolution
-        d_task:int, # W, width of a task vector, 0 = none
-        d_in:int,   # Z = G*C
+
+    def __init__(
+        self,
+        size: int,  # side of a picture
+        stem: int,  # channels before the last convolution
+        d_task: int,  # W, width of a task vector, 0 = none
+        d_in: int,  # Z = G*C
     ):
         super().__init__()
         dims = channels(size, stem)[::-1]
@@ -82,12 +96,14 @@ class Decoder(nn.Module):
         self.convs = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in zip(dims, dims[1:]))
         self.convs.append(nn.ConvTranspose2d(dims[-1], 3, 4, 2, 1))
 
-    def forward(self,
-        z:Tensor, # (K, B, T, Z) one-hot groups, flat
-        e:Tensor, # (K, W) task vectors
-    )->Tensor:    # (K, B, T, 3, size, size) pictures, about [0, 1]
+    def forward(
+        self,
+        z: Tensor,  # (K, B, T, Z) one-hot groups, flat
+        e: Tensor,  # (K, W) task vectors
+    ) -> Tensor:  # (K, B, T, 3, size, size) pictures, about [0, 1]
         K, B = z.shape[:2]
         x = rearrange(self.inp(join_task(z, e)), 'k b t (c h w) -> (k b t) c h w', h=4, w=4)
         x = x.contiguous(memory_format=torch.channels_last)
-        for norm, conv in zip(self.norms, self.convs): x = conv(F.relu(norm(x), inplace=True))
+        for norm, conv in zip(self.norms, self.convs):
+            x = conv(F.relu(norm(x), inplace=True))
         return rearrange(x, '(k b t) c h w -> k b t c h w', k=K, b=B)

@@ -8,29 +8,45 @@ __all__ = ['WorldModel', 'contexts']
 # %% ../../nbs/28_world_model.ipynb #c002
 from collections.abc import Callable
 from dataclasses import asdict
-import torch, torch.nn.functional as F
+
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 # %% ../../nbs/28_world_model.ipynb #c003
 from ..config import WorldModelConfig
 from ..core import TwoHot, onehot_at
-from ..records import Batch, Rollout, State
 from .blocks import ClusterBank
-from .pictures import Pictures
-from .vae import Decoder, Encoder, straight_through, unimix_probs
 from .dynamics import Dynamics
 from .heads import Heads
-from .losses import balance_loss, combine, cont_loss, dyn_loss, harmonious, rec_loss, rep_loss, rew_loss, task_loss, within_episodes
+from mow_nb.model.losses import (
+    balance_loss,
+    combine,
+    cont_loss,
+    dyn_loss,
+    harmonious,
+    rec_loss,
+    rep_loss,
+    rew_loss,
+    task_loss,
+    within_episodes,
+)
+from .pictures import Pictures
+from .vae import Decoder, Encoder, straight_through, unimix_probs
+from ..records import Batch, Rollout, State
+
 
 # %% ../../nbs/28_world_model.ipynb #c008
 class WorldModel(nn.Module):
     "A VAE and heads per cluster around one dynamics"
-    def __init__(self,
-        cfg:WorldModelConfig, # settings
-        tasks:int, # K
-        d_act:int, # A
-        labels:list[int], # cluster of each task, 0..N-1, none of them empty
+
+    def __init__(
+        self,
+        cfg: WorldModelConfig,  # settings
+        tasks: int,  # K
+        d_act: int,  # A
+        labels: list[int],  # cluster of each task, 0..N-1, none of them empty
     ):
         super().__init__()
         v, W = cfg.vae, cfg.d_task
@@ -44,52 +60,57 @@ class WorldModel(nn.Module):
         self.log_sigma = nn.Parameter(torch.zeros(tasks if cfg.harmonious else 0))
         self.twohot = TwoHot(cfg.bins)
 
-    def task_vectors(self)->Tensor: # (K, W) rows of length 1
+    def task_vectors(self) -> Tensor:  # (K, W) rows of length 1
         "Task embeddings as every part reads them"
         return F.normalize(self.embed, dim=-1)
 
-    def encode(self,
-        obs:Tensor, # (K, B, T, 3, H, W) pictures in [0, 1]
-        e:Tensor, # (K, W) task vectors
-        gen:torch.Generator, # draws the latents
-    )->tuple[Tensor, Tensor]: # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
+    def encode(
+        self,
+        obs: Tensor,  # (K, B, T, 3, H, W) pictures in [0, 1]
+        e: Tensor,  # (K, W) task vectors
+        gen: torch.Generator,  # draws the latents
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
         "What the pictures show"
         return self.encode_seen(self.pictures(obs), e, gen)
 
-    def encode_seen(self,
-        seen:Tensor, # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22)
-        e:Tensor, # (K, W) task vectors
-        gen:torch.Generator, # draws the latents
-    )->tuple[Tensor, Tensor]: # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
+    def encode_seen(
+        self,
+        seen: Tensor,  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22)
+        e: Tensor,  # (K, W) task vectors
+        gen: torch.Generator,  # draws the latents
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
         "Posterior and straight-through sample of standardised pictures"
         v = self.cfg.vae
         post = unimix_probs(self.enc(seen, e), v.groups, v.unimix)
         return post, straight_through(post, gen)
 
-    def decode(self,
-        z:Tensor, # (K, B, T, Z) latents
-        e:Tensor, # (K, W) task vectors
-    )->Tensor: # (K, B, T, 3, H, W) pictures, about [0, 1]
+    def decode(
+        self,
+        z: Tensor,  # (K, B, T, Z) latents
+        e: Tensor,  # (K, W) task vectors
+    ) -> Tensor:  # (K, B, T, 3, H, W) pictures, about [0, 1]
         "Pictures that latents stand for, as a person sees them"
         return self.pictures.inverse(self.dec(z, e).float())
 
-    def predict(self,
-        h:Tensor, # (K, B, T, D) memory after (z[t], act[t])
-        e:Tensor, # (K, W) task vectors
-    )->Tensor: # (K, B, T, G, C) probabilities of z[t+1]
+    def predict(
+        self,
+        h: Tensor,  # (K, B, T, D) memory after (z[t], act[t])
+        e: Tensor,  # (K, W) task vectors
+    ) -> Tensor:  # (K, B, T, G, C) probabilities of z[t+1]
         "What the next picture will show"
         v = self.cfg.vae
         return unimix_probs(self.heads.prior(h, e), v.groups, v.unimix)
 
-    def observe(self,
-        batch:Batch, # a window of every task
-        gen:torch.Generator, # draws latents and router noise
-        tau:float=1., # temperature of the router
-        noise:float=0., # size of the router's Gumbel noise
-        hold:float=0., # 1 = every task keeps its experts
-        drop:torch.Generator|None=None, # draws dropout; None = no dropout
-        rate:float=0., # share by which the statistics of pictures follow this batch
-    )->State: # latents, memories and guesses
+    def observe(
+        self,
+        batch: Batch,  # a window of every task
+        gen: torch.Generator,  # draws latents and router noise
+        tau: float = 1.0,  # temperature of the router
+        noise: float = 0.0,  # size of the router's Gumbel noise
+        hold: float = 0.0,  # 1 = every task keeps its experts
+        drop: torch.Generator | None = None,  # draws dropout; None = no dropout
+        rate: float = 0.0,  # share by which the statistics of pictures follow this batch
+    ) -> State:  # latents, memories and guesses
         "Read a window of the past"
         # observe
         e = self.task_vectors()
@@ -99,31 +120,36 @@ class WorldModel(nn.Module):
         h, gates = self.dyn(z, batch.act, e, memory, drop)
         return State(seen=seen, post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
 
-    def sample_prior(self,
-        h:Tensor, # (K, M, T, D) memory after (z[t], act[t])
-        e:Tensor, # (K, W) task vectors
-        gen:torch.Generator, # draws the latents
-    )->Tensor: # (K, M, T, Z) one-hot z[t+1], as imagined
+    def sample_prior(
+        self,
+        h: Tensor,  # (K, M, T, D) memory after (z[t], act[t])
+        e: Tensor,  # (K, W) task vectors
+        gen: torch.Generator,  # draws the latents
+    ) -> Tensor:  # (K, M, T, Z) one-hot z[t+1], as imagined
         "Draw the next latent without a picture"
         logits = self.heads.prior(h, e)
-        return self.draw(logits, torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device))
+        return self.draw(
+            logits, torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device)
+        )
 
-    def draw(self,
-        logits:Tensor, # (K, M, T, Z) of a prior
-        u:Tensor, # (K, M, T, G, 1) uniform in [0, 1)
-    )->Tensor: # (K, M, T, Z) one-hot
+    def draw(
+        self,
+        logits: Tensor,  # (K, M, T, Z) of a prior
+        u: Tensor,  # (K, M, T, G, 1) uniform in [0, 1)
+    ) -> Tensor:  # (K, M, T, Z) one-hot
         "The latent that uniform numbers pick"
         v = self.cfg.vae
         return rearrange(onehot_at(unimix_probs(logits, v.groups, v.unimix), u), 'k m t g c -> k m t (g c)')
 
     @torch.no_grad()
-    def imagine(self,
-        z:Tensor, # (K, M, T, Z) latents of the contexts
-        act:Tensor, # (K, M, T, A) actions of the contexts
-        policy:Callable, # (z, h, e, gen) -> act, one step each: (K, M, 1, ...)
-        H:int, # steps to imagine; T + H is at most `positions`
-        gen:torch.Generator, # draws latents, and is handed to the policy
-    )->Rollout: # M dreams of every task
+    def imagine(
+        self,
+        z: Tensor,  # (K, M, T, Z) latents of the contexts
+        act: Tensor,  # (K, M, T, A) actions of the contexts
+        policy: Callable,  # (z, h, e, gen) -> act, one step each: (K, M, 1, ...)
+        H: int,  # steps to imagine; T + H is at most `positions`
+        gen: torch.Generator,  # draws latents, and is handed to the policy
+    ) -> Rollout:  # M dreams of every task
         "Go on from a context without pictures"
         # imagine
         e = self.task_vectors()
@@ -139,10 +165,11 @@ class WorldModel(nn.Module):
         cont = self.heads.cont(h[:, :, 1:], e)[..., 0].float().sigmoid()
         return Rollout(z=z, h=h, act=act, rew=rew, cont=cont)
 
-    def losses(self,
-        batch:Batch, # what happened
-        state:State, # what `observe` made of it
-    )->dict[str, Tensor]: # name to (K, B, T) unreduced loss; (K, B, T-1) for dyn and rep
+    def losses(
+        self,
+        batch: Batch,  # what happened
+        state: State,  # what `observe` made of it
+    ) -> dict[str, Tensor]:  # name to (K, B, T) unreduced loss; (K, B, T-1) for dyn and rep
         "How wrong every part was"
         # loss
         e, h, heads = self.task_vectors(), state.h, self.heads
@@ -151,54 +178,60 @@ class WorldModel(nn.Module):
             rew=rew_loss(heads.rew(h, e), batch.rew, self.twohot),
             cont=cont_loss(heads.cont(h, e)[..., 0], batch.cont),
             dyn=within_episodes(dyn_loss(state.post, state.prior), batch.done),
-            rep=within_episodes(rep_loss(state.post, state.prior), batch.done))
+            rep=within_episodes(rep_loss(state.post, state.prior), batch.done),
+        )
         return out if heads.task is None else out | dict(task=task_loss(heads.task(h)))
 
-    def weights(self)->dict[str, float]: # loss name to weight
+    def weights(self) -> dict[str, float]:  # loss name to weight
         "Weight of every loss"
         c = self.cfg
-        w = dict(rec=c.rec_weight, rew=1., cont=1., dyn=c.dyn_weight, rep=c.rep_weight)
+        w = dict(rec=c.rec_weight, rew=1.0, cont=1.0, dyn=c.dyn_weight, rep=c.rep_weight)
         return w if self.heads.task is None else w | dict(task=c.task_weight)
 
-    def task_losses(self,
-        losses:dict[str, Tensor], # name to (K, B, T) unreduced loss
-    )->Tensor: # (K,) total loss of each task
+    def task_losses(
+        self,
+        losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss
+    ) -> Tensor:  # (K,) total loss of each task
         "One number per task"
         return combine(losses, self.weights(), dict(dyn=self.cfg.free_nats, rep=self.cfg.free_nats))
 
-    def objective(self,
-        losses:dict[str, Tensor], # name to (K, B, T) unreduced loss
-        gates:Tensor, # (K, E) gates of the experts
-        keep:slice|list=slice(None), # the tasks that count; all, unless one's numbers are none
-    )->Tensor: # () to be minimised
+    def objective(
+        self,
+        losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss
+        gates: Tensor,  # (K, E) gates of the experts
+        keep: slice | list = slice(None),  # the tasks that count; all, unless one's numbers are none
+    ) -> Tensor:  # () to be minimised
         "One number for all tasks"
         L = self.task_losses(losses)[keep]
         total = harmonious(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
         return total + self.cfg.balance_weight * balance_loss(gates[keep], self.dyn.n)
 
-    def banks(self)->dict[str, ClusterBank]: # name to bank
+    def banks(self) -> dict[str, ClusterBank]:  # name to bank
         "The parts that exist once per cluster"
         return dict(enc=self.enc, dec=self.dec, prior=self.heads.prior, rew=self.heads.rew, cont=self.heads.cont)
 
-    def regroup(self,
-        labels:list[int], # new cluster of each task, 0..N-1, none of them empty
-    )->None:
+    def regroup(
+        self,
+        labels: list[int],  # new cluster of each task, 0..N-1, none of them empty
+    ) -> None:
         "Deal the tasks anew; each cluster starts from weights that served one of its tasks"
-        for bank in self.banks().values(): bank.regroup(labels)
+        for bank in self.banks().values():
+            bank.regroup(labels)
+
 
 # %% ../../nbs/28_world_model.ipynb #c029
 def contexts(
-    z:Tensor, # (K, B, T, Z) latents of a batch
-    act:Tensor, # (K, B, T, A) its actions
-    done:Tensor, # (K, B, T) 1 where the next step belongs to another episode
-    M:int, # windows per task
-    L:int, # steps of a window, at most T
-    gen:torch.Generator, # chooses the places
-)->tuple[Tensor, Tensor]: # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
+    z: Tensor,  # (K, B, T, Z) latents of a batch
+    act: Tensor,  # (K, B, T, A) its actions
+    done: Tensor,  # (K, B, T) 1 where the next step belongs to another episode
+    M: int,  # windows per task
+    L: int,  # steps of a window, at most T
+    gen: torch.Generator,  # chooses the places
+) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
     "Starts of dreams: different windows within one episode, repeated only where there are fewer than M"
     K, B, T = z.shape[:3]
     seams = F.pad(done.cumsum(-1), (1, 0))
-    whole = (seams[:, :, L - 1:-1] - seams[:, :, :T - L + 1] == 0).flatten(1)
+    whole = (seams[:, :, L - 1 : -1] - seams[:, :, : T - L + 1] == 0).flatten(1)
     # a random order in which windows over a seam come last, and are used only if there is nothing else
     order = (torch.rand(whole.shape, generator=gen, device=z.device) + whole).argsort(-1, descending=True)
     good = whole.sum(-1, keepdim=True)

@@ -6,169 +6,211 @@
 __all__ = ['load_mirror', 'Replay']
 
 # %% ../../nbs/42_replay.ipynb #c002
-import os, re, sys
+import os
+import re
+import sys
 from pathlib import Path
+
 import numpy as np
 import torch
 from einops import rearrange
+
 from ..core import CheckpointError, ConfigError
-from .ring import Ring, check_room, planned_bytes, step_fields
 from ..records import Batch
+from .ring import Ring, check_room, planned_bytes, step_fields
+
 
 # %% ../../nbs/42_replay.ipynb #c005
 def load_mirror(
-    rings:list,  # K of `Ring`, all alike
-    device:str,  # 'cpu' or 'cuda'
-)->dict:         # field -> (K, rows, ...) tensor on the device; empty if it does not fit
+    rings: list,  # K of `Ring`, all alike
+    device: str,  # 'cpu' or 'cuda'
+) -> dict:  # field -> (K, rows, ...) tensor on the device; empty if it does not fit
     "Copy all rings to a device"
     fields = {f: rings[0].maps[f] for f in rings[0].fields}
     need = len(rings) * sum(m.nbytes for m in fields.values())
-    if torch.device(device).type == 'cuda': free = torch.cuda.mem_get_info(device)[0]
-    else: free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if torch.device(device).type == 'cuda':
+        free = torch.cuda.mem_get_info(device)[0]
+    else:
+        free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
     if need > free // 2:
         print(f'replay: {need / 1e9:.1f} GB do not fit on {device}, sampling from disk', file=sys.stderr)
         return {}
-    blocks = {f: torch.empty(len(rings), *m.shape, dtype=getattr(torch, m.dtype.name), device=device) for f, m in fields.items()}
+    blocks = {
+        f: torch.empty(len(rings), *m.shape, dtype=getattr(torch, m.dtype.name), device=device)
+        for f, m in fields.items()
+    }
     for f, block in blocks.items():
         for k, r in enumerate(rings):
             r.check(np.arange(min(r.done, r.rows)), r.done)
             # in pieces: the whole file need not pass through memory at once
-            for i in range(0, r.rows, 4096): block[k, i:i+4096] = torch.from_numpy(r.maps[f][i:i+4096].copy())
+            for i in range(0, r.rows, 4096):
+                block[k, i : i + 4096] = torch.from_numpy(r.maps[f][i : i + 4096].copy())
     return blocks
 
+
 # %% ../../nbs/42_replay.ipynb #c009
-def _task_folders(tasks:int|list)->list: # K directory names, all different
+def _task_folders(tasks: int | list) -> list:  # K directory names, all different
     names = [f'task-{k:04d}' for k in range(tasks)] if isinstance(tasks, int) else list(tasks)
     folders = [re.sub(r'^[^A-Za-z0-9]|[^A-Za-z0-9._-]', '-', n).lstrip('-.')[:64] for n in names]
     for f, n in zip(folders, names):
-        if not f or folders.count(f) > 1: raise ConfigError(f"task name '{n}' does not give a directory of its own")
-    if not names: raise ConfigError('tasks is empty: a replay needs at least one')
+        if not f or folders.count(f) > 1:
+            raise ConfigError(f"task name '{n}' does not give a directory of its own")
+    if not names:
+        raise ConfigError('tasks is empty: a replay needs at least one')
     return folders
+
 
 # %% ../../nbs/42_replay.ipynb #c011
 class Replay:
     "A ring per task on the disk, sampled evenly over tasks"
-    def __init__(self,
-        path:Path,        # the `replay` directory of a run
-        tasks:int|list,   # K, or the K names
-        capacity:int,     # steps per task that may be sampled
-        size:int,         # side of the square frames in pixels
-        act_width:int,    # A
-        spare:int=0,      # steps kept beyond that, so that `truncate` can be exact
-        mirror:str=None,  # device that holds a copy to sample from
+
+    def __init__(
+        self,
+        path: Path,  # the `replay` directory of a run
+        tasks: int | list,  # K, or the K names
+        capacity: int,  # steps per task that may be sampled
+        size: int,  # side of the square frames in pixels
+        act_width: int,  # A
+        spare: int = 0,  # steps kept beyond that, so that `truncate` can be exact
+        mirror: str = None,  # device that holds a copy to sample from
     ):
-        if capacity < 1 or spare < 0: raise ConfigError(f'capacity = {capacity}, spare = {spare}: need at least 1 and 0')
+        if capacity < 1 or spare < 0:
+            raise ConfigError(f'capacity = {capacity}, spare = {spare}: need at least 1 and 0')
         self.folders, self.capacity, self.rows = _task_folders(tasks), capacity, capacity + spare
         check_room(path, planned_bytes(len(self.folders), capacity, size, act_width, spare))
         self.fields = step_fields(size, act_width)
-        self.rings = [Ring(Path(path)/f, self.rows, size, act_width) for f in self.folders]
+        self.rings = [Ring(Path(path) / f, self.rows, size, act_width) for f in self.folders]
         self.total = np.array([r.done for r in self.rings])
         self.mirror = load_mirror(self.rings, mirror) if mirror else {}
 
-    def append(self,
-        obs:np.ndarray,   # (K, H, W, 3) uint8 frames
-        act:np.ndarray,   # (K, A) taken at them
-        rew:np.ndarray,   # (K,) that followed
-        cont:np.ndarray,  # (K,) 1 goes on, 0 terminated
-        done:np.ndarray|None=None, # (K,) 1 where the episode ended, or was cut, after this step; None = nowhere
-    )->None:
+    def append(
+        self,
+        obs: np.ndarray,  # (K, H, W, 3) uint8 frames
+        act: np.ndarray,  # (K, A) taken at them
+        rew: np.ndarray,  # (K,) that followed
+        cont: np.ndarray,  # (K,) 1 goes on, 0 terminated
+        done: np.ndarray | None = None,  # (K,) 1 where the episode ended, or was cut, after this step; None = nowhere
+    ) -> None:
         "Store one step of every task"
-        if np.asarray(obs).dtype != np.uint8: raise ConfigError(f'frames must be uint8, not {np.asarray(obs).dtype}')
+        if np.asarray(obs).dtype != np.uint8:
+            raise ConfigError(f'frames must be uint8, not {np.asarray(obs).dtype}')
         step = dict(obs=obs, act=act, rew=rew, cont=cont, done=np.zeros_like(cont) if done is None else done)
         step = {f: np.asarray(v, self.fields[f][1]) for f, v in step.items()}
         for f, v in step.items():
             want = (len(self.rings), *self.fields[f][0])
-            if v.shape != want: raise ConfigError(f'{f} has shape {v.shape}, the replay holds {want}')
-        for k, (ring, n) in enumerate(zip(self.rings, self.total)): ring.write(int(n), {f: v[k] for f, v in step.items()})
-        for f, block in self.mirror.items(): block[range(len(self.rings)), self.total % self.rows] = torch.from_numpy(step[f]).to(block.device)
+            if v.shape != want:
+                raise ConfigError(f'{f} has shape {v.shape}, the replay holds {want}')
+        for k, (ring, n) in enumerate(zip(self.rings, self.total)):
+            ring.write(int(n), {f: v[k] for f, v in step.items()})
+        for f, block in self.mirror.items():
+            block[range(len(self.rings)), self.total % self.rows] = torch.from_numpy(step[f]).to(block.device)
         self.total += 1
 
-    def oldest(self)->np.ndarray: # (K,) number of the oldest step that may be read
+    def oldest(self) -> np.ndarray:  # (K,) number of the oldest step that may be read
         "Where the readable past begins"
         claimed = np.array([r.claimed for r in self.rings])
         return np.maximum(0, np.maximum(self.total - self.capacity, claimed - self.rows))
 
-    def windows(self,
-        rng:np.random.Generator,  # whose draws decide
-        B:int,                    # windows per task
-        T:int,                    # steps per window
-        whole:bool=False,         # only windows within one episode
-    )->np.ndarray:                # (K, B, T) rows in the rings
+    def windows(
+        self,
+        rng: np.random.Generator,  # whose draws decide
+        B: int,  # windows per task
+        T: int,  # steps per window
+        whole: bool = False,  # only windows within one episode
+    ) -> np.ndarray:  # (K, B, T) rows in the rings
         "Draw windows of consecutive steps, evenly over all there are"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
-            raise ConfigError(f"replay of task '{self.folders[k]}' holds {max(0, stop[k] - low[k] + T - 1)} steps, a window needs T = {T}")
-        draw = lambda: (rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))[..., None] + np.arange(T)) % self.rows
+            raise ConfigError(
+                f"replay of task '{self.folders[k]}' holds {max(0, stop[k] - low[k] + T - 1)} steps, a window needs T = {T}"
+            )
+        draw = lambda: (
+            (rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))[..., None] + np.arange(T)) % self.rows
+        )
         rows = draw()
         for _ in range(20 if whole else 0):  # where episodes are shorter than a window, some windows stay as they are
             bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
-            if not bad.any(): break
+            if not bad.any():
+                break
             rows = np.where(bad[..., None], draw(), rows)
         return rows
 
-    def _take(self, rows)->dict: # field -> (K, B, T, ...); frames uint8, the rest float32
+    def _take(self, rows) -> dict:  # field -> (K, B, T, ...); frames uint8, the rest float32
         task = np.arange(len(rows))[:, None, None]
-        if self.mirror: return {f: block[task, rows] for f, block in self.mirror.items()}
+        if self.mirror:
+            return {f: block[task, rows] for f, block in self.mirror.items()}
         out = {f: np.empty((*rows.shape, *shape), kind) for f, (shape, kind) in self.fields.items()}
         for k, ring in enumerate(self.rings):
             ring.check(rows[k], int(self.total[k]))
             # 'clip' because numpy buffers the whole output in the default mode
-            for f, o in out.items(): np.take(ring.maps[f], rows[k], axis=0, out=o[k], mode='clip')
+            for f, o in out.items():
+                np.take(ring.maps[f], rows[k], axis=0, out=o[k], mode='clip')
         return {f: torch.from_numpy(o) for f, o in out.items()}
 
-    def sample_raw(self,
-        rng:np.random.Generator,  # whose draws decide
-        B:int,                    # windows per task
-        T:int,                    # steps per window
-        whole:bool=False,         # only windows within one episode
-    )->Batch:                     # (K, B, T, ...) with frames as uint8, channels last in memory
+    def sample_raw(
+        self,
+        rng: np.random.Generator,  # whose draws decide
+        B: int,  # windows per task
+        T: int,  # steps per window
+        whole: bool = False,  # only windows within one episode
+    ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "A batch of bytes, a quarter of the way to carry"
         got = self._take(self.windows(rng, B, T, whole))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
 
-    def sample(self,
-        rng:np.random.Generator,  # whose draws decide
-        B:int,                    # windows per task
-        T:int,                    # steps per window
-        device:str=None,          # where to; bytes travel and become floats there
-        whole:bool=False,         # only windows within one episode
-    )->Batch:                     # (K, B, T, ...) with frames in [0, 1], channels last in memory
+    def sample(
+        self,
+        rng: np.random.Generator,  # whose draws decide
+        B: int,  # windows per task
+        T: int,  # steps per window
+        device: str = None,  # where to; bytes travel and become floats there
+        whole: bool = False,  # only windows within one episode
+    ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "A batch for the world model"
         raw = self.sample_raw(rng, B, T, whole)
-        if device: raw = raw.to(device)
-        return Batch(raw.obs.float().mul_(1/255), raw.act, raw.rew, raw.cont, raw.done)
+        if device:
+            raw = raw.to(device)
+        return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)
 
-    def state_dict(self)->dict: # task's directory -> steps ever written
+    def state_dict(self) -> dict:  # task's directory -> steps ever written
         "What a checkpoint has to know of the replay"
         return {f: int(n) for f, n in zip(self.folders, self.total)}
 
-    def truncate(self,
-        counters:dict,  # as from `state_dict`; a task it does not name starts empty
-    )->int:             # steps lost to overwriting, 0 if `spare` was enough
+    def truncate(
+        self,
+        counters: dict,  # as from `state_dict`; a task it does not name starts empty
+    ) -> int:  # steps lost to overwriting, 0 if `spare` was enough
         "Go back to the moment when the counters were taken"
-        if unknown := set(counters) - set(self.folders): raise ConfigError(f"the replay has no task '{min(unknown)}'")
+        if unknown := set(counters) - set(self.folders):
+            raise ConfigError(f"the replay has no task '{min(unknown)}'")
         goal = np.array([counters.get(f, 0) for f in self.folders])
         for k in np.flatnonzero(goal > self.total):
-            raise CheckpointError(f"replay of task '{self.folders[k]}' holds {self.total[k]} steps, the checkpoint counts {goal[k]}")
+            raise CheckpointError(
+                f"replay of task '{self.folders[k]}' holds {self.total[k]} steps, the checkpoint counts {goal[k]}"
+            )
         self.total = goal
-        for ring, n in zip(self.rings, goal): ring._put('head', 1, n)
+        for ring, n in zip(self.rings, goal):
+            ring._put('head', 1, n)
         self.scan()
         return int((self.oldest() - np.maximum(0, goal - self.capacity)).max())
 
-    def scan(self,
-        most:int=256,  # steps per task, the newest and as many again, evenly spread; 0 = all
-    )->int:            # steps that were looked at
+    def scan(
+        self,
+        most: int = 256,  # steps per task, the newest and as many again, evenly spread; 0 = all
+    ) -> int:  # steps that were looked at
         "Compare stored steps with their checksums, or `CheckpointError`"
         looked = 0
         for ring, low, n in zip(self.rings, self.oldest(), self.total):
             steps = np.arange(low, n)
-            if 0 < most < len(steps): steps = np.union1d(steps[-most:], steps[::-(-len(steps) // most)])
+            if 0 < most < len(steps):
+                steps = np.union1d(steps[-most:], steps[:: -(-len(steps) // most)])
             ring.check(steps % ring.rows, int(n))
             looked += len(steps)
         return looked
 
-    def flush(self)->None:
+    def flush(self) -> None:
         "Return when every step is on the disk; call it before a checkpoint"
         for ring in self.rings:
-            for f in ring.files.values(): os.fsync(f.fileno())
+            for f in ring.files.values():
+                os.fsync(f.fileno())

@@ -6,51 +6,71 @@
 __all__ = ['step_fields', 'planned_bytes', 'planned_text', 'check_room', 'Ring']
 
 # %% ../../nbs/41_ring.ipynb #c002
-import errno, math, os, shutil, zlib
+import errno
+import math
+import os
+import shutil
+import zlib
 from pathlib import Path
+
 import numpy as np
+
 from ..core import CheckpointError, ConfigError, DiskError
+
 
 # %% ../../nbs/41_ring.ipynb #c007
 def step_fields(
-    size:int,       # side of the square frames in pixels
-    act_width:int,  # A
-)->dict:            # field -> (shape, dtype) of one stored step
+    size: int,  # side of the square frames in pixels
+    act_width: int,  # A
+) -> dict:  # field -> (shape, dtype) of one stored step
     "What is kept of one step"
-    return dict(obs=((size, size, 3), '|u1'), act=((act_width,), '<f4'), rew=((), '<f4'), cont=((), '<f4'), done=((), '<f4'))
+    return dict(
+        obs=((size, size, 3), '|u1'), act=((act_width,), '<f4'), rew=((), '<f4'), cont=((), '<f4'), done=((), '<f4')
+    )
+
 
 def planned_bytes(
-    tasks:int,      # K
-    capacity:int,   # steps kept per task
-    size:int,       # side of the frames in pixels
-    act_width:int,  # A
-    spare:int=0,    # further steps per task, see `truncate`
-)->int:             # bytes on the disk once all rings are full
+    tasks: int,  # K
+    capacity: int,  # steps kept per task
+    size: int,  # side of the frames in pixels
+    act_width: int,  # A
+    spare: int = 0,  # further steps per task, see `truncate`
+) -> int:  # bytes on the disk once all rings are full
     "What the replay of a run will weigh"
-    step = 4 + sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in step_fields(size, act_width).values())  # 4 of checksum
+    step = 4 + sum(
+        int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in step_fields(size, act_width).values()
+    )  # 4 of checksum
     return tasks * (capacity + spare) * step
+
 
 # %% ../../nbs/41_ring.ipynb #c009
 def planned_text(
     *plan,  # as for `planned_bytes`
-)->str:     # one line for the user
+) -> str:  # one line for the user
     "The planned size in words"
     tasks, steps, total = plan[0], plan[1] + sum(plan[4:]), planned_bytes(*plan)
-    return f'replay: {tasks} tasks x {steps:,} steps x {total // (tasks * steps):,} bytes = {total / 1e9:.2f} GB on disk'
+    return (
+        f'replay: {tasks} tasks x {steps:,} steps x {total // (tasks * steps):,} bytes = {total / 1e9:.2f} GB on disk'
+    )
+
 
 # %% ../../nbs/41_ring.ipynb #c012
 def check_room(
-    path:Path,  # where the replay is going to be
-    need:int,   # bytes it may grow to
-)->None:
+    path: Path,  # where the replay is going to be
+    need: int,  # bytes it may grow to
+) -> None:
     "Stop now, in one line, if the disk cannot hold what is planned"
     have = sum(p.stat().st_blocks * 512 for p in Path(path).rglob('*.npy'))
     there = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
-    if need - have > free: raise DiskError(f'replay needs {(need - have) / 1e9:.1f} GB in {path} but the disk has {free / 1e9:.1f} GB left')
+    if need - have > free:
+        raise DiskError(
+            f'replay needs {(need - have) / 1e9:.1f} GB in {path} but the disk has {free / 1e9:.1f} GB left'
+        )
+
 
 # %% ../../nbs/41_ring.ipynb #c015
-def _open_rows(path:Path, shape:tuple, kind:str, grow:bool=False)->np.memmap: # mapped for reading
+def _open_rows(path: Path, shape: tuple, kind: str, grow: bool = False) -> np.memmap:  # mapped for reading
     # the name comes last: a kill in mid-creation must not leave half a header
     if not path.exists():
         tmp = path.with_suffix('.tmp')
@@ -58,79 +78,98 @@ def _open_rows(path:Path, shape:tuple, kind:str, grow:bool=False)->np.memmap: # 
         os.replace(tmp, path)
     rows = np.lib.format.open_memmap(path, 'r')
     if grow and rows.shape[0] < shape[0] and rows.shape[1:] == shape[1:] and rows.dtype == np.dtype(kind):
-        with open(path, 'r+b') as f:    # numpy leaves room in the header for a longer first axis
+        with open(path, 'r+b') as f:  # numpy leaves room in the header for a longer first axis
             f.truncate(rows.offset + math.prod(shape) * rows.itemsize)
             np.lib.format.write_array_header_1_0(f, dict(descr=kind, fortran_order=False, shape=shape))
         rows = np.lib.format.open_memmap(path, 'r')
     if rows.shape != shape or rows.dtype != np.dtype(kind):
-        raise ConfigError(f'{path} holds {rows.dtype} {rows.shape}, the configuration asks for {np.dtype(kind)} {shape}')
+        raise ConfigError(
+            f'{path} holds {rows.dtype} {rows.shape}, the configuration asks for {np.dtype(kind)} {shape}'
+        )
     return rows
+
 
 # %% ../../nbs/41_ring.ipynb #c018
 class Ring:
     "One task's steps, in files that are overwritten in a circle"
-    def __init__(self,
-        path:Path,      # directory of this task
-        rows:int,       # steps the files hold
-        size:int,       # side of the frames in pixels
-        act_width:int,  # A
+
+    def __init__(
+        self,
+        path: Path,  # directory of this task
+        rows: int,  # steps the files hold
+        size: int,  # side of the frames in pixels
+        act_width: int,  # A
     ):
         self.path, self.rows, self.fields = Path(path), rows, [*step_fields(size, act_width)]
         self.path.mkdir(parents=True, exist_ok=True)
         shapes = {f: ((rows, *shape), kind) for f, (shape, kind) in step_fields(size, act_width).items()}
         shapes |= dict(sum=((rows,), '<u4'), head=((2,), '<i8'))
         used = self.ready(shapes)
-        self.maps = {f: _open_rows(self.path/f'{f}.npy', *sk, 0 < used <= rows and f != 'head') for f, sk in shapes.items()}
-        self.files = {f: open(self.path/f'{f}.npy', 'r+b', buffering=0) for f in shapes}
+        self.maps = {
+            f: _open_rows(self.path / f'{f}.npy', *sk, 0 < used <= rows and f != 'head') for f, sk in shapes.items()
+        }
+        self.files = {f: open(self.path / f'{f}.npy', 'r+b', buffering=0) for f in shapes}
         self.claimed, self.done = map(int, self.maps['head'])
         self.known = np.zeros(rows, bool)  # rows that were written, or checked, by this process
 
-    def _put(self, field:str, row:int, value)->None:
+    def _put(self, field: str, row: int, value) -> None:
         m = self.maps[field]
         data = np.ascontiguousarray(value, m.dtype).tobytes()
-        try: n = os.pwrite(self.files[field].fileno(), data, m.offset + row * len(data))
+        try:
+            n = os.pwrite(self.files[field].fileno(), data, m.offset + row * len(data))
         except OSError as e:
-            if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
             n = 0
-        if n != len(data): raise DiskError(f'no room left on the disk for the replay in {self.path}')
+        if n != len(data):
+            raise DiskError(f'no room left on the disk for the replay in {self.path}')
 
-    def write(self,
-        n:int,      # number of the step: 0 for the first ever
-        step:dict,  # field -> array, one step of this task
-    )->None:
+    def write(
+        self,
+        n: int,  # number of the step: 0 for the first ever
+        step: dict,  # field -> array, one step of this task
+    ) -> None:
         "Store step `n`, over the oldest if the ring is full"
         self.claimed, self.done = max(self.claimed, n + 1), n + 1
         self._put('head', 0, self.claimed)
-        for f, v in step.items(): self._put(f, n % self.rows, v)
+        for f, v in step.items():
+            self._put(f, n % self.rows, v)
         self._put('sum', n % self.rows, self.sum_of(n))
         self._put('head', 1, self.done)
         self.known[n % self.rows] = True
 
-    def ready(self,
-        shapes:dict,  # field -> (shape, dtype) of the whole file
-    )->int:           # steps that were claimed so far
+    def ready(
+        self,
+        shapes: dict,  # field -> (shape, dtype) of the whole file
+    ) -> int:  # steps that were claimed so far
         "What lies there already; files of a ring that has lost one, or of another shape but without a step, are not opened"
-        there = [f for f in shapes if (self.path/f'{f}.npy').exists()]
-        used = int(np.lib.format.open_memmap(self.path/'head.npy', 'r').max()) if 'head' in there else 0
-        if used and len(there) < len(shapes): raise CheckpointError(f"replay of task '{self.path.name}' has lost {min(set(shapes) - set(there))}.npy")
-        if 'head' in there and not used:    # nothing was played, so nothing is lost
-            for f in there: (self.path/f'{f}.npy').unlink()
+        there = [f for f in shapes if (self.path / f'{f}.npy').exists()]
+        used = int(np.lib.format.open_memmap(self.path / 'head.npy', 'r').max()) if 'head' in there else 0
+        if used and len(there) < len(shapes):
+            raise CheckpointError(f"replay of task '{self.path.name}' has lost {min(set(shapes) - set(there))}.npy")
+        if 'head' in there and not used:  # nothing was played, so nothing is lost
+            for f in there:
+                (self.path / f'{f}.npy').unlink()
         return used
 
-    def sum_of(self,
-        n:int,     # number of a step
-    )->int:        # 32 bits
+    def sum_of(
+        self,
+        n: int,  # number of a step
+    ) -> int:  # 32 bits
         "Checksum of a step as it lies in the files"
         crc = zlib.crc32(f'{self.path.name} {n}'.encode())
-        for f in self.fields: crc = zlib.crc32(np.ascontiguousarray(self.maps[f][n % self.rows]), crc)
+        for f in self.fields:
+            crc = zlib.crc32(np.ascontiguousarray(self.maps[f][n % self.rows]), crc)
         return crc
 
-    def check(self,
-        rows:np.ndarray,  # (...) rows about to be read
-        total:int,        # steps that count
-    )->None:
+    def check(
+        self,
+        rows: np.ndarray,  # (...) rows about to be read
+        total: int,  # steps that count
+    ) -> None:
         "Compare rows with their checksums, each of them once"
         for row in np.unique(rows[~self.known[rows]]):
             n = total - 1 - (total - 1 - int(row)) % self.rows
-            if self.sum_of(n) != self.maps['sum'][row]: raise CheckpointError(f"replay of task '{self.path.name}': step {n} is not what was written")
+            if self.sum_of(n) != self.maps['sum'][row]:
+                raise CheckpointError(f"replay of task '{self.path.name}': step {n} is not what was written")
             self.known[row] = True

@@ -11,53 +11,75 @@ from pathlib import Path
 
 # %% ../../nbs/45_snapshot.ipynb #c003
 import torch
-from .checkpoint import check_labels
+
 from ..core import CheckpointError
 from ..files import put
+from .checkpoint import check_labels
 from .presets import flat
 from .run_folder import same_run
+
 
 # %% ../../nbs/45_snapshot.ipynb #c006
 def snapshot(
     run,  # a `Run` between two rounds
-)->tuple[dict, dict, set]: # name -> tensor, plain data, names of tensors with a row per task
+) -> tuple[dict, dict, set]:  # name -> tensor, plain data, names of tensors with a row per task
     "All that is needed to go on"
     pool, tensors = run.pool.state_dict(), run.learner.tensors()
     memory = {f'memory.{k}': v for k, v in run.agent.state_dict().items()}
     tensors |= memory | {f'sums.{k}': v for k, v in run.sums.items()}
-    for name, state in pool['tasks'].items(): tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
-    extra = dict(updates=run.learner.updates, labels=run.learner.labels, grouped=run.grouped, seconds=run.clock(), replay=run.replay.state_dict(),
-                 pool=pool, since=run.since, config=flat(run.config))
+    for name, state in pool['tasks'].items():
+        tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
+    extra = dict(
+        updates=run.learner.updates,
+        labels=run.learner.labels,
+        grouped=run.grouped,
+        seconds=run.clock(),
+        replay=run.replay.state_dict(),
+        pool=pool,
+        since=run.since,
+        config=flat(run.config),
+    )
     return tensors, extra, run.learner.per_task() | set(memory)
+
 
 # %% ../../nbs/45_snapshot.ipynb #c008
 def stand(
-    run,           # a new `Run`
-    tensors:dict,  # of a checkpoint
-    x:dict,        # its plain data
-)->None:
+    run,  # a new `Run`
+    tensors: dict,  # of a checkpoint
+    x: dict,  # its plain data
+) -> None:
     "Take up everything that `snapshot` put down, or `CheckpointError`"
     same_run(run.config, x)
     check_labels(x.get('labels'), len(run.tasks))
     try:
         run.learner.load_tensors(tensors, x['labels'], x['updates'])
         run.agent.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
-        for name, state in x['pool']['tasks'].items(): state['acts'] = tensors[f'episode.{name}'].numpy()
-        run.replay.truncate(x['replay']); run.pool.load_state_dict(x['pool'])
-        run.sums = {k.removeprefix('sums.'): v.to(run.learner.device) for k, v in tensors.items() if k.startswith('sums.')}
+        for name, state in x['pool']['tasks'].items():
+            state['acts'] = tensors[f'episode.{name}'].numpy()
+        run.replay.truncate(x['replay'])
+        run.pool.load_state_dict(x['pool'])
+        run.sums = {
+            k.removeprefix('sums.'): v.to(run.learner.device) for k, v in tensors.items() if k.startswith('sums.')
+        }
         run.grouped, run.seconds, run.since = bool(x['grouped']), float(x['seconds']), int(x['since'])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
-        raise CheckpointError(f'the checkpoint does not hold what this run saves ({type(e).__name__}: {" ".join(str(e).split())})') from e
+        raise CheckpointError(
+            f'the checkpoint does not hold what this run saves ({type(e).__name__}: {" ".join(str(e).split())})'
+        ) from e
+
 
 # %% ../../nbs/45_snapshot.ipynb #c012
 def remember(
-    path:Path,  # the run's directory
-)->None:
+    path: Path,  # the run's directory
+) -> None:
     "Note that a checkpoint was written"
-    if not os.path.exists(path/'.saved'): put(path/'.saved', 'This run has written checkpoints.\n')
+    if not os.path.exists(path / '.saved'):
+        put(path / '.saved', 'This run has written checkpoints.\n')
+
 
 def check_never_saved(
-    path:Path,  # the run's directory, without a checkpoint
-)->None:
+    path: Path,  # the run's directory, without a checkpoint
+) -> None:
     "Refuse to begin again where there has been a checkpoint"
-    if os.path.exists(path/'.saved'): raise CheckpointError(f'run {path} has had checkpoints, and they are gone: put them back, or begin another run')
+    if os.path.exists(path / '.saved'):
+        raise CheckpointError(f'run {path} has had checkpoints, and they are gone: put them back, or begin another run')

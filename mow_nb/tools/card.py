@@ -11,37 +11,42 @@ from torch.profiler import ProfilerActivity, profile
 # %% ../../nbs/81_card.ipynb #c003
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
 from ..records import Batch
 from ..store.presets import Config, changed, check
-from ..training.learner import Learner
 from .bench import ceiling, flops, machine, pace, random_batch
+from ..training.learner import Learner
+
 
 # %% ../../nbs/81_card.ipynb #c006
 def groups(
-    config:Config,  # of the run
-)->list[int]:       # K labels
+    config: Config,  # of the run
+) -> list[int]:  # K labels
     "Clusters of nearly one size, as many as the run would have"
     K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n or 1
     return [k * n // K for k in range(K)]
 
+
 # %% ../../nbs/81_card.ipynb #c009
 def difference(
-    a:Learner,       # fresh
-    b:Learner,       # as fresh, with the same weights
-    batch:Batch,     # of all tasks
-    updates:int=20,  # to be made
-)->dict[str, float]: # name of a mean -> largest relative difference of any task in any update
+    a: Learner,  # fresh
+    b: Learner,  # as fresh, with the same weights
+    batch: Batch,  # of all tasks
+    updates: int = 20,  # to be made
+) -> dict[str, float]:  # name of a mean -> largest relative difference of any task in any update
     "By how much two learners part"
     worst = {}
     for _ in range(updates):
         for (name, x), y in zip(a.update(batch).items(), b.update(batch).values()):
             gap = ((x - y).abs() / (x.abs() + 1e-3)).max().item()
-            worst[name] = max(gap, worst.get(name, 0.))
+            worst[name] = max(gap, worst.get(name, 0.0))
     return worst
+
 
 # %% ../../nbs/81_card.ipynb #c013
 class _Count(TorchDispatchMode):
     "Counts operators that compute something"
+
     def __init__(self):
         super().__init__()
         self.n = 0
@@ -50,26 +55,30 @@ class _Count(TorchDispatchMode):
         self.n += not func.is_view
         return func(*args, **kwargs or {})
 
+
 def orders(
-    learner:Learner,  # that has made a few updates
-    batch:Batch,      # of all tasks
-)->int:               # kernels on a card, operators on the processor
+    learner: Learner,  # that has made a few updates
+    batch: Batch,  # of all tasks
+) -> int:  # kernels on a card, operators on the processor
     "How many orders one update takes"
     if learner.device != 'cuda':
-        with _Count() as count: learner.update(batch)
+        with _Count() as count:
+            learner.update(batch)
         return count.n
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         learner.update(batch)
         torch.cuda.synchronize()
     return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in seen.events())
 
+
 # %% ../../nbs/81_card.ipynb #c016
 WAYS = dict(told='off', recorded='auto', compiled='inductor')  # name -> value of `train.compile`
 
+
 def compare(
-    config:Config,  # whose update
+    config: Config,  # whose update
     ways=tuple(WAYS),  # which of `WAYS`
-)->dict:            # plain numbers and strings
+) -> dict:  # plain numbers and strings
     "The ways side by side"
     make = lambda way: Learner(changed(config, {'train.compile': WAYS[way]}), groups(config))
     first, rows = make('told'), {}
@@ -78,20 +87,40 @@ def compare(
     work = sum(flops(first, batch).values())
     for way in ways:
         learner = make(way)
-        gap = max(difference(make('told'), learner, batch).values()) if way != 'told' else 0.
-        if device == 'cuda': torch.cuda.reset_peak_memory_stats()
-        rows[way] = dict(seconds=pace(learner, batch), orders=orders(learner, batch), gap=gap,
-                         memory=torch.cuda.max_memory_allocated() if device == 'cuda' else 0)
-    return dict(machine=machine(device), torch=torch.__version__, tasks=len(groups(config)), clusters=max(groups(config)) + 1, work=work, ceiling=top, rows=rows)
+        gap = max(difference(make('told'), learner, batch).values()) if way != 'told' else 0.0
+        if device == 'cuda':
+            torch.cuda.reset_peak_memory_stats()
+        rows[way] = dict(
+            seconds=pace(learner, batch),
+            orders=orders(learner, batch),
+            gap=gap,
+            memory=torch.cuda.max_memory_allocated() if device == 'cuda' else 0,
+        )
+    return dict(
+        machine=machine(device),
+        torch=torch.__version__,
+        tasks=len(groups(config)),
+        clusters=max(groups(config)) + 1,
+        work=work,
+        ceiling=top,
+        rows=rows,
+    )
+
 
 # %% ../../nbs/81_card.ipynb #c017
 def page(
-    m:dict,  # from `compare`
-)->str:      # some lines
+    m: dict,  # from `compare`
+) -> str:  # some lines
     "A comparison for people"
-    lines = [f"{m['machine']}, PyTorch {m['torch']}, {m['tasks']} tasks in {m['clusters']} clusters, {m['work'] / 1e9:.0f} GFLOP an update", '',
-             f"{'':12}{'ms':>9}{'orders':>9}{'TFLOP/s':>10}{'ceiling':>9}{'GiB':>7}   largest relative difference to told"]
+    lines = [
+        f"{m['machine']}, PyTorch {m['torch']}, {m['tasks']} tasks in {m['clusters']} clusters, {m['work'] / 1e9:.0f} GFLOP an update",
+        '',
+        f"{'':12}{'ms':>9}{'orders':>9}{'TFLOP/s':>10}{'ceiling':>9}{'GiB':>7}   largest relative difference to told",
+    ]
     for way, r in m['rows'].items():
         rate = m['work'] / r['seconds']
-        lines.append(f"{way:12}{1e3 * r['seconds']:9.2f}{r['orders']:9d}{rate / 1e12:10.3f}{rate / m['ceiling']:9.1%}{r['memory'] / 2**30:7.2f}   " + (f"{r['gap']:.1e}" if way != 'told' else ''))
+        lines.append(
+            f"{way:12}{1e3 * r['seconds']:9.2f}{r['orders']:9d}{rate / 1e12:10.3f}{rate / m['ceiling']:9.1%}{r['memory'] / 2**30:7.2f}   "
+            + (f"{r['gap']:.1e}" if way != 'told' else '')
+        )
     return '\n'.join(lines)

@@ -10,29 +10,41 @@ from dataclasses import replace
 from typing import Callable
 
 # %% ../../nbs/63_grouping.ipynb #c003
-import numpy as np, torch
+import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import Parameter
+
 from ..core import generator, np_rng
 from ..records import Batch
-from .clustering import Analysis, SignProjection, analyse, even_tensors, layer_means, random_groups, task_gradients
+from mow_nb.training.clustering import (
+    Analysis,
+    SignProjection,
+    analyse,
+    even_tensors,
+    layer_means,
+    random_groups,
+    task_gradients,
+)
 from .learner import Learner
+
 
 # %% ../../nbs/63_grouping.ipynb #c006
 def splittable(
-    learner:Learner,  # before the clustering
-)->dict[str, Parameter]: # name -> parameter, of the banks' first members
+    learner: Learner,  # before the clustering
+) -> dict[str, Parameter]:  # name -> parameter, of the banks' first members
     "The parameters that every cluster will have a copy of"
     banks = learner.world.banks()
     return {f'{bank}.{name}': p for bank, b in banks.items() for name, p in b.members[0].named_parameters()}
 
+
 # %% ../../nbs/63_grouping.ipynb #c009
 def measure(
-    learner:Learner,    # warmed up, tasks still together
-    sample:Callable,    # number of the batch -> Batch
-    batches:int,        # how many to average over
-    dim:int=4096,       # R, width of the projection
-)->dict[str, Tensor]:   # 'layer_means' (K, L), 'projection' and 'even' (K, R)
+    learner: Learner,  # warmed up, tasks still together
+    sample: Callable,  # number of the batch -> Batch
+    batches: int,  # how many to average over
+    dim: int = 4096,  # R, width of the projection
+) -> dict[str, Tensor]:  # 'layer_means' (K, L), 'projection' and 'even' (K, R)
     "Gradients of every task with respect to VAE and heads, reduced in three ways"
     sketch = SignProjection(dim, learner.config.seed)
     world, params, total = learner.world.train(), splittable(learner), 0
@@ -46,15 +58,18 @@ def measure(
     total = total / batches
     return dict(layer_means=total[:, :, 0], projection=total[:, :, 1:].sum(1), even=even_tensors(total[:, :, 1:]))
 
+
 # %% ../../nbs/63_grouping.ipynb #c014
 def find_groups(
-    learner:Learner,  # warmed up, tasks still together
-    sample:Callable,  # number of the batch -> Batch
-    names:list,       # K task names
-)->Analysis:          # labels, and what they were decided on
+    learner: Learner,  # warmed up, tasks still together
+    sample: Callable,  # number of the batch -> Batch
+    names: list,  # K task names
+) -> Analysis:  # labels, and what they were decided on
     "Which tasks share a VAE"
     c, K = learner.config.cluster, len(names)
     found = analyse(names, measure(learner, sample, c.batches), c.n, c.reduction, c.method, learner.updates)
-    if c.grouping == 'random': labels = random_groups(found.labels, np_rng(learner.config.seed, 'random groups'))
-    else: labels = found.labels if c.grouping == 'gradient' else np.zeros(K, dtype=np.int64)
+    if c.grouping == 'random':
+        labels = random_groups(found.labels, np_rng(learner.config.seed, 'random groups'))
+    else:
+        labels = found.labels if c.grouping == 'gradient' else np.zeros(K, dtype=np.int64)
     return replace(found, labels=labels)

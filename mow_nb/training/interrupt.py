@@ -6,18 +6,28 @@
 __all__ = ['Stopped', 'Patience', 'Voice']
 
 # %% ../../nbs/64_interrupt.ipynb #c002
-import os, signal, sys, threading
+import os
+import signal
+import sys
+import threading
+
 
 # %% ../../nbs/64_interrupt.ipynb #c007
 class Stopped(KeyboardInterrupt):
     "A run was asked to stop, and has saved; `number` is that of the signal"
-    def __init__(self,
-        number:int,  # of the signal
-    ): self.number = number
+
+    def __init__(
+        self,
+        number: int,  # of the signal
+    ):
+        self.number = number
+
 
 class Patience:
     "A wish to stop, noted down until the run asks; a second one is not kept waiting"
-    def __init__(self): self.asked, self.before = 0, {}
+
+    def __init__(self):
+        self.asked, self.before = 0, {}
 
     def __enter__(self):
         # signals belong to the main thread; elsewhere nothing is caught, and nothing is promised
@@ -28,31 +38,44 @@ class Patience:
         return self
 
     def __exit__(self, *exc):
-        for number, handler in self.before.items(): signal.signal(number, handler)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
-    def hear(self,
-        number:int,  # of the signal
+    def hear(
+        self,
+        number: int,  # of the signal
         frame=None,  # where it came
-    )->None:
+    ) -> None:
         "Note it down, or stop at once"
-        if self.asked: raise Stopped(number)
+        if self.asked:
+            raise Stopped(number)
         self.asked = number
+
 
 class Voice:
     "A stream for words whose reader may leave; that counts as a wish to stop"
-    def __init__(self,
-        patience:Patience,  # who is told
-        quiet:bool=False,   # say nothing at all
-    ): self.patience, self.out = patience, open(os.devnull, 'w') if quiet else sys.stdout
 
-    def __getattr__(self, name): return getattr(self.out, name)
+    def __init__(
+        self,
+        patience: Patience,  # who is told
+        quiet: bool = False,  # say nothing at all
+    ):
+        self.patience, self.out = patience, open(os.devnull, 'w') if quiet else sys.stdout
 
-    def write(self,
-        text:str,  # to be written, at once
-    )->None:
+    def __getattr__(self, name):
+        return getattr(self.out, name)
+
+    def write(
+        self,
+        text: str,  # to be written, at once
+    ) -> None:
         "Say something"
-        try: self.out.write(text); self.out.flush()
-        except BrokenPipeError: self.out = open(os.devnull, 'w'); self.patience.asked = self.patience.asked or signal.SIGPIPE
+        try:
+            self.out.write(text)
+            self.out.flush()
+        except BrokenPipeError:
+            self.out = open(os.devnull, 'w')
+            self.patience.asked = self.patience.asked or signal.SIGPIPE
 
-    def flush(self)->None:
+    def flush(self) -> None:
         "Everything is out already"

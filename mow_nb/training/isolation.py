@@ -13,101 +13,135 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 from torch.nn import Module
-from ..model.blocks import ClusterBank
+
 from ..core import NonFiniteError
+from ..model.blocks import ClusterBank
 from ..records import Batch
+
 
 # %% ../../nbs/61_isolation.ipynb #c006
 def accused(
-    batch:Batch,   # of all tasks
-    world:Module,  # the world model
-    means:dict,    # loss name -> (K,) of an update that went wrong
-)->set:            # numbers of tasks; empty if nobody in particular is to blame
+    batch: Batch,  # of all tasks
+    world: Module,  # the world model
+    means: dict,  # loss name -> (K,) of an update that went wrong
+) -> set:  # numbers of tasks; empty if nobody in particular is to blame
     "Tasks whose data, vectors or losses are not finite"
     whole = lambda x: torch.isfinite(x).flatten(1).all(1)
     fine = whole(world.embed) & (whole(world.log_sigma[:, None]) if len(world.log_sigma) else True)
-    for f in fields(batch): fine = fine & whole(getattr(batch, f.name))
+    for f in fields(batch):
+        fine = fine & whole(getattr(batch, f.name))
     if fine.all():
         for name, v in means.items():
-            if 'norm' not in name and 'fine' not in name: fine = fine & torch.isfinite(v)
+            if 'norm' not in name and 'fine' not in name:
+                fine = fine & torch.isfinite(v)
     return set((~fine).nonzero().flatten().tolist())
 
+
 def cleaned(
-    batch:Batch,  # of all tasks
-    left:set,     # numbers of tasks
-)->Batch:         # a copy
+    batch: Batch,  # of all tasks
+    left: set,  # numbers of tasks
+) -> Batch:  # a copy
     "The batch, with zeros for some tasks"
     out = {f.name: getattr(batch, f.name).clone() for f in fields(batch)}
-    for v in out.values(): v[sorted(left)] = 0
+    for v in out.values():
+        v[sorted(left)] = 0
     return replace(batch, **out)
+
 
 # %% ../../nbs/61_isolation.ipynb #c009
 def soft(
-    *models:Module,  # the world model, or the actor-critic
-)->list[Tensor]:     # (...) each
+    *models: Module,  # the world model, or the actor-critic
+) -> list[Tensor]:  # (...) each
     "What an update changes besides what optimisers step"
     out = []
     for m in models:
         out += [b for b in m.buffers()] + [p.data for p in m.parameters() if not p.requires_grad]
-        if hasattr(m, 'log_sigma'): out.append(m.log_sigma.data)
+        if hasattr(m, 'log_sigma'):
+            out.append(m.log_sigma.data)
     return out
+
 
 # %% ../../nbs/61_isolation.ipynb #c012
 @contextmanager
 def left_out(
-    models:tuple,   # the world model and the actor-critic
-    left:set,       # numbers of tasks
-    rows:list,      # (K, ...) tensors with a row per task, to be left as they are for those
+    models: tuple,  # the world model and the actor-critic
+    left: set,  # numbers of tasks
+    rows: list,  # (K, ...) tensors with a row per task, to be left as they are for those
 ):
     "Models that pass over some tasks, inside a `with`"
-    banks, rows, at = [m for model in models for m in model.modules() if isinstance(m, ClusterBank)], [t.data for t in rows], sorted(left)
+    banks, rows, at = (
+        [m for model in models for m in model.modules() if isinstance(m, ClusterBank)],
+        [t.data for t in rows],
+        sorted(left),
+    )
     before = [t[at].clone() for t in rows]
-    for bank in banks: bank.left = tuple(at)
+    for bank in banks:
+        bank.left = tuple(at)
     for t in rows:
         # any finite row will do, but a task's vector is divided by its length
         t[at] = torch.where(torch.isfinite(t[at]), t[at], torch.ones_like(t[at]))
-    try: yield
+    try:
+        yield
     finally:
-        for bank in banks: bank.left = ()
-        for t, old in zip(rows, before): t[at] = old
+        for bank in banks:
+            bank.left = ()
+        for t, old in zip(rows, before):
+            t[at] = old
+
 
 # %% ../../nbs/61_isolation.ipynb #c015
 def step_if(
-    opt,          # a fused optimiser
-    norm:Tensor,  # () length of its gradients
-    loss:Tensor,  # () what they are gradients of
-    fine:Tensor,  # () 1 if everything before was finite, else 0
-)->Tensor:        # () the same, this step included
+    opt,  # a fused optimiser
+    norm: Tensor,  # () length of its gradients
+    loss: Tensor,  # () what they are gradients of
+    fine: Tensor,  # () 1 if everything before was finite, else 0
+) -> Tensor:  # () the same, this step included
     "Step, unless a number is none"
     fine = fine * (torch.isfinite(norm) & torch.isfinite(loss.detach())).float()
     opt.found_inf = 1 - fine
     opt.step()
     return fine
 
+
 # %% ../../nbs/61_isolation.ipynb #c018
 def rescue(
-    learner,             # of chapter 62
-    behaviour:bool,      # False during the warm-up
-    batch:Batch,         # of all tasks
-    starts:Batch|None,   # windows in which dreams start
-    means:dict,          # of the update that went wrong
-    before:list,         # the soft parts of world and agent before it
-)->tuple[dict, Tensor]:  # means with zeros for tasks that were left out; (K,) 1 for those
+    learner,  # of chapter 62
+    behaviour: bool,  # False during the warm-up
+    batch: Batch,  # of all tasks
+    starts: Batch | None,  # windows in which dreams start
+    means: dict,  # of the update that went wrong
+    before: list,  # the soft parts of world and agent before it
+) -> tuple[dict, Tensor]:  # means with zeros for tasks that were left out; (K,) 1 for those
     "The update again, without the tasks whose numbers are none"
-    models, K, left, names, stepped = (learner.world, learner.agent), learner.world.tasks, set(), list(means), bool(means['world_fine'][0])
+    models, K, left, names, stepped = (
+        (learner.world, learner.agent),
+        learner.world.tasks,
+        set(),
+        list(means),
+        bool(means['world_fine'][0]),
+    )
     rows = [t for n, t in learner.tensors().items() if n in learner.per_task() and not n.startswith('opt.')]
     while True:
-        for model, old in list(zip(models, before))[stepped:]: torch._foreach_copy_(soft(model), old)
-        more = accused(batch, learner.world, means) | (accused(starts, learner.world, means) if starts is not None else set())
-        if not more - left or len(left := left | more) == K: return _tidy(names, {}, set(range(K)), learner.world.embed)
+        for model, old in list(zip(models, before))[stepped:]:
+            torch._foreach_copy_(soft(model), old)
+        more = accused(batch, learner.world, means) | (
+            accused(starts, learner.world, means) if starts is not None else set()
+        )
+        if not more - left or len(left := left | more) == K:
+            return _tidy(names, {}, set(range(K)), learner.world.embed)
         learner.keep = [k for k in range(K) if k not in left]
         with left_out(models, left, rows):
             state, b, s = None, cleaned(batch, left), None if starts is None else cleaned(starts, left)
             learner.fine = torch.ones_like(learner.fine)
-            if not stepped: state, means = learner.learn_model(b); stepped = bool(learner.fine)
-            if behaviour and stepped: means = means | learner.learn_behaviour(b, state, b if state is None and s is None else s)
+            if not stepped:
+                state, means = learner.learn_model(b)
+                stepped = bool(learner.fine)
+            if behaviour and stepped:
+                means = means | learner.learn_behaviour(b, state, b if state is None and s is None else s)
         learner.keep = slice(None)
-        if learner.fine: return _tidy(names, means, left, learner.world.embed)
+        if learner.fine:
+            return _tidy(names, means, left, learner.world.embed)
+
 
 def _tidy(names, means, left, like):
     "Zeros for what was not learned"
@@ -115,13 +149,17 @@ def _tidy(names, means, left, like):
     skipped[sorted(left)] = 1
     return {n: torch.where(skipped > 0, 0, means.get(n, skipped)) for n in names}, skipped
 
+
 # %% ../../nbs/61_isolation.ipynb #c020
 def assert_finite(
-    means:dict[str, Tensor],  # name -> (K,) on any device
-    names:list[str],          # K task names
-    updates:int,              # where we are
-)->None:
+    means: dict[str, Tensor],  # name -> (K,) on any device
+    names: list[str],  # K task names
+    updates: int,  # where we are
+) -> None:
     "Stop with exit code 4 if a number is none"
     for name, v in means.items():
         bad = (~torch.isfinite(v)).nonzero().flatten().tolist()
-        if bad: raise NonFiniteError(f"'{name}' of task '{names[bad[0]]}' is not finite by update {updates}: try a smaller learning rate or float32")
+        if bad:
+            raise NonFiniteError(
+                f"'{name}' of task '{names[bad[0]]}' is not finite by update {updates}: try a smaller learning rate or float32"
+            )

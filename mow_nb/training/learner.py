@@ -6,7 +6,8 @@
 __all__ = ['pick_device', 'fast_bfloat16', 'Learner', 'settle', 'inherited']
 
 # %% ../../nbs/62_learner.ipynb #c002
-import dataclasses, re
+import dataclasses
+import re
 from functools import partial
 from pathlib import Path
 from typing import Callable
@@ -15,35 +16,42 @@ from typing import Callable
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
-from ..records import Batch, State
+
+from ..agent.capture import CardGraph, Dice, Recorder
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
+from ..records import Batch, State
+from ..store.checkpoint import check_fit
 from ..store.presets import Config, build
 from .isolation import rescue, soft, step_if
-from ..store.checkpoint import check_fit
-from ..agent.capture import CardGraph, Dice, Recorder
+
 
 # %% ../../nbs/62_learner.ipynb #c006
 def pick_device(
-    name:str,  # 'auto', 'cpu' or 'cuda'
-)->str:        # 'cpu' or 'cuda'
+    name: str,  # 'auto', 'cpu' or 'cuda'
+) -> str:  # 'cpu' or 'cuda'
     "Where the models live"
     return ('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name
 
+
 def fast_bfloat16(
-    device:str,  # 'cpu' or 'cuda'
-)->bool:         # True if the hardware multiplies bfloat16 natively
+    device: str,  # 'cpu' or 'cuda'
+) -> bool:  # True if the hardware multiplies bfloat16 natively
     "Is bfloat16 worth using here?"
-    if device == 'cuda': return torch.cuda.is_bf16_supported()
+    if device == 'cuda':
+        return torch.cuda.is_bf16_supported()
     info = Path('/proc/cpuinfo')
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
+
 
 # %% ../../nbs/62_learner.ipynb #c009
 class Learner:
     "Models, optimisers and how far they have come"
-    def __init__(self,
-        config:Config,                # of the run
-        labels:list[int]|None=None,   # K cluster labels; None = all together
+
+    def __init__(
+        self,
+        config: Config,  # of the run
+        labels: list[int] | None = None,  # K cluster labels; None = all together
     ):
         self.config, t = config, config.train
         self.device = pick_device(t.device)
@@ -55,58 +63,71 @@ class Learner:
         self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
         self.fit_out()
 
-    def gen(self,
-        purpose:str,     # what is drawn
-    )->torch.Generator:  # on the device, the same for the same update
+    def gen(
+        self,
+        purpose: str,  # what is drawn
+    ) -> torch.Generator:  # on the device, the same for the same update
         "The generator for this update and purpose"
         return self.dice(purpose, self.updates)
 
-    def heat(self)->Tensor: # (3,) temperature and noise of the router, and 1 where its choices are final; on the device
+    def heat(
+        self,
+    ) -> Tensor:  # (3,) temperature and noise of the router, and 1 where its choices are final; on the device
         "Annealing of the router in this update"
         # a tensor, so that a recorded update reads it anew every time
         warmup = self.config.train.warmup
-        return torch.tensor(self.world.dyn.anneal_at(self.updates / warmup if warmup else 1.), device=self.device)
+        return torch.tensor(self.world.dyn.anneal_at(self.updates / warmup if warmup else 1.0), device=self.device)
 
-    def fit_out(self)->None:
+    def fit_out(self) -> None:
         "Optimisers for the present parameters, and compiled parts where asked for"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
         self.recorder.drop()
         self.model_params = list(self.world.parameters())
-        groups = [dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']), dict(params=[self.world.log_sigma], lr=t.sigma_lr)]
+        groups = [
+            dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']),
+            dict(params=[self.world.log_sigma], lr=t.sigma_lr),
+        ]
         self.agent_params = [p for p in self.agent.parameters() if p.requires_grad]
         self.model_opt = adam(groups, lr=t.model_lr)
         self.agent_opt = adam(self.agent_params, lr=t.agent_lr, eps=1e-5)
-        if t.compile == 'inductor': self.compile_parts()
+        if t.compile == 'inductor':
+            self.compile_parts()
 
-    def pairs(self)->tuple: # (model, optimiser) of the world, then of the agent
+    def pairs(self) -> tuple:  # (model, optimiser) of the world, then of the agent
         "Who steps whom"
         return (self.world, self.model_opt), (self.agent, self.agent_opt)
 
-    def compile_parts(self,
-        backend:str='inductor',  # of `torch.compile`
-    )->None:
+    def compile_parts(
+        self,
+        backend: str = 'inductor',  # of `torch.compile`
+    ) -> None:
         "Hand the large parts to the compiler, in place, so that parameters keep their names"
         # clusters of other sizes and lengths of other dreams are other shapes of the same code
         torch._dynamo.config.recompile_limit = 64
         world, agent = self.world, self.agent
         quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
-        if len(world.enc.members) == 1: world.enc.members[0].compile(backend=backend)
+        if len(world.enc.members) == 1:
+            world.enc.members[0].compile(backend=backend)
         world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
         agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
         plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
-        world.dyn.forward = lambda z, act, e, memory, gen=None: dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+        world.dyn.forward = lambda z, act, e, memory, gen=None: (
+            dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+        )
 
-    def learn_model(self,
-        batch:Batch,            # of all tasks
-        heat:Tensor|None=None,  # (3,) from `heat`; None: as it is now
-    )->tuple[State, dict[str, Tensor]]: # what was observed; loss name -> (K,) means, on the device
+    def learn_model(
+        self,
+        batch: Batch,  # of all tasks
+        heat: Tensor | None = None,  # (3,) from `heat`; None: as it is now
+    ) -> tuple[State, dict[str, Tensor]]:  # what was observed; loss name -> (K,) means, on the device
         "One step of the world model"
         world, c = self.world.train(), self.config.train
         heat = (self.heat() if heat is None else heat).unbind()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             state = world.observe(batch, self.gen('observe'), *heat, self.gen('dropout'), c.pictures_rate)
             losses = world.losses(batch, state)
-        if not self.updates and world.cfg.harmonious: world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
+        if not self.updates and world.cfg.harmonious:
+            world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
         loss = world.objective(losses, state.gates, self.keep)
         self.model_opt.zero_grad()
         loss.backward()
@@ -116,17 +137,19 @@ class Learner:
         return state, means | {'model_norm': norm.detach().expand(world.tasks)}
 
     @torch.no_grad()
-    def latents(self,
-        starts:Batch, # (K, B, T, ...) windows in which dreams start
-    )->Tensor:        # (K, B, T, Z) without gradient
+    def latents(
+        self,
+        starts: Batch,  # (K, B, T, ...) windows in which dreams start
+    ) -> Tensor:  # (K, B, T, Z) without gradient
         "Latents of windows that the world model does not learn from"
         return self.world.encode(starts.obs, self.world.task_vectors(), self.gen('see'))[1]
 
-    def learn_behaviour(self,
-        batch:Batch,   # of all tasks
-        state:State,   # what the world model made of it
-        starts:Batch|None=None, # (K, B, T, ...) windows in which dreams start; None: those of the batch
-    )->dict[str, Tensor]: # name -> (K,) means, on the device
+    def learn_behaviour(
+        self,
+        batch: Batch,  # of all tasks
+        state: State,  # what the world model made of it
+        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None: those of the batch
+    ) -> dict[str, Tensor]:  # name -> (K,) means, on the device
         "One step of actor and critics, in dreams"
         world, agent, c = self.world.eval(), self.agent, self.config.train
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
@@ -146,55 +169,67 @@ class Learner:
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
         return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
 
-    def whole(self,
-        behaviour:bool,   # False during the warm-up
-        heat:Tensor,      # (3,) from `heat`
-        *fields:Tensor,   # (K, B, T, ...) those of the batch, then (K, B, T, ...) those of the starts of dreams, if there are any
-    )->tuple[list, Tensor]: # names, and (names, K) means
+    def whole(
+        self,
+        behaviour: bool,  # False during the warm-up
+        heat: Tensor,  # (3,) from `heat`
+        *fields: Tensor,  # (K, B, T, ...) those of the batch, then (K, B, T, ...) those of the starts of dreams, if there are any
+    ) -> tuple[list, Tensor]:  # names, and (names, K) means
         "Both steps, as a function of tensors"
         n = len(dataclasses.fields(Batch))
         batch, starts = Batch(*fields[:n]), Batch(*fields[n:]) if fields[n:] else None
         state, means = self.learn_model(batch, heat)
         means['world_fine'] = self.fine.expand(self.world.tasks)
-        if behaviour: means |= self.learn_behaviour(batch, state, starts)
+        if behaviour:
+            means |= self.learn_behaviour(batch, state, starts)
         means['fine'] = self.fine.expand(self.world.tasks)
         return list(means), torch.stack(list(means.values()))
 
-    def update(self,
-        batch:Batch,          # of all tasks
-        behaviour:bool=True,  # False during the warm-up
-        starts:Batch|None=None, # (K, B, T, ...) windows in which dreams start; None: those of the batch
-    )->dict[str, Tensor]:     # name -> (K,), on the device
+    def update(
+        self,
+        batch: Batch,  # of all tasks
+        behaviour: bool = True,  # False during the warm-up
+        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None: those of the batch
+    ) -> dict[str, Tensor]:  # name -> (K,), on the device
         "One update"
         fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
-        if behaviour and starts is not None: fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
+        if behaviour and starts is not None:
+            fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
         before = [[t.clone() for t in soft(m)] for m in (self.world, self.agent)]
         names, means = self.recorder(behaviour, partial(self.whole, behaviour), (self.heat(), *fields), self.updates)
         # a copy: the next replay writes where this one did
         means = dict(zip(names, means.clone()))
         skipped = torch.zeros_like(means['fine'])
-        if not means['fine'][0]: means, skipped = rescue(self, behaviour, batch, starts, means, before)
+        if not means['fine'][0]:
+            means, skipped = rescue(self, behaviour, batch, starts, means, before)
         self.updates += 1
         return {k: v for k, v in means.items() if 'fine' not in k} | dict(skipped=skipped)
 
-    def regroup(self,
-        labels:list[int],        # K new cluster labels, 0..N-1
-        batch:Batch|None=None,   # of all tasks, to settle the batch norms on
-    )->None:
+    def regroup(
+        self,
+        labels: list[int],  # K new cluster labels, 0..N-1
+        batch: Batch | None = None,  # of all tasks, to settle the batch norms on
+    ) -> None:
         "Copy the warmed-up weights, and what Adam knows of them, into the new groups"
-        old = {(model, name): opt.state[p] for model, opt in self.pairs() for name, p in model.named_parameters() if p in opt.state}
+        old = {
+            (model, name): opt.state[p]
+            for model, opt in self.pairs()
+            for name, p in model.named_parameters()
+            if p in opt.state
+        }
         self.labels, world = [int(l) for l in labels], self.world
         world.regroup(self.labels)
         self.agent.regroup(self.labels)
         self.fit_out()
         for model, opt in self.pairs():
             for name, p in model.named_parameters():
-                if found := old.get((model, inherited(model, name))): opt.state[p] = {k: v.clone() for k, v in found.items()}
+                if found := old.get((model, inherited(model, name))):
+                    opt.state[p] = {k: v.clone() for k, v in found.items()}
         if batch is not None:
             e = world.task_vectors().detach()
             settle(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
-    def named_moments(self)->dict[str, Tensor]: # such as 'opt.world.embed.exp_avg'
+    def named_moments(self) -> dict[str, Tensor]:  # such as 'opt.world.embed.exp_avg'
         "What the optimisers remember of each parameter"
         out = {}
         for name, (model, opt) in zip(('world', 'agent'), self.pairs()):
@@ -202,57 +237,76 @@ class Learner:
                 out |= {f'opt.{name}.{key}.{k}': v for k, v in opt.state.get(p, {}).items()}
         return out
 
-    def tensors(self)->dict[str, Tensor]: # name -> tensor
+    def tensors(self) -> dict[str, Tensor]:  # name -> tensor
         "Everything that has been learned"
-        weights = {f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()}
+        weights = {
+            f'{n}.{k}': v for n, m in (('world', self.world), ('agent', self.agent)) for k, v in m.state_dict().items()
+        }
         return weights | self.named_moments()
 
-    def per_task(self)->set[str]: # names of tensors whose first axis is K
+    def per_task(self) -> set[str]:  # names of tensors whose first axis is K
         "Which tensors hold one row per task"
         names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
-        names |= {f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))}
+        names |= {
+            f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))
+        }
         moments = {f'opt.{n}.{k}' for n in names for k in ('exp_avg', 'exp_avg_sq')}
         return names | (moments & set(self.named_moments()))
 
-    def load_tensors(self,
-        tensors:dict[str, Tensor],  # from `tensors`
-        labels:list[int],           # groups at that time
-        updates:int,                # updates at that time
-    )->None:
+    def load_tensors(
+        self,
+        tensors: dict[str, Tensor],  # from `tensors`
+        labels: list[int],  # groups at that time
+        updates: int,  # updates at that time
+    ) -> None:
         "Stand where the tensors were taken"
-        if list(labels) != self.labels: self.regroup(labels)
+        if list(labels) != self.labels:
+            self.regroup(labels)
         self.updates = updates
         self.recorder.drop()
         for name, (model, opt) in zip(('world', 'agent'), self.pairs()):
             model.load_state_dict(check_fit(model, tensors, f'{name}.'))
             for key, p in model.named_parameters():
-                found = {k: tensors[f'opt.{name}.{key}.{k}'] for k in ('step', 'exp_avg', 'exp_avg_sq') if f'opt.{name}.{key}.{k}' in tensors}
-                if found: opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
+                found = {
+                    k: tensors[f'opt.{name}.{key}.{k}']
+                    for k in ('step', 'exp_avg', 'exp_avg_sq')
+                    if f'opt.{name}.{key}.{k}' in tensors
+                }
+                if found:
+                    opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
+
 
 # %% ../../nbs/62_learner.ipynb #c032
 @torch.no_grad()
 def settle(
-    model:Module,      # whose batch norms get other inputs from now on
-    forward:Callable,  # calls the model once on such inputs
-)->None:
+    model: Module,  # whose batch norms get other inputs from now on
+    forward: Callable,  # calls the model once on such inputs
+) -> None:
     "Give every batch norm the statistics of its new inputs, and change what it computes by nothing"
     seen, norms = {}, [m for m in model.modules() if isinstance(m, BatchNorm2d)]
-    def look(m, x): seen[m] = x[0].float().mean((0, 2, 3)), x[0].float().var((0, 2, 3), unbiased=False)
+
+    def look(m, x):
+        seen[m] = x[0].float().mean((0, 2, 3)), x[0].float().var((0, 2, 3), unbiased=False)
+
     hooks = [m.register_forward_pre_hook(look) for m in norms]
     model.eval()
     forward()
-    for h in hooks: h.remove()
+    for h in hooks:
+        h.remove()
     for m, (mean, var) in seen.items():
         old, new = (m.running_var + m.eps).sqrt(), (var + m.eps).sqrt()
         m.bias += m.weight * (mean - m.running_mean) / old
         m.weight *= new / old
-        m.running_mean.copy_(mean); m.running_var.copy_(var)
+        m.running_mean.copy_(mean)
+        m.running_var.copy_(var)
+
 
 # %% ../../nbs/62_learner.ipynb #c035
 def inherited(
-    model:Module,  # after its banks were regrouped
-    name:str,      # of one of its parameters now
-)->str:            # the name of the parameter it was copied from
+    model: Module,  # after its banks were regrouped
+    name: str,  # of one of its parameters now
+) -> str:  # the name of the parameter it was copied from
     "Whose moments a parameter goes on with"
-    if not (m := re.search(r'(.*)\.members\.(\d+)\.', name)): return name
-    return f'{m[1]}.members.{model.get_submodule(m[1]).heirs[int(m[2])]}.{name[m.end():]}'
+    if not (m := re.search(r'(.*)\.members\.(\d+)\.', name)):
+        return name
+    return f'{m[1]}.members.{model.get_submodule(m[1]).heirs[int(m[2])]}.{name[m.end() :]}'

@@ -11,36 +11,51 @@ from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
 # %% ../../nbs/65_run.ipynb #c003
-import numpy as np, torch
+import numpy as np
+import torch
+
+from ..agent.player import Agent
 from ..core import generator, np_rng
-from ..records import Batch
 from ..envs.tasks import action_width, d_max
 from ..envs.vector import random_actions
-from ..store.replay import Replay
-from ..store import checkpoint
-from .clustering import save_analysis
-from ..store.presets import Config, check
-from ..agent.player import Agent
-from .isolation import assert_finite
-from .learner import Learner
-from .grouping import find_groups
-from ..eval.rollouts import save_strips, strips
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
-from .interrupt import Patience, Stopped, Voice
+from ..eval.rollouts import save_strips, strips
+from ..records import Batch
+from ..store import checkpoint
+from mow_nb.store.journal import (
+    Journal,
+    check_memory,
+    faults_row,
+    means_row,
+    plan_text,
+    progress,
+    returns_row,
+    weights_row,
+)
+from ..store.presets import Config, check
+from ..store.replay import Replay
 from ..store.run_folder import enter, hold, open_run, run_path
 from ..store.snapshot import check_never_saved, remember, snapshot, stand
-from ..store.journal import Journal, check_memory, faults_row, means_row, plan_text, progress, returns_row, weights_row
+from .clustering import save_analysis
+from .grouping import find_groups
+from .interrupt import Patience, Stopped, Voice
+from .isolation import assert_finite
+from .learner import Learner
+
 
 # %% ../../nbs/65_run.ipynb #c006
 class Run:
     "Everything a run needs while it is going"
-    def __init__(self,
-        config:Config,       # checked
-        path:Path,           # its directory
-        quiet:bool=False,    # no progress bars
+
+    def __init__(
+        self,
+        config: Config,  # checked
+        path: Path,  # its directory
+        quiet: bool = False,  # no progress bars
     ):
         t, self.config, self.path, self.quiet = config.train, config, Path(path), quiet
-        if t.threads: torch.set_num_threads(t.threads)
+        if t.threads:
+            torch.set_num_threads(t.threads)
         self.tasks, self.saved, self.patience = check(config), None, Patience()
         self.voice = Voice(self.patience, quiet)
         self.names = [task.name for task in self.tasks]
@@ -48,21 +63,24 @@ class Run:
         self.agent = Agent(self.learner.world, self.learner.agent, t.act_context, tape=self.learner.recorder.tape)
         mirror = self.learner.device if self.learner.device == 'cuda' and t.mirror else None
         self.pool = pool_of(config)
-        self.replay = Replay(self.path/'replay', self.names, t.rounds, config.model.vae.size, action_width(self.tasks), mirror=mirror)
-        self.grouped, self.seconds, self.began = False, 0., time.perf_counter()
+        self.replay = Replay(
+            self.path / 'replay', self.names, t.rounds, config.model.vae.size, action_width(self.tasks), mirror=mirror
+        )
+        self.grouped, self.seconds, self.began = False, 0.0, time.perf_counter()
         self.sums, self.since = {}, 0
 
     @property
-    def rounds(self)->int: # steps per task so far, random play included
+    def rounds(self) -> int:  # steps per task so far, random play included
         "How many rounds have been played"
         return int(self.replay.total[0])
 
-    def steps(self,
-        what:str,        # name of the phase
-        unit:str,        # what is counted
-        total:int,       # its length
-        done,            # () -> int, how much of it is done
-    ): # what `done` gives, before each step
+    def steps(
+        self,
+        what: str,  # name of the phase
+        unit: str,  # what is counted
+        total: int,  # its length
+        done,  # () -> int, how much of it is done
+    ):  # what `done` gives, before each step
         "Go on until enough is done, leaving only where it is safe"
         with progress(what, unit, total, min(done(), total), self.quiet) as bar:
             while (n := done()) < total:
@@ -70,35 +88,42 @@ class Run:
                 yield n
                 bar.update()
 
-    def pause(self)->None:
+    def pause(self) -> None:
         "Everything agrees here: if somebody asked to stop, save and leave"
-        if self.patience.asked: self.save(); raise Stopped(self.patience.asked)
+        if self.patience.asked:
+            self.save()
+            raise Stopped(self.patience.asked)
 
-    def play_round(self,
-        actions:np.ndarray,  # (K, A) one per task
-    )->None:
+    def play_round(
+        self,
+        actions: np.ndarray,  # (K, A) one per task
+    ) -> None:
         "One step in every environment, stored"
         s = self.pool.step(actions)
         self.replay.append(s.obs, s.act, s.rew, s.cont, s.done)
 
-    def fill(self)->None:
+    def fill(self) -> None:
         "Random play until the replay holds enough"
         total, width = self.config.train.prefill, d_max(self.tasks)
         for n in self.steps('random play', 'round', total, lambda: self.rounds):
             self.play_round(random_actions(self.tasks, width, np_rng(self.config.seed, 'random play', step=n)))
 
-    def sample(self,
-        purpose:str='batch',  # what it is for
-        step:int|None=None,   # number of the draw; None = that of the update
-        seqs:int|None=None,   # sequences per task; None = as in training
-    )->Batch:                 # (K, B, T, ...), pictures in [0, 1]
+    def sample(
+        self,
+        purpose: str = 'batch',  # what it is for
+        step: int | None = None,  # number of the draw; None = that of the update
+        seqs: int | None = None,  # sequences per task; None = as in training
+    ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "A batch that depends on seed, purpose and number alone"
         t, step = self.config.train, self.learner.updates if step is None else step
-        return self.replay.sample(np_rng(self.config.seed, purpose, step=step), seqs or t.seqs, t.steps, self.learner.device)
+        return self.replay.sample(
+            np_rng(self.config.seed, purpose, step=step), seqs or t.seqs, t.steps, self.learner.device
+        )
 
-    def learn(self,
-        behaviour:bool,  # False during the warm-up
-    )->None:
+    def learn(
+        self,
+        behaviour: bool,  # False during the warm-up
+    ) -> None:
         "One update, its numbers added to those since the last line"
         t, starts = self.config.train, None
         if behaviour and t.starts:
@@ -108,10 +133,11 @@ class Run:
             self.sums[name] = self.sums.get(name, 0) + v
         self.since += 1
 
-    def log(self,
-        journal:Journal,  # where lines go
-        phase:str,        # what is going on
-    )->None:
+    def log(
+        self,
+        journal: Journal,  # where lines go
+        phase: str,  # what is going on
+    ) -> None:
         "A line about the updates since the last one"
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
@@ -121,23 +147,29 @@ class Run:
         self.sums, self.since, self.pool.finished = {}, 0, []
         journal.write(row)
 
-    def clock(self)->float: # seconds of computing so far, earlier sittings included
+    def clock(self) -> float:  # seconds of computing so far, earlier sittings included
         "How long the run has taken"
         return self.seconds + time.perf_counter() - self.began
 
-    def tick(self,
-        journal:Journal,  # where lines go
-        phase:str,        # what is going on
-    )->None:
+    def tick(
+        self,
+        journal: Journal,  # where lines go
+        phase: str,  # what is going on
+    ) -> None:
         "After an update: write, save and judge when it is time"
         t, u = self.config.train, self.learner.updates
-        if u % t.log_every == 0: self.log(journal, phase)
-        if t.eval_every and u % t.eval_every == 0 and phase == 'live': self.judge()
-        if u % t.save_every == 0: self.look(); self.save()
+        if u % t.log_every == 0:
+            self.log(journal, phase)
+        if t.eval_every and u % t.eval_every == 0 and phase == 'live':
+            self.judge()
+        if u % t.save_every == 0:
+            self.look()
+            self.save()
 
-    def warm(self,
-        journal:Journal,  # where lines go
-    )->None:
+    def warm(
+        self,
+        journal: Journal,  # where lines go
+    ) -> None:
         "World-model updates on random play"
         if not self.learner.updates:
             self.learner.world.pictures.fit(self.sample('pictures', seqs=16).obs)
@@ -145,43 +177,55 @@ class Run:
             self.learn(behaviour=False)
             self.tick(journal, 'warm-up')
 
-    def group(self)->None:
+    def group(self) -> None:
         "Tasks part company, if they are to"
-        if self.grouped: return
+        if self.grouped:
+            return
         if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
             found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
-            save_analysis(self.path/'analysis', found)
+            save_analysis(self.path / 'analysis', found)
             self.learner.regroup(found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.seqs)))
         self.grouped = True
 
-    def judge(self)->dict: # the record
+    def judge(self) -> dict:  # the record
         "Evaluate the agent as it stands"
-        record = evaluate_agent(self.config, Agent(self.learner.world, self.learner.agent, self.config.train.act_context), self.learner.updates)
-        save_record(self.path/'eval', record)
+        record = evaluate_agent(
+            self.config,
+            Agent(self.learner.world, self.learner.agent, self.config.train.act_context),
+            self.learner.updates,
+        )
+        save_record(self.path / 'eval', record)
         return record
 
-    def look(self)->None:
+    def look(self) -> None:
         "Real, reconstructed and dreamt pictures of every task, for report and explorer"
         t = self.config.train
         batch = self.replay.sample(np_rng(self.config.seed, 'look'), 4, t.context + t.horizon, self.learner.device)
-        save_strips(self.path/'analysis'/'strips.npz', strips(self.learner.world, batch, t.context, self.learner.gen('look')))
+        save_strips(
+            self.path / 'analysis' / 'strips.npz',
+            strips(self.learner.world, batch, t.context, self.learner.gen('look')),
+        )
 
-    def live(self,
-        journal:Journal,  # where lines go
-    )->None:
+    def live(
+        self,
+        journal: Journal,  # where lines go
+    ) -> None:
         "Rounds of acting and learning until the replay is full"
         t, seed = self.config.train, self.config.seed
         for n in self.steps('training', 'round', t.rounds, lambda: self.rounds):
             actions = self.agent.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
-            if due := (n + 1 - t.prefill) % t.train_every == 0: self.learn(behaviour=True)
+            if due := (n + 1 - t.prefill) % t.train_every == 0:
+                self.learn(behaviour=True)
             self.play_round(actions)
-            if due: self.tick(journal, 'live')
+            if due:
+                self.tick(journal, 'live')
 
-    def save(self)->Path: # the checkpoint's directory
+    def save(self) -> Path:  # the checkpoint's directory
         "Write a checkpoint, unless it would be the one that was just written"
         assert_finite(self.sums, self.names, self.learner.updates)
-        now, folder = (self.learner.updates, self.rounds, self.grouped, self.since), self.path/'checkpoints'
-        if now == self.saved: return checkpoint.checkpoints(folder)[0]
+        now, folder = (self.learner.updates, self.rounds, self.grouped, self.since), self.path / 'checkpoints'
+        if now == self.saved:
+            return checkpoint.checkpoints(folder)[0]
         self.replay.flush()
         tensors, extra, rows = snapshot(self)
         path = checkpoint.save(folder, self.learner.updates, tensors, extra, per_task=rows)
@@ -189,44 +233,53 @@ class Run:
         self.saved = now
         return path
 
-    def load(self)->bool: # False if there is no checkpoint yet
+    def load(self) -> bool:  # False if there is no checkpoint yet
         "Stand where the newest valid checkpoint stood"
-        found = checkpoint.load(self.path/'checkpoints', mine=True)
-        if found is None: check_never_saved(self.path); self.replay.truncate({}); return False
+        found = checkpoint.load(self.path / 'checkpoints', mine=True)
+        if found is None:
+            check_never_saved(self.path)
+            self.replay.truncate({})
+            return False
         stand(self, found.tensors, found.extra)
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
 
-    def phases(self,
-        journal:Journal,  # where lines go
-    )->None:
+    def phases(
+        self,
+        journal: Journal,  # where lines go
+    ) -> None:
         "All four, each from wherever its counter stands"
         self.fill()
         self.warm(journal)
         self.pause()
-        if not self.grouped: self.group(); self.save()
+        if not self.grouped:
+            self.group()
+            self.save()
         self.live(journal)
-        if self.since: self.log(journal, 'live')
+        if self.since:
+            self.log(journal, 'live')
         self.save()
         self.pause()
 
-    def finish(self,
+    def finish(
+        self,
         say=print,  # where words go
-    )->None:
+    ) -> None:
         "Evaluate, look, and say how it went"
         say('evaluating ...')
         self.look()
-        save_record(self.path/'eval', evaluate_random(self.config))
+        save_record(self.path / 'eval', evaluate_random(self.config))
         say(score_text(score_rows(self.tasks, self.judge())))
+
 
 # %% ../../nbs/65_run.ipynb #c039
 def train(
-    config:Config,       # what to do
-    name:str,            # of the run
-    root:str='runs',     # where runs live
-    resume:bool=False,   # go on with a run that is there
-    quiet:bool=False,    # no bars, no words
-)->Path:                 # the run's directory
+    config: Config,  # what to do
+    name: str,  # of the run
+    root: str = 'runs',  # where runs live
+    resume: bool = False,  # go on with a run that is there
+    quiet: bool = False,  # no bars, no words
+) -> Path:  # the run's directory
     "A run from nothing to an evaluated agent, or from wherever it was left"
     check_memory(config)
     with hold(path := run_path(name, root)), ExitStack() as last:
@@ -236,12 +289,17 @@ def train(
         open_run(config, path, resume)  # only now, as what could not be made must not use up a name
         last.enter_context(redirect_stdout(run.voice))
         print(f'run {path}: {plan_text(config)}')
-        if run.load(): print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
+        if run.load():
+            print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
         last.callback((journal := Journal(path, run.learner.updates - run.since)).close)
         try:
-            with run.patience: run.phases(journal)
+            with run.patience:
+                run.phases(journal)
         except KeyboardInterrupt:
-            print(f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with resume=True or --resume')
+            print(
+                f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with resume=True or --resume'
+            )
             raise
-    with redirect_stdout(run.voice): run.finish()
+    with redirect_stdout(run.voice):
+        run.finish()
     return path

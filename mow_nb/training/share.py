@@ -6,107 +6,137 @@
 __all__ = ['restore', 'load', 'evaluate', 'save_pretrained', 'from_pretrained', 'ship']
 
 # %% ../../nbs/66_share.ipynb #c002
-import os, shutil
+import os
+import shutil
 from pathlib import Path
 
 # %% ../../nbs/66_share.ipynb #c003
-import torch
 import tomli_w
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load as load_bytes, save as save_bytes
-from ..store import checkpoint
-from ..core import CheckpointError, ConfigError
-from ..files import disk, memory, put
-from ..store.presets import Config, build, changed, check, count
+from safetensors.torch import load as load_bytes
+from safetensors.torch import save as save_bytes
+
 from ..agent.player import Agent
+from ..core import CheckpointError, ConfigError
 from ..eval.evaluation import evaluate_agent, save_record
+from ..files import disk, memory, put
+from ..store import checkpoint
+from ..store.presets import Config, build, changed, check, count
 from ..store.run_folder import own_actions, read_config, same_run, to_toml
+
 
 # %% ../../nbs/66_share.ipynb #c008
 def restore(
-    config:Config,      # of the agent's run
-    tensors:dict,       # name -> Tensor, at least 'world.*' and 'agent.*'
-    labels:list[int],   # K cluster labels
-    updates:int=0,      # how far it was trained
-)->Agent:               # ready to play, on the CPU
+    config: Config,  # of the agent's run
+    tensors: dict,  # name -> Tensor, at least 'world.*' and 'agent.*'
+    labels: list[int],  # K cluster labels
+    updates: int = 0,  # how far it was trained
+) -> Agent:  # ready to play, on the CPU
     "An agent from its weights, which must be those of the config"
     checkpoint.check_labels(labels, len(check(config)))
     need, have = 8 * count(config, labels), memory()
-    if need > have: raise CheckpointError(f'this agent needs {need / 2**30:,.1f} GiB of memory, and {have / 2**30:,.1f} GiB are free')
-    with torch.device('meta'): sketch = build(config, labels)
+    if need > have:
+        raise CheckpointError(
+            f'this agent needs {need / 2**30:,.1f} GiB of memory, and {have / 2**30:,.1f} GiB are free'
+        )
+    with torch.device('meta'):
+        sketch = build(config, labels)
     parts = [checkpoint.check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
     world, critic = build(config, labels)
-    for model, part in zip((world, critic), parts): model.load_state_dict(part)
+    for model, part in zip((world, critic), parts):
+        model.load_state_dict(part)
     return Agent(world, critic, config.train.act_context, updates)
 
+
 def load(
-    path:str,   # a run's directory
-)->Agent:       # as it was at the newest checkpoint, or as it was shipped
+    path: str,  # a run's directory
+) -> Agent:  # as it was at the newest checkpoint, or as it was shipped
     "The agent of a run"
-    config, found = read_config(path), checkpoint.load(Path(path)/'checkpoints')
-    if found is None and (Path(path)/'agent').is_dir(): return from_pretrained(Path(path)/'agent')
-    if found is None: raise CheckpointError(f'run {path} has no checkpoint yet')
+    config, found = read_config(path), checkpoint.load(Path(path) / 'checkpoints')
+    if found is None and (Path(path) / 'agent').is_dir():
+        return from_pretrained(Path(path) / 'agent')
+    if found is None:
+        raise CheckpointError(f'run {path} has no checkpoint yet')
     same_run(config, found.extra)
     return restore(config, found.tensors, found.extra.get('labels'), found.step)
 
+
 # %% ../../nbs/66_share.ipynb #c011
 def evaluate(
-    path:str,        # a run's directory
+    path: str,  # a run's directory
     show=lambda record: None,  # called with the record before it is written
-    keep:bool=True,  # write it to `eval/`?
-    **changes,       # fields of `EvalConfig`, such as episodes=5
-)->dict:             # the record
+    keep: bool = True,  # write it to `eval/`?
+    **changes,  # fields of `EvalConfig`, such as episodes=5
+) -> dict:  # the record
     "Let the agent of a run play whole episodes"
     config = changed(read_config(path), {f'eval.{k}': v for k, v in changes.items()})
     check(config)
     agent = load(path)
     record = evaluate_agent(config, agent, agent.updates)
     show(record)
-    if keep: save_record(Path(path)/'eval', record)
+    if keep:
+        save_record(Path(path) / 'eval', record)
     return record
+
 
 # %% ../../nbs/66_share.ipynb #c014
 def save_pretrained(
-    agent:Agent,     # to be shared
-    config:Config,   # of its run
-    path:str,        # a directory, made if missing
-    half:bool=False, # weights in float16: half the size, and no longer exactly the same agent
-)->None:
+    agent: Agent,  # to be shared
+    config: Config,  # of its run
+    path: str,  # a directory, made if missing
+    half: bool = False,  # weights in float16: half the size, and no longer exactly the same agent
+) -> None:
     "Config and weights alone, as TOML and safetensors"
     folder = Path(path)
-    with disk(f'cannot write in {folder}'): folder.mkdir(parents=True, exist_ok=True)
+    with disk(f'cannot write in {folder}'):
+        folder.mkdir(parents=True, exist_ok=True)
     # running variances may lie outside of what float16 can hold
     shrink = lambda k, v: v.half() if half and v.is_floating_point() and 'running' not in k else v
-    tensors = {f'{n}.{k}': shrink(k, v.detach().cpu().contiguous().clone()) for n, m in (('world', agent.world), ('agent', agent.critic)) for k, v in m.state_dict().items()}
+    tensors = {
+        f'{n}.{k}': shrink(k, v.detach().cpu().contiguous().clone())
+        for n, m in (('world', agent.world), ('agent', agent.critic))
+        for k, v in m.state_dict().items()
+    }
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
-    put(folder/'agent.safetensors', save_bytes(tensors))
-    put(folder/'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=own_actions(config))))
+    put(folder / 'agent.safetensors', save_bytes(tensors))
+    put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=own_actions(config))))
     checkpoint.write_manifest(folder, only=['agent.safetensors', 'config.toml'], step=agent.updates)
 
+
 def from_pretrained(
-    path:str,   # written by `save_pretrained`
-)->Agent:       # ready to play
+    path: str,  # written by `save_pretrained`
+) -> Agent:  # ready to play
     "An agent that somebody shared"
     folder, file = Path(path), 'agent.safetensors'
-    if not os.path.exists(folder/file): raise ConfigError(f'no agent in {path}: {file} is missing')
+    if not os.path.exists(folder / file):
+        raise ConfigError(f'no agent in {path}: {file} is missing')
     config, body = read_config(folder), checkpoint.read_manifest(folder)
-    if set(body['files']) != {file, 'config.toml'}: raise CheckpointError(f'{path}/manifest.json is not that of an agent')
-    try: tensors = load_bytes(dict(checkpoint.read_files(folder, body))[file])
-    except SafetensorError as e: raise CheckpointError(f'{file} cannot be read ({e})') from None
-    if 'labels' not in tensors: raise CheckpointError(f'{file} holds no labels')
+    if set(body['files']) != {file, 'config.toml'}:
+        raise CheckpointError(f'{path}/manifest.json is not that of an agent')
+    try:
+        tensors = load_bytes(dict(checkpoint.read_files(folder, body))[file])
+    except SafetensorError as e:
+        raise CheckpointError(f'{file} cannot be read ({e})') from None
+    if 'labels' not in tensors:
+        raise CheckpointError(f'{file} holds no labels')
     return restore(config, tensors, tensors['labels'].tolist(), body.get('step', 0))
+
 
 # %% ../../nbs/66_share.ipynb #c021
 def ship(
-    run:str,   # a run's directory
-    path:str,  # where to; a run that stands there is replaced
-)->None:
+    run: str,  # a run's directory
+    path: str,  # where to; a run that stands there is replaced
+) -> None:
     "What a reader of a run needs, without what only training needs"
     run, path = Path(run), Path(path)
     agent, config = load(run), read_config(run)
-    if path.exists() and not (path/'config.toml').exists(): raise ConfigError(f'{path} holds something else than a run: name a new directory')
+    if path.exists() and not (path / 'config.toml').exists():
+        raise ConfigError(f'{path} holds something else than a run: name a new directory')
     with disk(f'cannot write {path}'):
         shutil.rmtree(path, ignore_errors=True)
-        for part in ('analysis', 'eval'): shutil.copytree(run/part, path/part)
-        for part in ('config.toml', 'metrics.jsonl'): shutil.copy(run/part, path/part)
-    save_pretrained(agent, config, path/'agent', half=True)
+        for part in ('analysis', 'eval'):
+            shutil.copytree(run / part, path / part)
+        for part in ('config.toml', 'metrics.jsonl'):
+            shutil.copy(run / part, path / part)
+    save_pretrained(agent, config, path / 'agent', half=True)

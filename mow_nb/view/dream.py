@@ -10,49 +10,57 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 # %% ../../nbs/75_dream.ipynb #c003
-import numpy as np, torch
+import numpy as np
+import torch
 from einops import rearrange
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from ..agent.player import Agent
 from ..core import N_DISCRETE, counter_seed, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import make_env, replay_episode
-from ..store.presets import Config, check
-from ..agent.player import Agent
 from ..eval.evaluation import protocol_of
-from ..store.run_folder import read_config
+from ..store.presets import Config, check
 from ..training.share import load
 from .clusters import INK, SOFT, NotYet, tidy
 
+
 # %% ../../nbs/75_dream.ipynb #c006
 def agent_of(
-    path:Path,  # a run's directory
-)->Agent:       # on the CPU, ready to play
+    path: Path,  # a run's directory
+) -> Agent:  # on the CPU, ready to play
     "The agent that a run has to offer"
     path = Path(path)
-    if any((path/'checkpoints').glob('step-*')) or (path/'agent').is_dir(): return load(path)
+    if any((path / 'checkpoints').glob('step-*')) or (path / 'agent').is_dir():
+        return load(path)
     raise NotYet('No dream to play yet: this run has written no checkpoint so far.')
+
 
 # %% ../../nbs/75_dream.ipynb #c009
 @dataclass(frozen=True)
 class Moment:
     "One step of both worlds"
-    act:np.ndarray        # (A,) what was done
-    z:Tensor              # (Z,) the latent that was dreamt after it
-    dream:np.ndarray      # (H, W, 3) uint8, its picture; here H and W are height and width
-    rew_hat:float         # reward that the dream believed in
-    cont_hat:float        # its probability of going on
-    real:np.ndarray|None  # (H, W, 3) uint8, the real picture; None once the real game is over
-    rew:float             # real reward; NaN once it is over
-    over:bool             # the real game has ended, here or before
+
+    act: np.ndarray  # (A,) what was done
+    z: Tensor  # (Z,) the latent that was dreamt after it
+    dream: np.ndarray  # (H, W, 3) uint8, its picture; here H and W are height and width
+    rew_hat: float  # reward that the dream believed in
+    cont_hat: float  # its probability of going on
+    real: np.ndarray | None  # (H, W, 3) uint8, the real picture; None once the real game is over
+    rew: float  # real reward; NaN once it is over
+    over: bool  # the real game has ended, here or before
+
 
 class Dream:
     "A game and a dream of it, with the same actions"
-    def __init__(self,
-        agent:Agent,    # whose model dreams, and who plays until you take over
-        config:Config,  # of its run
-        task:str,       # name of one of its tasks
-        start:int=0,    # which start: another episode, and a later moment
+
+    def __init__(
+        self,
+        agent: Agent,  # whose model dreams, and who plays until you take over
+        config: Config,  # of its run
+        task: str,  # name of one of its tasks
+        start: int = 0,  # which start: another episode, and a later moment
     ):
         self.agent, self.config, self.tasks = agent, config, check(config)
         self.k = [t.name for t in self.tasks].index(task)
@@ -62,14 +70,15 @@ class Dream:
         self.moments = []
         self.lead_in()
 
-    def gen(self,
-        purpose:str,        # what is drawn
-        step:int,           # when
-    )->torch.Generator:     # the same for the same start and step
+    def gen(
+        self,
+        purpose: str,  # what is drawn
+        step: int,  # when
+    ) -> torch.Generator:  # the same for the same start and step
         "The generator of a step"
         return generator(self.config.seed, f'dream {purpose}', self.k, 1000 * self.start + step)
 
-    def lead_in(self)->None:
+    def lead_in(self) -> None:
         "Let the agent play up to the start, and remember the last steps as context"
         L, length = self.config.train.context, self.config.train.context + 8 * (self.start + 1)
         self.agent.reset()
@@ -85,31 +94,40 @@ class Dream:
                 self.seed += 1
                 obs, self.past, frames = self.env.reset(self.seed)[0], [], []
         self.first, n = obs, min(L, len(frames))
-        self.z = self.encode(np.stack([*frames[len(frames) - n:], obs]))   # (n + 1, Z)
-        self.a = torch.from_numpy(np.stack(self.past[len(self.past) - n:])) if n else self.z.new_zeros(0, action_width(self.tasks))
+        self.z = self.encode(np.stack([*frames[len(frames) - n :], obs]))  # (n + 1, Z)
+        self.a = (
+            torch.from_numpy(np.stack(self.past[len(self.past) - n :]))
+            if n
+            else self.z.new_zeros(0, action_width(self.tasks))
+        )
 
     @torch.no_grad()
-    def encode(self,
-        frames:np.ndarray,  # (T, H, W, 3) uint8 pictures; here H and W are height and width
-    )->Tensor:              # (T, Z) latents
+    def encode(
+        self,
+        frames: np.ndarray,  # (T, H, W, 3) uint8 pictures; here H and W are height and width
+    ) -> Tensor:  # (T, Z) latents
         "What the model sees in pictures of this task"
         w = self.agent.world.eval()
-        x = rearrange(torch.from_numpy(frames).float() / 255, 't h w c -> 1 1 t c h w').expand(w.tasks, -1, -1, -1, -1, -1)
+        x = rearrange(torch.from_numpy(frames).float() / 255, 't h w c -> 1 1 t c h w').expand(
+            w.tasks, -1, -1, -1, -1, -1
+        )
         return w.encode(x, w.task_vectors(), self.gen('eye', 0))[1][self.k, 0]
 
     @torch.no_grad()
-    def decode(self,
-        z:Tensor,       # (Z,) a latent
-    )->np.ndarray:      # (H, W, 3) uint8 picture; here H and W are height and width
+    def decode(
+        self,
+        z: Tensor,  # (Z,) a latent
+    ) -> np.ndarray:  # (H, W, 3) uint8 picture; here H and W are height and width
         "What a latent looks like"
         w = self.agent.world
         x = w.decode(z.expand(w.tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0]
         return rearrange((x.clamp(0, 1) * 255).round(), 'c h w -> h w c').to(torch.uint8).numpy()
 
     @torch.no_grad()
-    def believe(self,
-        act:np.ndarray,  # (A,) what is done now
-    )->tuple:            # next latent (Z,), reward, probability of going on
+    def believe(
+        self,
+        act: np.ndarray,  # (A,) what is done now
+    ) -> tuple:  # next latent (Z,), reward, probability of going on
         "One step of the dream"
         w, T = self.agent.world.eval(), self.config.train.steps
         z = torch.stack([*self.z, *(m.z for m in self.moments)])[-T:]
@@ -117,11 +135,16 @@ class Dream:
         e, every = w.task_vectors(), lambda x: x.float().expand(w.tasks, 1, -1, -1)
         h = w.dyn(every(z), every(a), e, w.dyn.memory(w.dyn.route(e)))[0][:, :, -1:]
         rew, cont = w.twohot.decode(w.heads.rew(h, e)), w.heads.cont(h, e)[..., 0].float().sigmoid()
-        return w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0], rew[self.k, 0, 0].item(), cont[self.k, 0, 0].item()
+        return (
+            w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0],
+            rew[self.k, 0, 0].item(),
+            cont[self.k, 0, 0].item(),
+        )
 
-    def press(self,
-        act:np.ndarray,  # (A,) an action vector
-    )->None:
+    def press(
+        self,
+        act: np.ndarray,  # (A,) an action vector
+    ) -> None:
         "Do it, in both worlds"
         z, rew_hat, cont_hat = self.believe(act)
         real, rew, over = None, float('nan'), bool(self.moments) and self.moments[-1].over
@@ -130,78 +153,133 @@ class Dream:
             over = terminated or truncated
         self.moments.append(Moment(act, z, self.decode(z), rew_hat, cont_hat, real, rew, over))
 
-    def undo(self)->None:
+    def undo(self) -> None:
         "Take the last move back, in both worlds"
-        if not self.moments: return
+        if not self.moments:
+            return
         self.moments.pop()
         replay_episode(self.env, self.seed, [*self.past, *(m.act for m in self.moments if not m.over)])
 
-    def reset(self)->None:
+    def reset(self) -> None:
         "Back to the start"
-        while len(self.moments) > 1: self.moments.pop()
+        while len(self.moments) > 1:
+            self.moments.pop()
         self.undo()
 
-    def action(self,
-        button:int=0,       # number of a discrete action
-        motors:tuple=(),    # values in [-1, 1] of a continuous one
-    )->np.ndarray:          # (A,) an action vector
+    def action(
+        self,
+        button: int = 0,  # number of a discrete action
+        motors: tuple = (),  # values in [-1, 1] of a continuous one
+    ) -> np.ndarray:  # (A,) an action vector
         "A choice as the vector that all tasks share"
         act = np.zeros(action_width(self.tasks), np.float32)
-        if self.task.n_actions: act[button] = 1
-        else: act[N_DISCRETE:N_DISCRETE + self.task.d_cont] = np.clip(motors, -1, 1)
+        if self.task.n_actions:
+            act[button] = 1
+        else:
+            act[N_DISCRETE : N_DISCRETE + self.task.d_cont] = np.clip(motors, -1, 1)
         return act
 
     @torch.no_grad()
-    def advice(self)->np.ndarray: # (A,) an action vector
+    def advice(self) -> np.ndarray:  # (A,) an action vector
         "What the agent would do in this dream"
         w, L = self.agent.world.eval(), self.agent.context
-        z, a = (torch.stack([*x]).float() for x in ((*self.z, *(m.z for m in self.moments)), (*self.a, *(torch.from_numpy(m.act) for m in self.moments))))
+        z, a = (
+            torch.stack([*x]).float()
+            for x in (
+                (*self.z, *(m.z for m in self.moments)),
+                (*self.a, *(torch.from_numpy(m.act) for m in self.moments)),
+            )
+        )
         every = lambda x: x.expand(w.tasks, 1, -1, -1)
         e, watching = w.task_vectors(), Agent(w, self.agent.critic, L)
         watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
-        return self.agent.critic.act(every(z[-1:]), watching.recall(e, watching.z, watching.a), e, self.gen('advice', len(self.moments)))[self.k, 0, 0].numpy()
+        return self.agent.critic.act(
+            every(z[-1:]), watching.recall(e, watching.z, watching.a), e, self.gen('advice', len(self.moments))
+        )[self.k, 0, 0].numpy()
+
 
 # %% ../../nbs/75_dream.ipynb #c025
 def named(
-    task:Task,       # whose action it is
-    act:np.ndarray,  # (A,) an action vector
-)->str:              # for people
+    task: Task,  # whose action it is
+    act: np.ndarray,  # (A,) an action vector
+) -> str:  # for people
     "What an action is called"
-    if task.n_actions: return task.action_names[int(act.argmax())] if task.action_names else f'action {int(act.argmax())}'
-    return ' '.join(f'{x:+.1f}' for x in act[N_DISCRETE:N_DISCRETE + task.d_cont])
+    if task.n_actions:
+        return task.action_names[int(act.argmax())] if task.action_names else f'action {int(act.argmax())}'
+    return ' '.join(f'{x:+.1f}' for x in act[N_DISCRETE : N_DISCRETE + task.d_cont])
+
 
 def _frame(ax, picture, title, color):
     "One large picture"
     ax.imshow(picture, interpolation='none')
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, loc='left', fontsize=11, fontweight='bold', color=INK)
-    for side in ax.spines.values(): side.set(color=color, lw=2.5)
+    for side in ax.spines.values():
+        side.set(color=color, lw=2.5)
+
 
 def _trace(ax, steps, real, dreamt, color, title):
     "A number of both worlds, step by step"
     ax.plot(steps, dreamt, '-', color=color, lw=1.8, label='dream')
     ax.plot(steps, real, 'o', color=INK, ms=3.5, label='real')
-    ax.set_xlim(.5, max(len(steps), 12) + .5)
+    ax.set_xlim(0.5, max(len(steps), 12) + 0.5)
     ax.xaxis.get_major_locator().set_params(integer=True)
     tidy(ax, title)
 
+
 # %% ../../nbs/75_dream.ipynb #c026
 def plot_dream(
-    dream:Dream,  # as it stands
-    color:str,    # of its task
-)->Figure:        # dream and reality
+    dream: Dream,  # as it stands
+    color: str,  # of its task
+) -> Figure:  # dream and reality
     "What the dream shows beside what is"
     m, fig = dream.moments, Figure(figsize=(11.4, 4.3))
-    left, right, rew, cont = (fig.add_axes(box) for box in ([.01, .18, .28, .742], [.305, .18, .28, .742], [.65, .61, .34, .29], [.65, .18, .34, .27]))
+    left, right, rew, cont = (
+        fig.add_axes(box)
+        for box in (
+            [0.01, 0.18, 0.28, 0.742],
+            [0.305, 0.18, 0.28, 0.742],
+            [0.65, 0.61, 0.34, 0.29],
+            [0.65, 0.18, 0.34, 0.27],
+        )
+    )
     shown = [x.real for x in m if x.real is not None]
     _frame(left, m[-1].dream if m else dream.decode(dream.z[-1]), 'Dream', color)
-    _frame(right, shown[-1] if shown else dream.first, 'Real game' + (', over' if m and m[-1].over else ''), SOFT if m and m[-1].over else INK)
+    _frame(
+        right,
+        shown[-1] if shown else dream.first,
+        'Real game' + (', over' if m and m[-1].over else ''),
+        SOFT if m and m[-1].over else INK,
+    )
     steps = range(1, len(m) + 1)
     _trace(rew, steps, np.cumsum([x.rew for x in m]), np.cumsum([x.rew_hat for x in m]), color, 'Reward so far')
-    _trace(cont, steps, [np.nan if np.isnan(x.rew) else float(not x.over) for x in m], [x.cont_hat for x in m], color, 'Does it go on?')
+    _trace(
+        cont,
+        steps,
+        [np.nan if np.isnan(x.rew) else float(not x.over) for x in m],
+        [x.cont_hat for x in m],
+        color,
+        'Does it go on?',
+    )
     rew.legend(frameon=False, fontsize=8.5, ncols=2, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
-    cont.set(ylim=(-.08, 1.08), xlabel='step')
-    last = f'{len(m)} step' + 's' * (len(m) != 1) + (f': {", ".join(named(dream.task, x.act) for x in m[-6:])}' if m else ': nothing pressed yet; the dream shows what the VAE keeps of the real picture')
-    fig.text(.01, .1, last if len(m) <= 6 else last.replace(': ', ': ... ', 1), fontsize=9.5, color=INK)
-    if m: fig.text(.01, .035, f'the dream pays {m[-1].rew_hat:+.2f} and goes on with {m[-1].cont_hat:.0%};  the real game ' + ('is over' if np.isnan(m[-1].rew) else f'pays {m[-1].rew:+.2f}'), fontsize=9.5, color=INK)
+    cont.set(ylim=(-0.08, 1.08), xlabel='step')
+    last = (
+        f'{len(m)} step'
+        + 's' * (len(m) != 1)
+        + (
+            f': {", ".join(named(dream.task, x.act) for x in m[-6:])}'
+            if m
+            else ': nothing pressed yet; the dream shows what the VAE keeps of the real picture'
+        )
+    )
+    fig.text(0.01, 0.1, last if len(m) <= 6 else last.replace(': ', ': ... ', 1), fontsize=9.5, color=INK)
+    if m:
+        fig.text(
+            0.01,
+            0.035,
+            f'the dream pays {m[-1].rew_hat:+.2f} and goes on with {m[-1].cont_hat:.0%};  the real game '
+            + ('is over' if np.isnan(m[-1].rew) else f'pays {m[-1].rew:+.2f}'),
+            fontsize=9.5,
+            color=INK,
+        )
     return fig

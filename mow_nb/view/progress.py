@@ -9,33 +9,39 @@ __all__ = ['routed', 'sharers', 'load_over', 'plot_router', 'plot_eyes', 'scores
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
 from ..core import np_rng
+from ..eval.evaluation import normalised
 from ..eval.metrics import Estimate, interval, mean
 from ..eval.rollouts import film
-from ..eval.evaluation import normalised
-from .summary import Findings
+from .clusters import INK, MARK, SOFT, NotYet, tidy
 from .figures import chosen, curve, effective, phase_times, thinned
 from .report import LOSSES
-from .clusters import INK, MARK, SOFT, NotYet, tidy
+from .summary import Findings
+
 
 # %% ../../nbs/74_progress.ipynb #c007
 def routed(
-    f:Findings,  # of a run
-)->tuple:        # updates (M,) of the M lines that tell about routing, and probabilities (M, K, E)
+    f: Findings,  # of a run
+) -> tuple:  # updates (M,) of the M lines that tell about routing, and probabilities (M, K, E)
     "What the journal says about routing"
     rows = [r for r in f.rows if set(f.colors) <= set(r.get('routing', {}))]
-    if not f.config.model.dynamics.experts: raise NotYet('This model has no experts, and so nothing to route.')
-    if not rows: raise NotYet('No routing yet: the first line of the journal is still to come.')
+    if not f.config.model.dynamics.experts:
+        raise NotYet('This model has no experts, and so nothing to route.')
+    if not rows:
+        raise NotYet('No routing yet: the first line of the journal is still to come.')
     return np.array([r['updates'] for r in rows]), np.array([[r['routing'][n] for n in f.colors] for r in rows])
 
+
 def sharers(
-    awake:np.ndarray,  # (K, E) bool
-    k:int,             # a task
-)->np.ndarray:         # (K,) experts shared with each task; 0 for itself
+    awake: np.ndarray,  # (K, E) bool
+    k: int,  # a task
+) -> np.ndarray:  # (K,) experts shared with each task; 0 for itself
     "Who wakes the same experts"
     out = (awake & awake[k]).sum(1)
     out[k] = 0
     return out
+
 
 # %% ../../nbs/74_progress.ipynb #c009
 def _draw_heat(ax, probs, awake, f, k):
@@ -43,216 +49,353 @@ def _draw_heat(ax, probs, awake, f, k):
     K, E = probs.shape
     ax.imshow(probs, cmap='Blues', vmin=0, vmax=max(probs.max(), 2 / E), aspect='auto', interpolation='none')
     marks = np.nonzero(awake)
-    ax.scatter(*marks[::-1], s=min(46, 700 / K), color=[MARK if k < 0 or awake[k, e] else SOFT for e in marks[1]], edgecolors='white', lw=.8)
-    ax.scatter(np.full(K, -.5 - .035 * E), range(K), marker='s', s=min(60, 900 / K), c=list(f.colors.values()), clip_on=False)
-    if k >= 0: ax.add_patch(Rectangle((-.5, k - .5), E, 1, fill=False, ec=INK, lw=2, clip_on=False))
-    ax.set(xlim=(-.5, E - .5), xticks=[])
+    ax.scatter(
+        *marks[::-1],
+        s=min(46, 700 / K),
+        color=[MARK if k < 0 or awake[k, e] else SOFT for e in marks[1]],
+        edgecolors='white',
+        lw=0.8,
+    )
+    ax.scatter(
+        np.full(K, -0.5 - 0.035 * E), range(K), marker='s', s=min(60, 900 / K), c=list(f.colors.values()), clip_on=False
+    )
+    if k >= 0:
+        ax.add_patch(Rectangle((-0.5, k - 0.5), E, 1, fill=False, ec=INK, lw=2, clip_on=False))
+    ax.set(xlim=(-0.5, E - 0.5), xticks=[])
     ax.set_yticks(range(K), list(f.colors))
     tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=16, labelsize=9 if K <= 16 else 6.5)
     with_k = sharers(awake, k) if k >= 0 else None
-    for i, label in enumerate(ax.get_yticklabels()): label.set(fontweight='bold' if k == i else 'normal', color=INK if k < 0 or i == k or with_k[i] else '#b0b0b0')
+    for i, label in enumerate(ax.get_yticklabels()):
+        label.set(fontweight='bold' if k == i else 'normal', color=INK if k < 0 or i == k or with_k[i] else '#b0b0b0')
     ax.spines[:].set_visible(False)
+
 
 def _draw_considered(ax, when, probs, awake, f, k):
     "One task's probabilities over time, or the load of all experts"
     E = probs.shape[2]
     if k < 0:
         steps = (when[1:] + when[:-1]) / 2 if len(when) > 1 else np.array([])
-        ax.pcolormesh(np.r_[when[0] - .5, steps, when[-1] + .5], np.arange(E + 1) - .5, load_over(probs, f).T, cmap='Blues', vmin=0, vmax=len(f.colors))
+        ax.pcolormesh(
+            np.r_[when[0] - 0.5, steps, when[-1] + 0.5],
+            np.arange(E + 1) - 0.5,
+            load_over(probs, f).T,
+            cmap='Blues',
+            vmin=0,
+            vmax=len(f.colors),
+        )
         ax.set(yticks=range(E), ylabel='expert')
         return tidy(ax, 'Load of every expert over time (dark: many tasks)')
     values, mine, tint = probs[:, k], awake[k], list(f.colors.values())[k]
-    for e in range(E): ax.plot(*thinned(when, values[:, e]), color=tint if mine[e] else '#c4c8cc', lw=2 if mine[e] else 1, zorder=2 + mine[e])
+    for e in range(E):
+        ax.plot(
+            *thinned(when, values[:, e]),
+            color=tint if mine[e] else '#c4c8cc',
+            lw=2 if mine[e] else 1,
+            zorder=2 + mine[e],
+        )
     ends = sorted((v, e) for e, v in enumerate(values[-1]) if mine[e])
-    gap, at = (values.max() - values.min() or 1) * .09, -np.inf
-    for v, e in ends: at = max(v, at + gap); ax.annotate(f' {e}', (when[-1], at), fontsize=8.5, color=INK, va='center', annotation_clip=False)
+    gap, at = (values.max() - values.min() or 1) * 0.09, -np.inf
+    for v, e in ends:
+        at = max(v, at + gap)
+        ax.annotate(f' {e}', (when[-1], at), fontsize=8.5, color=INK, va='center', annotation_clip=False)
     tidy(ax, f'What {list(f.colors)[k]} considers (probability of each expert)')
 
+
 def load_over(
-    probs:np.ndarray,  # (M, K, E) router probabilities at M moments
-    f:Findings,        # of the run
-)->np.ndarray:         # (M, E) tasks that wake each expert
+    probs: np.ndarray,  # (M, K, E) router probabilities at M moments
+    f: Findings,  # of the run
+) -> np.ndarray:  # (M, E) tasks that wake each expert
     "How many tasks woke each expert, over time"
     return np.array([chosen(p, f.config.model.dynamics.active).sum(0) for p in probs])
+
 
 # %% ../../nbs/74_progress.ipynb #c011
 def _draw_load(ax, awake, k):
     "How many tasks wake each expert now"
     E = awake.shape[1]
-    ax.bar(range(E), awake.sum(0), width=.7, color=[MARK if k >= 0 and awake[k, e] else '#9fb8cc' for e in range(E)])
+    ax.bar(range(E), awake.sum(0), width=0.7, color=[MARK if k >= 0 and awake[k, e] else '#9fb8cc' for e in range(E)])
     ax.axhline(awake.sum() / E, ls=':', color=SOFT, lw=1)
-    ax.set(xlim=(-.5, E - .5), xticks=range(E), xlabel='expert', ylabel='load')
+    ax.set(xlim=(-0.5, E - 0.5), xticks=range(E), xlabel='expert', ylabel='load')
     ax.yaxis.get_major_locator().set_params(integer=True)
     tidy(ax)
 
+
 def plot_router(
-    f:Findings,    # of a run
-    at:int=-1,     # which moment, a line that tells about routing
-    task:str='',   # to be highlighted; '' for none
-)->Figure:         # four panels
+    f: Findings,  # of a run
+    at: int = -1,  # which moment, a line that tells about routing
+    task: str = '',  # to be highlighted; '' for none
+) -> Figure:  # four panels
     "Tasks and experts at one moment, and how it came about"
     when, probs = routed(f)
     k = list(f.colors).index(task) if task else -1
     awake, E = chosen(probs[at], f.config.model.dynamics.active), probs.shape[2]
     fig = Figure(figsize=(11.4, 4.9))
-    heat, load, hist, many = (fig.add_axes(box) for box in ([.13, .32, .38, .58], [.13, .1, .38, .14], [.58, .58, .39, .32], [.58, .1, .39, .32]))
+    heat, load, hist, many = (
+        fig.add_axes(box)
+        for box in (
+            [0.13, 0.32, 0.38, 0.58],
+            [0.13, 0.1, 0.38, 0.14],
+            [0.58, 0.58, 0.39, 0.32],
+            [0.58, 0.1, 0.39, 0.32],
+        )
+    )
     _draw_heat(heat, probs[at], awake, f, k)
     _draw_load(load, awake, k)
     _draw_considered(hist, when, probs, awake, f, k)
     settled = effective(probs)
-    for i, (name, color) in enumerate(f.colors.items()): many.plot(*thinned(when, settled[:, i]), color=color if k in (-1, i) else '#d4d7da', lw=2.4 if k == i else 1.3, zorder=3 if k == i else 2)
-    many.set(xlabel='updates', ylim=(.9, E + .1))
+    for i, (name, color) in enumerate(f.colors.items()):
+        many.plot(
+            *thinned(when, settled[:, i]),
+            color=color if k in (-1, i) else '#d4d7da',
+            lw=2.4 if k == i else 1.3,
+            zorder=3 if k == i else 2,
+        )
+    many.set(xlabel='updates', ylim=(0.9, E + 0.1))
     tidy(many, f'Experts considered, effectively (1 to {E})')
-    for ax in (hist, many): ax.axvline(when[at], color=MARK, lw=1.2, ls='--'); ax.margins(x=.02)
+    for ax in (hist, many):
+        ax.axvline(when[at], color=MARK, lw=1.2, ls='--')
+        ax.margins(x=0.02)
     with_k = sharers(awake, k) if k >= 0 else ()
     shared = ', '.join(n for n, s in zip(f.colors, with_k) if s) or 'nobody'
-    said = f'After {when[at]:,} updates' + (f': {task} wakes {", ".join(map(str, np.flatnonzero(awake[k])))}, shared with {shared}' if task else '')
-    fig.text(.012, .965, said if len(said) < 150 else said[:147] + '...', fontsize=10.5, color=INK)
+    said = f'After {when[at]:,} updates' + (
+        f': {task} wakes {", ".join(map(str, np.flatnonzero(awake[k])))}, shared with {shared}' if task else ''
+    )
+    fig.text(0.012, 0.965, said if len(said) < 150 else said[:147] + '...', fontsize=10.5, color=INK)
     return fig
+
 
 # %% ../../nbs/74_progress.ipynb #c014
 def _draw_strip(ax, pictures, k, start, t, moves):
     "The strip, with the moment marked"
     L, T, side = int(pictures['context']), pictures['real'].shape[2], pictures['real'].shape[4] + 2
     ax.imshow(film(pictures, k, start), interpolation='none')
-    ax.axvline(L * side - .5, color=MARK, lw=2)
-    ax.add_patch(Rectangle((t * side - .5, -.5), side, 3 * side, fill=False, ec=INK, lw=2.2, clip_on=False))
-    ax.add_patch(Rectangle(((t + 1) * side - .5, -.5), (T - t - 1) * side, 3 * side, fc='white', alpha=.7, lw=0))
-    ax.set_yticks([side * (i + .5) for i in range(3)], ['real', 'kept', 'dreamt'], fontsize=9)
-    ax.set_xticks([side * (i + .5) for i in range(T)], [f'{i - L + 1}\n{m}' for i, m in enumerate(moves)], fontsize=6.5)
+    ax.axvline(L * side - 0.5, color=MARK, lw=2)
+    ax.add_patch(Rectangle((t * side - 0.5, -0.5), side, 3 * side, fill=False, ec=INK, lw=2.2, clip_on=False))
+    ax.add_patch(Rectangle(((t + 1) * side - 0.5, -0.5), (T - t - 1) * side, 3 * side, fc='white', alpha=0.7, lw=0))
+    ax.set_yticks([side * (i + 0.5) for i in range(3)], ['real', 'kept', 'dreamt'], fontsize=9)
+    ax.set_xticks(
+        [side * (i + 0.5) for i in range(T)], [f'{i - L + 1}\n{m}' for i, m in enumerate(moves)], fontsize=6.5
+    )
     ax.set_xlabel('step (1 = first dreamt picture), and the move made there', fontsize=9)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
+
 def _moves(task, act):
     "Short words for recorded moves"
-    if not task.n_actions: return [''] * len(act)
-    if not task.action_names: return [str(a) for a in act[:, :18].argmax(1)]
-    return [task.action_names[a].replace('UP', 'U').replace('DOWN', 'D').replace('LEFT', 'L').replace('RIGHT', 'R').replace('FIRE', '+F').replace('NOOP', '·').removeprefix('+') for a in act[:, :18].argmax(1)]
+    if not task.n_actions:
+        return [''] * len(act)
+    if not task.action_names:
+        return [str(a) for a in act[:, :18].argmax(1)]
+    return [
+        task.action_names[a]
+        .replace('UP', 'U')
+        .replace('DOWN', 'D')
+        .replace('LEFT', 'L')
+        .replace('RIGHT', 'R')
+        .replace('FIRE', '+F')
+        .replace('NOOP', '·')
+        .removeprefix('+')
+        for a in act[:, :18].argmax(1)
+    ]
+
 
 # %% ../../nbs/74_progress.ipynb #c016
 def _draw_error(ax, pictures, k, start, t, color):
     "Error per step of the kept and of the dreamt picture"
     L, T = int(pictures['context']), pictures['real'].shape[2]
     x = np.arange(T) - L + 1
-    for kind, style, word in (('dream', '-', 'dreamt'), ('recon', ':', 'kept')): ax.plot(x, pictures[f'{kind}_error'][k, start], style, color=color, lw=2, label=word)
-    ax.axvline(.5, color=MARK, lw=1.5)
+    for kind, style, word in (('dream', '-', 'dreamt'), ('recon', ':', 'kept')):
+        ax.plot(x, pictures[f'{kind}_error'][k, start], style, color=color, lw=2, label=word)
+    ax.axvline(0.5, color=MARK, lw=1.5)
     ax.plot(x[t], pictures['dream_error'][k, start, t], 'o', ms=10, mfc='none', mec=INK, mew=2)
-    ax.set(xlabel='step', ymargin=.2, ylim=(0, None))
+    ax.set(xlabel='step', ymargin=0.2, ylim=(0, None))
     ax.legend(frameon=False, fontsize=8.5)
     tidy(ax, 'Squared error of a pixel')
 
+
 def plot_eyes(
-    f:Findings,      # of a run
-    task:str,        # one of its tasks
-    start:int=0,     # which window
-    horizon:int=1,   # steps dreamt, 1 is the first dreamt picture
-)->Figure:           # four pictures, a strip, a curve
+    f: Findings,  # of a run
+    task: str,  # one of its tasks
+    start: int = 0,  # which window
+    horizon: int = 1,  # steps dreamt, 1 is the first dreamt picture
+) -> Figure:  # four pictures, a strip, a curve
     "Real, kept and dreamt, and how far the dream has drifted"
     p = f.pictures
-    if p is None: raise NotYet('No pictures yet: the first are taken with the first checkpoint.')
+    if p is None:
+        raise NotYet('No pictures yet: the first are taken with the first checkpoint.')
     k, t = list(f.colors).index(task), min(int(p['context']) + horizon, p['real'].shape[2]) - 1
     fig = Figure(figsize=(11.4, 5))
     wrong = np.abs(p['dream'][k, start, t].astype(float) - p['real'][k, start, t]).mean(-1)
-    for i, (word, picture) in enumerate({'Real': p['real'][k, start, t], 'Kept by the VAE': p['recon'][k, start, t], 'Dreamt': p['dream'][k, start, t], 'Where it is wrong': wrong}.items()):
-        ax = fig.add_axes([.055 + .172 * i, .53, .158, .158 * 11.4 / 5])
+    for i, (word, picture) in enumerate(
+        {
+            'Real': p['real'][k, start, t],
+            'Kept by the VAE': p['recon'][k, start, t],
+            'Dreamt': p['dream'][k, start, t],
+            'Where it is wrong': wrong,
+        }.items()
+    ):
+        ax = fig.add_axes([0.055 + 0.172 * i, 0.53, 0.158, 0.158 * 11.4 / 5])
         ax.imshow(picture, interpolation='none', **(dict(cmap='Greys', vmin=0, vmax=128) if picture.ndim == 2 else {}))
         ax.set(xticks=[], yticks=[])
         ax.set_title(word, loc='left', fontsize=10, fontweight='bold', color=INK)
-        for side in ax.spines.values(): side.set(color=f.colors[task] if word == 'Dreamt' else '#c4c8cc', lw=2 if word == 'Dreamt' else 1)
-    _draw_error(fig.add_axes([.785, .6, .2, .27]), p, k, start, t, f.colors[task])
-    _draw_strip(fig.add_axes([.055, .09, .93, .37]), p, k, start, t, _moves(f.tasks[k], p['act'][k, start]))
-    fig.text(.055, .965, f'{task}, start {start + 1}: dreamt for {t + 1 - int(p["context"])} step' + 's' * (t + 1 - int(p['context']) != 1) + f' after {int(p["context"])} real pictures', fontsize=10.5, color=INK)
+        for side in ax.spines.values():
+            side.set(color=f.colors[task] if word == 'Dreamt' else '#c4c8cc', lw=2 if word == 'Dreamt' else 1)
+    _draw_error(fig.add_axes([0.785, 0.6, 0.2, 0.27]), p, k, start, t, f.colors[task])
+    _draw_strip(fig.add_axes([0.055, 0.09, 0.93, 0.37]), p, k, start, t, _moves(f.tasks[k], p['act'][k, start]))
+    fig.text(
+        0.055,
+        0.965,
+        f'{task}, start {start + 1}: dreamt for {t + 1 - int(p["context"])} step'
+        + 's' * (t + 1 - int(p['context']) != 1)
+        + f' after {int(p["context"])} real pictures',
+        fontsize=10.5,
+        color=INK,
+    )
     return fig
+
 
 # %% ../../nbs/74_progress.ipynb #c019
 def scores(
-    f:Findings,   # of a run
-    level:float=.95,  # of the intervals
-)->dict:          # task name, and 'mean' -> (mean return, normalised `Estimate`); empty before the first evaluation
+    f: Findings,  # of a run
+    level: float = 0.95,  # of the intervals
+) -> dict:  # task name, and 'mean' -> (mean return, normalised `Estimate`); empty before the first evaluation
     "Scores of the last evaluation, with intervals over episodes"
-    if not f.records: return {}
+    if not f.records:
+        return {}
     out = {}
     for t in f.tasks:
         rets = [p['ret'] for p in f.records[-1]['episodes'].get(t.name, [])]
-        if rets: out[t.name] = np.array(rets), np.array([[normalised(t, r) for r in rets]])
+        if rets:
+            out[t.name] = np.array(rets), np.array([[normalised(t, r) for r in rets]])
     guess = lambda name, x: interval(x, mean, np_rng(0, f'interval {name}'), level=level)
     done = {name: (float(rets.mean()), guess(name, x)) for name, (rets, x) in out.items()}
-    if len(done) < 2 or len({len(rets) for rets, _ in out.values()}) > 1: return done
+    if len(done) < 2 or len({len(rets) for rets, _ in out.values()}) > 1:
+        return done
     return done | {'mean': (np.nan, guess('mean', np.concatenate([x for _, x in out.values()])))}
+
 
 # %% ../../nbs/74_progress.ipynb #c022
 def _draw_scores(ax, f):
     "A line per task: its score, its interval, and the figures as a table"
     got = scores(f)
-    ax.axvline(0, color=SOFT, lw=1); ax.axvline(1, color=SOFT, lw=1, ls=':')
-    low = min([0., *(e.low for _, e in got.values() if not np.isnan(e.low))]); high = max([1., *(e.high for _, e in got.values() if not np.isnan(e.high))])
+    ax.axvline(0, color=SOFT, lw=1)
+    ax.axvline(1, color=SOFT, lw=1, ls=':')
+    low = min([0.0, *(e.low for _, e in got.values() if not np.isnan(e.low))])
+    high = max([1.0, *(e.high for _, e in got.values() if not np.isnan(e.high))])
     names, tint = [*f.colors, *(['mean'] if 'mean' in got else [])], {**f.colors, 'mean': INK}
     for y, name in enumerate(names):
         ret, e = got.get(name, (np.nan, Estimate(np.nan, np.nan, np.nan)))
-        ax.plot([e.low, e.high], [y, y], color=tint[name], lw=6, alpha=.45, solid_capstyle='butt')
+        ax.plot([e.low, e.high], [y, y], color=tint[name], lw=6, alpha=0.45, solid_capstyle='butt')
         ax.plot(e.value, y, 'o', color=tint[name], ms=8, mec='white')
-        words = ('' if np.isnan(ret) else f'{ret:,.1f}   ') + ('' if np.isnan(e.value) else f'{e.value:.0%}' + ('' if np.isnan(e.low) else f'  [{e.low:.0%}, {e.high:.0%}]'))
+        words = ('' if np.isnan(ret) else f'{ret:,.1f}   ') + (
+            ''
+            if np.isnan(e.value)
+            else f'{e.value:.0%}' + ('' if np.isnan(e.low) else f'  [{e.low:.0%}, {e.high:.0%}]')
+        )
         ax.annotate(words, (1.02, y), xycoords=('axes fraction', 'data'), fontsize=8.5, va='center', color=INK)
     ax.set_yticks(range(len(names)), names, fontsize=9 if len(f.colors) <= 16 else 6.5)
-    ax.set(xlim=(low - .06, high + .06), ylim=(len(names) - .4, -.6))
+    ax.set(xlim=(low - 0.06, high + 0.06), ylim=(len(names) - 0.4, -0.6))
     ax.xaxis.set_major_formatter(lambda v, _: f'{v:.0%}')
-    tidy(ax, f'Score after {f.records[-1]["updates"]:,} updates' if f.records else 'Score: no evaluation yet').spines['left'].set_visible(False)
-    if f.records: ax.annotate('return   score  [95%]', (1.02, 1.02), xycoords='axes fraction', fontsize=8, color=SOFT)
+    tidy(ax, f'Score after {f.records[-1]["updates"]:,} updates' if f.records else 'Score: no evaluation yet').spines[
+        'left'
+    ].set_visible(False)
+    if f.records:
+        ax.annotate('return   score  [95%]', (1.02, 1.02), xycoords='axes fraction', fontsize=8, color=SOFT)
     ax.set_xlabel('0% random play, 100% reference')
+
 
 def _draw_time(ax, f):
     "Where the time went"
     times, left = phase_times(f.rows), 0
     total = sum(s for s, _ in times.values()) or 1
     for (name, (s, _)), color in zip(times.items(), ('#c4c8cc', '#9fb8cc', '#6f9bbd', '#0072B2', '#004a73') * 9):
-        ax.barh(0, s, left=left, color=color, height=.8, edgecolor='white', label=f'{name.partition(",")[0]}: {s:,.0f} s ({s / total:.0%})')
+        ax.barh(
+            0,
+            s,
+            left=left,
+            color=color,
+            height=0.8,
+            edgecolor='white',
+            label=f'{name.partition(",")[0]}: {s:,.0f} s ({s / total:.0%})',
+        )
         left += s
     ax.set(yticks=[], xlim=(0, total))
-    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(0, -.25), ncols=2, borderpad=0)
+    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(0, -0.25), ncols=2, borderpad=0)
     tidy(ax, f'Where {total:,.0f} seconds went').axis('off')
+
 
 # %% ../../nbs/74_progress.ipynb #c024
 def measures(
-    f:Findings,  # of a run
-)->dict:         # key of the journal -> what it is, in words
+    f: Findings,  # of a run
+) -> dict:  # key of the journal -> what it is, in words
     "What the journal has curves of"
     known = {'return': 'return of an episode', **LOSSES, 'sigma': 'scale of the losses, sigma'}
     return {k: words for k, words in known.items() if any(isinstance(r.get(k), dict) for r in f.rows)}
 
+
 def _groups(f):
     "Group number -> members"
-    if f.groups is None: raise NotYet('No groups yet: tasks part company after the warm-up, if this run groups at all.')
-    return {int(l) + 1: [n for n, m in zip(f.groups.names, f.groups.labels) if m == l] for l in sorted(set(f.groups.labels.tolist()))}
+    if f.groups is None:
+        raise NotYet('No groups yet: tasks part company after the warm-up, if this run groups at all.')
+    return {
+        int(l) + 1: [n for n, m in zip(f.groups.names, f.groups.labels) if m == l]
+        for l in sorted(set(f.groups.labels.tolist()))
+    }
+
 
 def _draw_curves(ax, f, measure, by, task):
     "One measure over time"
     lines = {n: curve(f.rows, measure, n) for n in f.colors}
-    for n, (x, y) in lines.items(): ax.plot(*thinned(x, y), color=f.colors[n], lw=2.6 if n == task else 1.4, alpha=.25 if task not in ('', n) or by == 'group' else 1)
+    for n, (x, y) in lines.items():
+        ax.plot(
+            *thinned(x, y),
+            color=f.colors[n],
+            lw=2.6 if n == task else 1.4,
+            alpha=0.25 if task not in ('', n) or by == 'group' else 1,
+        )
     for number, members in (_groups(f) if by == 'group' else {}).items():
         at = sorted({u for n in members for u in lines[n][0]})
         middle = np.mean([np.interp(at, *lines[n]) for n in members if lines[n][0]], 0) if at else []
-        if at: ax.plot(*thinned(at, middle), color=INK, lw=1.8); ax.annotate(f'{number}', (at[-1], thinned(at, middle)[1][-1]), xytext=(-2 + 9 * number, 0), textcoords='offset points', fontsize=9, fontweight='bold', va='center', annotation_clip=False)
+        if at:
+            ax.plot(*thinned(at, middle), color=INK, lw=1.8)
+            ax.annotate(
+                f'{number}',
+                (at[-1], thinned(at, middle)[1][-1]),
+                xytext=(-2 + 9 * number, 0),
+                textcoords='offset points',
+                fontsize=9,
+                fontweight='bold',
+                va='center',
+                annotation_clip=False,
+            )
     seen = [y for _, ys in lines.values() for y in ys]
-    if min(seen, default=0) > 0 and max(seen) > 30 * min(seen): ax.set_yscale('log'); ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+    if min(seen, default=0) > 0 and max(seen) > 30 * min(seen):
+        ax.set_yscale('log')
+        ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
     if measure == 'return' and task:
-        for r in f.records: ax.plot(r['updates'], np.mean([p['ret'] for p in r['episodes'][task]]), 'D', ms=6, color=MARK, mec='white')
+        for r in f.records:
+            ax.plot(r['updates'], np.mean([p['ret'] for p in r['episodes'][task]]), 'D', ms=6, color=MARK, mec='white')
     warm = max((r['updates'] for r in f.rows if r['phase'] == 'warm-up'), default=0)
-    ax.axvspan(0, warm, color=SOFT, alpha=.12, lw=0)
+    ax.axvspan(0, warm, color=SOFT, alpha=0.12, lw=0)
     ax.set_xlabel('updates (grey: warm-up' + ('; diamonds: evaluations' if measure == 'return' and task else '') + ')')
     tidy(ax, measures(f)[measure].capitalize() + (', means of groups' if by == 'group' else ''))
 
+
 # %% ../../nbs/74_progress.ipynb #c025
 def plot_progress(
-    f:Findings,          # of a run
-    measure:str='rec',   # a key of `measures`
-    by:str='task',       # or 'group'
-    task:str='',         # to be highlighted; '' for none
-)->Figure:               # curves, time, scores
+    f: Findings,  # of a run
+    measure: str = 'rec',  # a key of `measures`
+    by: str = 'task',  # or 'group'
+    task: str = '',  # to be highlighted; '' for none
+) -> Figure:  # curves, time, scores
     "How far it has come"
-    if not f.rows: raise NotYet('No progress yet: the first line of the journal is still to come.')
-    fig = Figure(figsize=(11.4, 5.))
-    curves, time, table = (fig.add_axes(box) for box in ([.05, .33, .45, .58], [.05, .12, .45, .05], [.62, .12, .215, .79]))
+    if not f.rows:
+        raise NotYet('No progress yet: the first line of the journal is still to come.')
+    fig = Figure(figsize=(11.4, 5.0))
+    curves, time, table = (
+        fig.add_axes(box) for box in ([0.05, 0.33, 0.45, 0.58], [0.05, 0.12, 0.45, 0.05], [0.62, 0.12, 0.215, 0.79])
+    )
     _draw_curves(curves, f, measure, by, task)
     _draw_time(time, f)
     _draw_scores(table, f)

@@ -6,214 +6,490 @@
 __all__ = ['LOSSES', 'SECTIONS', 'Markup', 'safe', 'tag', 'join', 'table', 'svg', 'page', 'write_report']
 
 # %% ../../nbs/73_report.ipynb #c002
-import html, io, re, shlex
+import html
+import io
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 # %% ../../nbs/73_report.ipynb #c003
 import numpy as np
 from matplotlib import rc_context
+
 from ..core import MowError
-from ..files import put
 from ..envs.tasks import bounds
-from ..store.presets import count
-from ..eval.metrics import summary
 from ..eval.evaluation import normalised, protocol_of, successes
+from ..eval.metrics import summary
+from ..files import put
+from ..store.presets import count
+from mow_nb.view.figures import (
+    curve,
+    effective,
+    phase_times,
+    plot_groups,
+    plot_lines,
+    plot_load,
+    plot_number,
+    plot_routing,
+    plot_seen,
+)
 from .summary import Findings, command, gather, sentence, spread
-from .figures import curve, effective, phase_times, plot_groups, plot_lines, plot_load, plot_number, plot_routing, plot_seen
+
 
 # %% ../../nbs/73_report.ipynb #c008
 class Markup(str):
     "Text that is HTML already"
 
+
 def safe(
-    x,        # anything
-)->Markup:    # as it is if it is HTML already, escaped if not
+    x,  # anything
+) -> Markup:  # as it is if it is HTML already, escaped if not
     "Text that cannot break the page"
     return x if isinstance(x, Markup) else Markup(html.escape(str(x)))
 
+
 def tag(
-    name:str,    # such as 'p'
-    *inside,     # elements, or texts, which are escaped
-    **attrs,     # attributes; `cls` for class
-)->Markup:       # the element
+    name: str,  # such as 'p'
+    *inside,  # elements, or texts, which are escaped
+    **attrs,  # attributes; `cls` for class
+) -> Markup:  # the element
     "An element"
     more = ''.join(f' {k.replace("cls", "class")}="{html.escape(str(v))}"' for k, v in attrs.items())
     return Markup(f"<{name}{more}>{''.join(map(safe, inside))}</{name}>")
 
+
 def join(
-    *parts,     # elements, or texts, which are escaped
-)->Markup:      # one after the other
+    *parts,  # elements, or texts, which are escaped
+) -> Markup:  # one after the other
     "Elements in a row"
     return Markup(''.join(map(safe, parts)))
 
+
 def table(
-    head:list,  # texts
-    rows:list,  # lists of texts or elements
-)->Markup:      # the table
+    head: list,  # texts
+    rows: list,  # lists of texts or elements
+) -> Markup:  # the table
     "A table that scrolls on a phone"
     line = lambda kind, cells: tag('tr', *(tag(kind, c) for c in cells))
-    return tag('div', tag('table', tag('thead', line('th', head)), tag('tbody', *(line('td', r) for r in rows))), cls='scroll')
+    return tag(
+        'div', tag('table', tag('thead', line('th', head)), tag('tbody', *(line('td', r) for r in rows))), cls='scroll'
+    )
 
-def _chip(name, color): return tag('span', tag('i', style=f'background:{color}'), name, cls='chip')
 
-def _grid(*figures, cls='grid'): return tag('div', *figures, cls=cls)
+def _chip(name, color):
+    return tag('span', tag('i', style=f'background:{color}'), name, cls='chip')
 
-def _num(x, unit=''): return 'n/a' if x is None or np.isnan(x) else f'{100 * x:.1f} %' if unit == '%' else f'{x:,.0f}' if abs(x) >= 1000 else f'{x:,.2f}'
+
+def _grid(*figures, cls='grid'):
+    return tag('div', *figures, cls=cls)
+
+
+def _num(x, unit=''):
+    return (
+        'n/a'
+        if x is None or np.isnan(x)
+        else f'{100 * x:.1f} %'
+        if unit == '%'
+        else f'{x:,.0f}'
+        if abs(x) >= 1000
+        else f'{x:,.2f}'
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c011
 _INK = '#010203'  # no task's colour; becomes the colour of the page's text
-_STYLE = {'svg.fonttype': 'none', 'svg.hashsalt': 'mow', 'text.parse_math': False, 'font.family': 'DejaVu Sans', 'font.size': 9, 'axes.titlesize': 10,
-          'savefig.transparent': True, **{k: _INK for k in ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'axes.titlecolor', 'xtick.color', 'ytick.color', 'patch.edgecolor')}}
-_SCRAPS = re.compile(r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| xmlns(:\w+)?="[^"]*"| id="[a-z0-9A-Z.]+_\d+"|(?<=<svg) width="[^"]*pt" height="[^"]*pt"', re.S)
+_STYLE = {
+    'svg.fonttype': 'none',
+    'svg.hashsalt': 'mow',
+    'text.parse_math': False,
+    'font.family': 'DejaVu Sans',
+    'font.size': 9,
+    'axes.titlesize': 10,
+    'savefig.transparent': True,
+    **{
+        k: _INK
+        for k in (
+            'text.color',
+            'axes.edgecolor',
+            'axes.labelcolor',
+            'axes.titlecolor',
+            'xtick.color',
+            'ytick.color',
+            'patch.edgecolor',
+        )
+    },
+}
+_SCRAPS = re.compile(
+    r'<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->| xmlns(:\w+)?="[^"]*"| id="[a-z0-9A-Z.]+_\d+"|(?<=<svg) width="[^"]*pt" height="[^"]*pt"',
+    re.S,
+)
+
 
 def svg(
-    plot:Callable,  # data -> Figure
-    *args,          # for `plot`
-    alt:str='',     # for readers who hear the page
-    wide:bool=False,# not to be shrunk to a phone's width, but scrolled
-)->Markup:          # a `figure` element
+    plot: Callable,  # data -> Figure
+    *args,  # for `plot`
+    alt: str = '',  # for readers who hear the page
+    wide: bool = False,  # not to be shrunk to a phone's width, but scrolled
+) -> Markup:  # a `figure` element
     "A figure that follows the page's colours"
     text = io.StringIO()
-    with rc_context(_STYLE): plot(*args).savefig(text, format='svg', metadata={'Date': None})
+    with rc_context(_STYLE):
+        plot(*args).savefig(text, format='svg', metadata={'Date': None})
     text = text.getvalue()
-    text = _SCRAPS.sub('', text[text.index('<svg'):]).replace(_INK, 'currentColor').replace('xlink:href', 'href')
-    return tag('figure', Markup(text.replace('<svg', f'<svg role="img" aria-label="{html.escape(alt)}"', 1).strip()), cls='fig wide' if wide else 'fig')
+    text = _SCRAPS.sub('', text[text.index('<svg') :]).replace(_INK, 'currentColor').replace('xlink:href', 'href')
+    return tag(
+        'figure',
+        Markup(text.replace('<svg', f'<svg role="img" aria-label="{html.escape(alt)}"', 1).strip()),
+        cls='fig wide' if wide else 'fig',
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c014
 def _weights(config, labels):
     "How many weights; None if the tasks are not known here"
-    try: return count(config, labels)
-    except MowError: return None
+    try:
+        return count(config, labels)
+    except MowError:
+        return None
+
 
 def _failures(f):
     "What broken environments have cost"
     row = next((r for r in reversed(f.rows) if 'faults' in r), dict(faults={}))
     told = lambda kinds: ', '.join(f'{n} x {kind}' for kind, n in kinds.items())
-    return '; '.join(f"{name}: {told(kinds)}, {row['delivered'][name]:.2%} of its steps delivered" for name, kinds in row['faults'].items())
+    return '; '.join(
+        f"{name}: {told(kinds)}, {row['delivered'][name]:.2%} of its steps delivered"
+        for name, kinds in row['faults'].items()
+    )
+
 
 def _facts(f):
     "Name and value of what made the run"
-    c, t, at = f.config, f.config.train, f.rows[-1] if f.rows else dict(updates=0, rounds=0, seconds=0.)
-    total, n = t.warmup + (t.rounds - t.prefill) // t.train_every, _weights(c, f.groups.labels.tolist() if f.groups else None)
-    rules = f"Atari '{c.protocol}' (" + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items()) + '); ' if any(x.suite == 'atari100k' for x in f.tasks) else ''
-    rules += 'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); ' if any(x.suite == 'metaworld' for x in f.tasks) else ''
-    return {'Steps per task': f"{at['rounds']:,} of {t.rounds:,}", 'Updates': f"{at['updates']:,} of {total:,}" + ('' if at['updates'] >= total else ': still going, or interrupted'),
-            'Time': f"{at['seconds']:,.0f} seconds", 'Weights': f'{n:,} ({n * 4 / 2**20:,.1f} MiB)' if n else 'unknown here: a task of yours is not registered',
-            'Protocol': f'{rules}policy sampled, {c.eval.episodes} episodes per task, cut after {c.eval.max_steps:,} steps', 'Seed': c.seed, 'Pictures': f'{c.model.vae.size} x {c.model.vae.size} RGB',
-            **({'Failures': told} if (told := _failures(f)) else {}), 'Versions': ', '.join(f'{k} {v}' for k, v in f.versions.items()) or 'not recorded', 'Made by': tag('code', command(c, f.path))}
+    c, t, at = f.config, f.config.train, f.rows[-1] if f.rows else dict(updates=0, rounds=0, seconds=0.0)
+    total, n = (
+        t.warmup + (t.rounds - t.prefill) // t.train_every,
+        _weights(c, f.groups.labels.tolist() if f.groups else None),
+    )
+    rules = (
+        f"Atari '{c.protocol}' ("
+        + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items())
+        + '); '
+        if any(x.suite == 'atari100k' for x in f.tasks)
+        else ''
+    )
+    rules += (
+        'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); '
+        if any(x.suite == 'metaworld' for x in f.tasks)
+        else ''
+    )
+    return {
+        'Steps per task': f"{at['rounds']:,} of {t.rounds:,}",
+        'Updates': f"{at['updates']:,} of {total:,}"
+        + ('' if at['updates'] >= total else ': still going, or interrupted'),
+        'Time': f"{at['seconds']:,.0f} seconds",
+        'Weights': f'{n:,} ({n * 4 / 2**20:,.1f} MiB)' if n else 'unknown here: a task of yours is not registered',
+        'Protocol': f'{rules}policy sampled, {c.eval.episodes} episodes per task, cut after {c.eval.max_steps:,} steps',
+        'Seed': c.seed,
+        'Pictures': f'{c.model.vae.size} x {c.model.vae.size} RGB',
+        **({'Failures': told} if (told := _failures(f)) else {}),
+        'Versions': ', '.join(f'{k} {v}' for k, v in f.versions.items()) or 'not recorded',
+        'Made by': tag('code', command(c, f.path)),
+    }
+
 
 def _head(f):
     "Title, sentence, facts"
     (headline, text), K = sentence(f), len(f.tasks)
     mood = 'good' if headline.startswith('Better') else 'open' if headline.startswith(('Not', 'Too')) else 'bad'
     facts = [part for k, v in _facts(f).items() for part in (tag('dt', k), tag('dd', v))]
-    return tag('header', tag('h1', f.path.name), tag('p', f"One agent for {K} task{'s' * (K > 1)}: ", *(_chip(n, c) for n, c in f.colors.items())),
-               tag('div', tag('h2', headline), tag('p', text), cls=f'verdict {mood}'), tag('dl', *facts))
+    return tag(
+        'header',
+        tag('h1', f.path.name),
+        tag('p', f"One agent for {K} task{'s' * (K > 1)}: ", *(_chip(n, c) for n, c in f.colors.items())),
+        tag('div', tag('h2', headline), tag('p', text), cls=f'verdict {mood}'),
+        tag('dl', *facts),
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c017
-_CUT = ('Cut: an episode that reached {:,} steps was stopped there and counts with what it had earned so far. Scores of cut episodes must not be set beside published ones, which were played to the end: '
-        'where points can be lost, stopping early looks like skill. The random player of this run was cut in the same way and is a fair opponent.')
+_CUT = (
+    'Cut: an episode that reached {:,} steps was stopped there and counts with what it had earned so far. Scores of cut episodes must not be set beside published ones, which were played to the end: '
+    'where points can be lost, stopping early looks like skill. The random player of this run was cut in the same way and is a fair opponent.'
+)
+
 
 def _score_row(f, t, players):
     "A task's line of the table"
     (a, ae), (r, re_) = (spread(x, t.name) for x in players)
     pm = lambda m, e: _num(m) + ('' if np.isnan(e) else f' ± {_num(e)}')
     played = [x['episodes'].get(t.name, []) for x in players]
-    return [_chip(t.name, f.colors[t.name]), pm(a, ae), pm(r, re_), *map(_num, bounds(t) or (np.nan, np.nan)), _num(normalised(t, a), '%'), _num(normalised(t, r), '%'),
-            ' / '.join(str(len(p)) for p in played), ' / '.join(str(sum(e['cut'] for e in p)) for p in played)]
+    return [
+        _chip(t.name, f.colors[t.name]),
+        pm(a, ae),
+        pm(r, re_),
+        *map(_num, bounds(t) or (np.nan, np.nan)),
+        _num(normalised(t, a), '%'),
+        _num(normalised(t, r), '%'),
+        ' / '.join(str(len(p)) for p in played),
+        ' / '.join(str(sum(e['cut'] for e in p)) for p in played),
+    ]
+
 
 def _scores(f):
     "Who earned what"
-    if not f.records and not f.lottery: return tag('p', 'Nobody has been evaluated yet.', cls='none')
-    players, suites = [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.lottery)], {t.suite for t in f.tasks}
-    low, high = {'atari100k': ('random (published)', 'human'), 'pocket': ('random (exact)', 'optimum')}.get(suites.pop() if len(suites) == 1 else '', ('random (known)', 'reference'))
+    if not f.records and not f.lottery:
+        return tag('p', 'Nobody has been evaluated yet.', cls='none')
+    players, suites = (
+        [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.lottery)],
+        {t.suite for t in f.tasks},
+    )
+    low, high = {'atari100k': ('random (published)', 'human'), 'pocket': ('random (exact)', 'optimum')}.get(
+        suites.pop() if len(suites) == 1 else '', ('random (known)', 'reference')
+    )
     cut = any(e['cut'] for x in players for p in x['episodes'].values() for e in p)
-    return join(tag('p', f"Mean return ± standard error over episodes; the agent after {f.records[-1]['updates']:,} updates. " if f.records else 'The agent has not been evaluated yet. ',
-                    f"Normalised: column '{low}' is 0 %, '{high}' is 100 %. Episodes and cuts: agent / random player."),
-                table(['task', 'agent', 'random player', low, high, 'agent, normalised', 'random, normalised', 'episodes', 'cut'], [_score_row(f, t, players) for t in f.tasks]),
-                _together(f, dict(zip(('agent', 'random player'), players))), _successes(f, players), tag('p', _CUT.format(f.config.eval.max_steps)) if cut else '')
+    return join(
+        tag(
+            'p',
+            f"Mean return ± standard error over episodes; the agent after {f.records[-1]['updates']:,} updates. "
+            if f.records
+            else 'The agent has not been evaluated yet. ',
+            f"Normalised: column '{low}' is 0 %, '{high}' is 100 %. Episodes and cuts: agent / random player.",
+        ),
+        table(
+            ['task', 'agent', 'random player', low, high, 'agent, normalised', 'random, normalised', 'episodes', 'cut'],
+            [_score_row(f, t, players) for t in f.tasks],
+        ),
+        _together(f, dict(zip(('agent', 'random player'), players))),
+        _successes(f, players),
+        tag('p', _CUT.format(f.config.eval.max_steps)) if cut else '',
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c019
 def _together(f, players):
     "All Atari games in three figures"
     games = [t.name for t in f.tasks if t.suite == 'atari100k']
-    rows = {who: summary({g: [spread(x, g)[0]] for g in games}) for who, x in players.items() if games and x['episodes']}
-    if not rows: return ''
+    rows = {
+        who: summary({g: [spread(x, g)[0]] for g in games}) for who, x in players.items() if games and x['episodes']
+    }
+    if not rows:
+        return ''
     keys = ('mean', 'median', 'iqm')
-    return join(table([f'{len(games)} Atari games', 'mean', 'median', 'IQM'], [[who, *(_num(row[k].value, '%') for k in keys)] for who, row in rows.items()]),
-                tag('p', 'Human-normalised, without intervals: those that people publish come from several runs with different seeds, and this page knows one run. '
-                    'The standard errors above belong to the episodes of one agent, and do not say what another seed would have done.'))
+    return join(
+        table(
+            [f'{len(games)} Atari games', 'mean', 'median', 'IQM'],
+            [[who, *(_num(row[k].value, '%') for k in keys)] for who, row in rows.items()],
+        ),
+        tag(
+            'p',
+            'Human-normalised, without intervals: those that people publish come from several runs with different seeds, and this page knows one run. '
+            'The standard errors above belong to the episodes of one agent, and do not say what another seed would have done.',
+        ),
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c021
 def _successes(f, players):
     "How often goals were reached"
-    share = lambda x, n, key: (e := successes(x['episodes'].get(n, []), key)) and f'{e.value:.0%} ({e.low:.0%} to {e.high:.0%})'
-    rows = [[_chip(t.name, f.colors[t.name]), *(share(x, t.name, key) or 'n/a' for key in ('success', 'success_end') for x in players)]
-            for t in f.tasks if any(share(x, t.name, 'success') for x in players)]
+    share = lambda x, n, key: (
+        (e := successes(x['episodes'].get(n, []), key)) and f'{e.value:.0%} ({e.low:.0%} to {e.high:.0%})'
+    )
+    rows = [
+        [
+            _chip(t.name, f.colors[t.name]),
+            *(share(x, t.name, key) or 'n/a' for key in ('success', 'success_end') for x in players),
+        ]
+        for t in f.tasks
+        if any(share(x, t.name, 'success') for x in players)
+    ]
     head = ['task', 'agent', 'random player', 'agent, at the end', 'random player, at the end']
-    return join(tag('p', 'Share of episodes in which the goal was reached at any time, and in which it was still so at the last step; in brackets 95 % intervals.'), table(head, rows)) if rows else ''
+    return (
+        join(
+            tag(
+                'p',
+                'Share of episodes in which the goal was reached at any time, and in which it was still so at the last step; in brackets 95 % intervals.',
+            ),
+            table(head, rows),
+        )
+        if rows
+        else ''
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c024
-LOSSES = dict(rec='squared error of a picture', rew='loss: reward', cont='loss: going on', dyn='KL: dynamics follow latents', rep='KL: latents follow dynamics', task='loss: which task is this',
-              critic='loss: critic', actor='loss: actor', entropy='entropy of the policy', ret='return expected in dreams')
+LOSSES = dict(
+    rec='squared error of a picture',
+    rew='loss: reward',
+    cont='loss: going on',
+    dyn='KL: dynamics follow latents',
+    rep='KL: latents follow dynamics',
+    task='loss: which task is this',
+    critic='loss: critic',
+    actor='loss: actor',
+    entropy='entropy of the policy',
+    ret='return expected in dreams',
+)
+
 
 def _returns(f, n):
     "A task's returns, in training and evaluation"
     ticks, rounds = [r['updates'] for r in f.rows], [r['rounds'] for r in f.rows]
     dots = [(np.interp(x['updates'], ticks, rounds), spread(x, n)[0]) for x in f.records]
     level = [spread(f.lottery, n)[0]] if f.lottery else []
-    return svg(plot_lines, {n: curve(f.rows, 'return', n, 'rounds')}, f.colors, n, 'steps', (0, f.config.train.prefill), level, tuple(zip(*dots)), alt=f'returns in {n}')
+    return svg(
+        plot_lines,
+        {n: curve(f.rows, 'return', n, 'rounds')},
+        f.colors,
+        n,
+        'steps',
+        (0, f.config.train.prefill),
+        level,
+        tuple(zip(*dots)),
+        alt=f'returns in {n}',
+    )
+
 
 def _curves(f):
     "Losses and returns"
-    if not f.rows: return tag('p', 'No line of metrics has been written yet.', cls='none')
+    if not f.rows:
+        return tag('p', 'No line of metrics has been written yet.', cls='none')
     warm = max((r['updates'] for r in f.rows if r['phase'] == 'warm-up'), default=0)
-    panel = lambda key: svg(plot_lines, {n: curve(f.rows, key, n) for n in f.colors}, f.colors, LOSSES[key], 'updates', (0, warm), alt=LOSSES[key])
-    return join(tag('p', 'Losses of each task over updates. Grey: the world model warms up on random play, without an agent. ', *(_chip(n, c) for n, c in f.colors.items())),
-                _grid(*(panel(key) for key in LOSSES if any(key in r for r in f.rows))),
-                tag('p', 'Returns of the episodes that ended while training. Grey: random play. Dotted: the random player of the table above. Diamonds: evaluations of the agent.'),
-                _grid(*(_returns(f, n) for n in f.colors)))
+    panel = lambda key: svg(
+        plot_lines,
+        {n: curve(f.rows, key, n) for n in f.colors},
+        f.colors,
+        LOSSES[key],
+        'updates',
+        (0, warm),
+        alt=LOSSES[key],
+    )
+    return join(
+        tag(
+            'p',
+            'Losses of each task over updates. Grey: the world model warms up on random play, without an agent. ',
+            *(_chip(n, c) for n, c in f.colors.items()),
+        ),
+        _grid(*(panel(key) for key in LOSSES if any(key in r for r in f.rows))),
+        tag(
+            'p',
+            'Returns of the episodes that ended while training. Grey: random play. Dotted: the random player of the table above. Diamonds: evaluations of the agent.',
+        ),
+        _grid(*(_returns(f, n) for n in f.colors)),
+    )
+
 
 def _times(f):
     "Where the time went"
     times = phase_times(f.rows)
-    total = sum(s for s, _ in times.values()) or 1.
+    total = sum(s for s, _ in times.values()) or 1.0
     bar = lambda s: tag('span', tag('i', style=f'width:{100 * s / total:.1f}%'), cls='bar')
-    return table(['phase', 'seconds', '', 'updates', 'seconds per update'], [[n, f'{s:,.1f}', bar(s), f'{u:,}', f'{s / max(u, 1):.2f}'] for n, (s, u) in times.items()]
-                 ) if times else tag('p', 'No time has been recorded yet.', cls='none')
+    return (
+        table(
+            ['phase', 'seconds', '', 'updates', 'seconds per update'],
+            [[n, f'{s:,.1f}', bar(s), f'{u:,}', f'{s / max(u, 1):.2f}'] for n, (s, u) in times.items()],
+        )
+        if times
+        else tag('p', 'No time has been recorded yet.', cls='none')
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c027
 def _groups(f):
     "Which tasks share a VAE"
     g, K, asked = f.groups, len(f.tasks), f.config.cluster.grouping
-    if g is None: return tag('p', 'One task: there is nothing to share.' if K == 1 else 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.' if asked == 'one' else
-                             'Not grouped yet: tasks part company after the warm-up.', cls='none')
+    if g is None:
+        return tag(
+            'p',
+            'One task: there is nothing to share.'
+            if K == 1
+            else 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.'
+            if asked == 'one'
+            else 'Not grouped yet: tasks part company after the warm-up.',
+            cls='none',
+        )
     members = [[n for n, m in zip(g.names, g.labels) if m == l] for l in sorted(set(g.labels.tolist()))]
-    how = 'at random, in groups of the sizes that the gradients suggested' if asked == 'random' else f"by the cosine between their gradients ({g.source.replace('_', ' ')}, {g.method} clustering)"
-    items = (tag('li', f'Group {i}: ', *(_chip(n, f.colors.get(n, '#888888')) for n in names)) for i, names in enumerate(members, 1))
-    return join(tag('p', f'After {g.step:,} updates, {K} tasks were put into {len(members)} groups, {how}. Tasks of one group share a VAE, heads and a critic. The silhouette would choose {g.suggested}.'),
-                tag('ul', *items), _grid(svg(plot_groups, g, alt='similarity of tasks', wide=K > 12), svg(plot_number, g.silhouette, alt='silhouette over the number of groups') if len(g.silhouette) > 1 else ''))
+    how = (
+        'at random, in groups of the sizes that the gradients suggested'
+        if asked == 'random'
+        else f"by the cosine between their gradients ({g.source.replace('_', ' ')}, {g.method} clustering)"
+    )
+    items = (
+        tag('li', f'Group {i}: ', *(_chip(n, f.colors.get(n, '#888888')) for n in names))
+        for i, names in enumerate(members, 1)
+    )
+    return join(
+        tag(
+            'p',
+            f'After {g.step:,} updates, {K} tasks were put into {len(members)} groups, {how}. Tasks of one group share a VAE, heads and a critic. The silhouette would choose {g.suggested}.',
+        ),
+        tag('ul', *items),
+        _grid(
+            svg(plot_groups, g, alt='similarity of tasks', wide=K > 12),
+            svg(plot_number, g.silhouette, alt='silhouette over the number of groups') if len(g.silhouette) > 1 else '',
+        ),
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c030
 def _routing(f):
     "Which task wakes which expert"
     names, d = [t.name for t in f.tasks], f.config.model.dynamics
     rows = [r for r in f.rows if set(names) <= set(r.get('routing', {}))]
-    if not rows: return tag('p', 'Nothing has been recorded about routing yet.' if d.experts else 'This model has no experts.', cls='none')
+    if not rows:
+        return tag(
+            'p',
+            'Nothing has been recorded about routing yet.' if d.experts else 'This model has no experts.',
+            cls='none',
+        )
     probs, when = np.array([[r['routing'][n] for n in names] for r in rows]), [r['updates'] for r in rows]
-    heat = lambda i: svg(plot_routing, probs[i], names, d.active, f'after {when[i]:,} updates', alt='router probabilities, task by expert')
+    heat = lambda i: svg(
+        plot_routing,
+        probs[i],
+        names,
+        d.active,
+        f'after {when[i]:,} updates',
+        alt='router probabilities, task by expert',
+    )
     settled = {n: (when, effective(probs[:, k])) for k, n in enumerate(names)}
-    return join(tag('p', f'Each task wakes the {d.active} of {d.experts} experts that it likes best (dots).'),
-                _grid(heat(-1), svg(plot_load, probs[-1], d.active, alt='load per expert'), svg(plot_lines, settled, f.colors, 'experts considered, effectively', 'updates', alt='effective number of experts')),
-                tag('p', 'How it came about:') if len(rows) > 1 else '', _grid(*map(heat, sorted({0, (len(rows) - 1) // 2} - {len(rows) - 1}))))
+    return join(
+        tag('p', f'Each task wakes the {d.active} of {d.experts} experts that it likes best (dots).'),
+        _grid(
+            heat(-1),
+            svg(plot_load, probs[-1], d.active, alt='load per expert'),
+            svg(
+                plot_lines,
+                settled,
+                f.colors,
+                'experts considered, effectively',
+                'updates',
+                alt='effective number of experts',
+            ),
+        ),
+        tag('p', 'How it came about:') if len(rows) > 1 else '',
+        _grid(*map(heat, sorted({0, (len(rows) - 1) // 2} - {len(rows) - 1}))),
+    )
+
 
 def _pictures(f):
     "What the world model sees and dreams"
-    if f.pictures is None: return tag('p', 'No strips yet: the first are made with the first checkpoint.', cls='none')
-    return join(tag('p', f"What happened, what the VAE keeps of it, and what the model dreams after it has been shown {int(f.pictures['context'])} pictures (up to the orange line) and is then only told which buttons "
-                    'were pressed. Below each strip: the mean squared difference of a pixel.'),
-                _grid(*(svg(plot_seen, f.pictures, k, t.name, f.colors[t.name], alt=f'real and dreamt pictures of {t.name}') for k, t in enumerate(f.tasks)), cls='grid big'))
+    if f.pictures is None:
+        return tag('p', 'No strips yet: the first are made with the first checkpoint.', cls='none')
+    return join(
+        tag(
+            'p',
+            f"What happened, what the VAE keeps of it, and what the model dreams after it has been shown {int(f.pictures['context'])} pictures (up to the orange line) and is then only told which buttons "
+            'were pressed. Below each strip: the mean squared difference of a pixel.',
+        ),
+        _grid(
+            *(
+                svg(plot_seen, f.pictures, k, t.name, f.colors[t.name], alt=f'real and dreamt pictures of {t.name}')
+                for k, t in enumerate(f.tasks)
+            ),
+            cls='grid big',
+        ),
+    )
+
 
 # %% ../../nbs/73_report.ipynb #c033
 _CSS = """:root{color-scheme:light dark;--bg:#fff;--ink:#1c1e21;--soft:#5c636b;--card:#f5f6f7;--line:#d9dde1;--good:#009e73;--bad:#d55e00;--open:#888}
@@ -231,21 +507,37 @@ th{font-weight:600;color:var(--soft);white-space:normal;vertical-align:bottom}th
 .grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(21rem,100%),1fr));gap:1rem;align-items:start}.big{grid-template-columns:repeat(auto-fill,minmax(min(30rem,100%),1fr))}.fig{margin:0;background:var(--card);border-radius:6px;padding:.5rem}
 .wide{grid-column:1/-1}.wide svg{min-width:40rem;max-width:48rem}svg{display:block;width:100%;height:auto}svg *{stroke-linejoin:round;stroke-linecap:butt}svg image{image-rendering:pixelated}"""
 
+
 def _foot(f):
     "How to go on"
     name, root = f.path.name, '' if f.path.parent.name == 'runs' else f' --root {shlex.quote(str(f.path.parent))}'
     place = str(f.path) if root else f'runs/{name}'
-    lines = {'go on; a finished run is only judged again': command(f.config, f.path) + ' --resume', 'evaluate with more episodes': f'mow evaluate {name}{root} --episodes 20',
-             'write this page again': f'mow report {name}{root}', 'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
-             'read how it was made': 'jupyter lab nbs', 'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({place!r})')}
+    lines = {
+        'go on; a finished run is only judged again': command(f.config, f.path) + ' --resume',
+        'evaluate with more episodes': f'mow evaluate {name}{root} --episodes 20',
+        'write this page again': f'mow report {name}{root}',
+        'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
+        'read how it was made': 'jupyter lab nbs',
+        'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({place!r})'),
+    }
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
+
 # %% ../../nbs/73_report.ipynb #c035
-SECTIONS = {'Scores': _scores, 'Training': _curves, 'Time': _times, 'Who shares a VAE': _groups, 'Experts': _routing, 'Real and dreamt': _pictures, 'Going on': _foot}
+SECTIONS = {
+    'Scores': _scores,
+    'Training': _curves,
+    'Time': _times,
+    'Who shares a VAE': _groups,
+    'Experts': _routing,
+    'Real and dreamt': _pictures,
+    'Going on': _foot,
+}
+
 
 def page(
-    f:Findings,  # of a run
-)->Markup:       # a whole HTML document
+    f: Findings,  # of a run
+) -> Markup:  # a whole HTML document
     "Everything in order"
     ids = {title: re.sub(r'\W+', '-', title.lower()) for title in SECTIONS}
     parts = [tag('section', tag('h2', title), SECTIONS[title](f), id=i) for title, i in ids.items()]
@@ -254,9 +546,10 @@ def page(
     nav = tag('nav', *(tag('a', title, href=f'#{i}') for title, i in ids.items()))
     return join(Markup('<!DOCTYPE html>\n'), tag('html', head, tag('body', _head(f), nav, *parts), lang='en'), '\n')
 
+
 def write_report(
-    path:Path,  # a run's directory
-    file:Path|None=None,  # where to; None = 'report.html' in there
-)->Path:        # the page
+    path: Path,  # a run's directory
+    file: Path | None = None,  # where to; None = 'report.html' in there
+) -> Path:  # the page
     "Write the report of a run"
-    return put(file or Path(path)/'report.html', page(gather(Path(path))))
+    return put(file or Path(path) / 'report.html', page(gather(Path(path))))
