@@ -94,17 +94,20 @@ d = {
             'mow_nb.agent.capture.Tape.written': ('capture.html#tape.written', 'mow_nb/agent/capture.py'),
         },
         'mow_nb.agent.distributions': {
-            'mow_nb.agent.distributions.Masked': ('distributions.html#masked', 'mow_nb/agent/distributions.py'),
-            'mow_nb.agent.distributions.Masked.entropy': (
-                'distributions.html#masked.entropy',
+            'mow_nb.agent.distributions.MaskedCategorical': (
+                'distributions.html#maskedcategorical',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Masked.log_prob': (
-                'distributions.html#masked.log_prob',
+            'mow_nb.agent.distributions.MaskedCategorical.entropy': (
+                'distributions.html#maskedcategorical.entropy',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Masked.sample': (
-                'distributions.html#masked.sample',
+            'mow_nb.agent.distributions.MaskedCategorical.log_prob': (
+                'distributions.html#maskedcategorical.log_prob',
+                'mow_nb/agent/distributions.py',
+            ),
+            'mow_nb.agent.distributions.MaskedCategorical.sample': (
+                'distributions.html#maskedcategorical.sample',
                 'mow_nb/agent/distributions.py',
             ),
             'mow_nb.agent.distributions.Policy': ('distributions.html#policy', 'mow_nb/agent/distributions.py'),
@@ -120,29 +123,32 @@ d = {
                 'distributions.html#policy.sample',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Truncated': ('distributions.html#truncated', 'mow_nb/agent/distributions.py'),
-            'mow_nb.agent.distributions.Truncated.ends': (
-                'distributions.html#truncated.ends',
+            'mow_nb.agent.distributions.TruncatedNormal': (
+                'distributions.html#truncatednormal',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Truncated.entropy': (
-                'distributions.html#truncated.entropy',
+            'mow_nb.agent.distributions.TruncatedNormal.ends': (
+                'distributions.html#truncatednormal.ends',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Truncated.log_prob': (
-                'distributions.html#truncated.log_prob',
+            'mow_nb.agent.distributions.TruncatedNormal.entropy': (
+                'distributions.html#truncatednormal.entropy',
                 'mow_nb/agent/distributions.py',
             ),
-            'mow_nb.agent.distributions.Truncated.sample': (
-                'distributions.html#truncated.sample',
+            'mow_nb.agent.distributions.TruncatedNormal.log_prob': (
+                'distributions.html#truncatednormal.log_prob',
+                'mow_nb/agent/distributions.py',
+            ),
+            'mow_nb.agent.distributions.TruncatedNormal.sample': (
+                'distributions.html#truncatednormal.sample',
+                'mow_nb/agent/distributions.py',
+            ),
+            'mow_nb.agent.distributions.broadcast_per_task': (
+                'distributions.html#broadcast_per_task',
                 'mow_nb/agent/distributions.py',
             ),
             'mow_nb.agent.distributions.ndtr': ('distributions.html#ndtr', 'mow_nb/agent/distributions.py'),
             'mow_nb.agent.distributions.npdf': ('distributions.html#npdf', 'mow_nb/agent/distributions.py'),
-            'mow_nb.agent.distributions.spread_over': (
-                'distributions.html#spread_over',
-                'mow_nb/agent/distributions.py',
-            ),
         },
         'mow_nb.agent.player': {
             'mow_nb.agent.player.Agent': ('player.html#agent', 'mow_nb/agent/player.py'),
@@ -282,7 +288,7 @@ d = {
             'mow_nb.envs.steer._distance': ('steer.html#_distance', 'mow_nb/envs/steer.py'),
             'mow_nb.envs.steer._look': ('steer.html#_look', 'mow_nb/envs/steer.py'),
             'mow_nb.envs.steer.aim': ('steer.html#aim', 'mow_nb/envs/steer.py'),
-            'mow_nb.envs.steer.lottery': ('steer.html#lottery', 'mow_nb/envs/steer.py'),
+            'mow_nb.envs.steer.random_play': ('steer.html#random_play', 'mow_nb/envs/steer.py'),
             'mow_nb.envs.steer.steer_bounds': ('steer.html#steer_bounds', 'mow_nb/envs/steer.py'),
             'mow_nb.envs.steer.steer_expert': ('steer.html#steer_expert', 'mow_nb/envs/steer.py'),
             'mow_nb.envs.steer.steer_step': ('steer.html#steer_step', 'mow_nb/envs/steer.py'),
@@ -297,7 +303,7 @@ d = {
             'mow_nb.envs.tasks.action_width': ('tasks.html#action_width', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.acts_of': ('tasks.html#acts_of', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.bounds': ('tasks.html#bounds', 'mow_nb/envs/tasks.py'),
-            'mow_nb.envs.tasks.cont_masks': ('tasks.html#cont_masks', 'mow_nb/envs/tasks.py'),
+            'mow_nb.envs.tasks.continuous_masks': ('tasks.html#continuous_masks', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.d_max': ('tasks.html#d_max', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.decode': ('tasks.html#decode', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.human_score': ('tasks.html#human_score', 'mow_nb/envs/tasks.py'),
@@ -328,12 +334,12 @@ d = {
             'mow_nb.envs.vector.replay_episode': ('vector.html#replay_episode', 'mow_nb/envs/vector.py'),
         },
         'mow_nb.envs.workers': {
-            'mow_nb.envs.workers.Apart': ('workers.html#apart', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Fault': ('workers.html#fault', 'mow_nb/envs/workers.py'),
-            'mow_nb.envs.workers.Nursery': ('workers.html#nursery', 'mow_nb/envs/workers.py'),
-            'mow_nb.envs.workers.Nursery.__init__': ('workers.html#nursery.__init__', 'mow_nb/envs/workers.py'),
-            'mow_nb.envs.workers.Nursery.birth': ('workers.html#nursery.birth', 'mow_nb/envs/workers.py'),
-            'mow_nb.envs.workers.Nursery.death': ('workers.html#nursery.death', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.ForkServer': ('workers.html#forkserver', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.ForkServer.__init__': ('workers.html#forkserver.__init__', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.ForkServer.birth': ('workers.html#forkserver.birth', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.ForkServer.death': ('workers.html#forkserver.death', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.IsolatedEnv': ('workers.html#isolatedenv', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Process': ('workers.html#process', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Process.__init__': ('workers.html#process.__init__', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Process.end': ('workers.html#process.end', 'mow_nb/envs/workers.py'),
@@ -456,9 +462,9 @@ d = {
             'mow_nb.model.blocks.ClusterBank.forward': ('blocks.html#clusterbank.forward', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.ClusterBank.regroup': ('blocks.html#clusterbank.regroup', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.ClusterBank.without': ('blocks.html#clusterbank.without', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.Trunk': ('blocks.html#trunk', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.Trunk.__init__': ('blocks.html#trunk.__init__', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.Trunk.forward': ('blocks.html#trunk.forward', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.MLP': ('blocks.html#mlp', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.MLP.__init__': ('blocks.html#mlp.__init__', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.MLP.forward': ('blocks.html#mlp.forward', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks._dense': ('blocks.html#_dense', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.beside': ('blocks.html#beside', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
@@ -513,9 +519,12 @@ d = {
             'mow_nb.model.router.Router.forward': ('router.html#router.forward', 'mow_nb/model/router.py'),
             'mow_nb.model.router.Router.scores': ('router.html#router.scores', 'mow_nb/model/router.py'),
             'mow_nb.model.router.Routing': ('router.html#routing', 'mow_nb/model/router.py'),
-            'mow_nb.model.router.annealed': ('router.html#annealed', 'mow_nb/model/router.py'),
+            'mow_nb.model.router.anneal_schedule': ('router.html#anneal_schedule', 'mow_nb/model/router.py'),
             'mow_nb.model.router.gumbel': ('router.html#gumbel', 'mow_nb/model/router.py'),
-            'mow_nb.model.router.straight_gates': ('router.html#straight_gates', 'mow_nb/model/router.py'),
+            'mow_nb.model.router.straight_through_gates': (
+                'router.html#straight_through_gates',
+                'mow_nb/model/router.py',
+            ),
         },
         'mow_nb.model.transformer': {
             'mow_nb.model.transformer.Bank': ('transformer.html#bank', 'mow_nb/model/transformer.py'),
@@ -698,7 +707,7 @@ d = {
             'mow_nb.store.checkpoint.read_files': ('checkpoint.html#read_files', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.read_manifest': ('checkpoint.html#read_manifest', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.save': ('checkpoint.html#save', 'mow_nb/store/checkpoint.py'),
-            'mow_nb.store.checkpoint.undeal': ('checkpoint.html#undeal', 'mow_nb/store/checkpoint.py'),
+            'mow_nb.store.checkpoint.unshard': ('checkpoint.html#unshard', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.verify': ('checkpoint.html#verify', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.weights_hash': ('checkpoint.html#weights_hash', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.write_manifest': ('checkpoint.html#write_manifest', 'mow_nb/store/checkpoint.py'),
@@ -939,20 +948,26 @@ d = {
             'mow_nb.training.grouping.splittable': ('grouping.html#splittable', 'mow_nb/training/grouping.py'),
         },
         'mow_nb.training.interrupt': {
-            'mow_nb.training.interrupt.Patience': ('interrupt.html#patience', 'mow_nb/training/interrupt.py'),
-            'mow_nb.training.interrupt.Patience.__enter__': (
-                'interrupt.html#patience.__enter__',
+            'mow_nb.training.interrupt.GracefulInterrupt': (
+                'interrupt.html#gracefulinterrupt',
                 'mow_nb/training/interrupt.py',
             ),
-            'mow_nb.training.interrupt.Patience.__exit__': (
-                'interrupt.html#patience.__exit__',
+            'mow_nb.training.interrupt.GracefulInterrupt.__enter__': (
+                'interrupt.html#gracefulinterrupt.__enter__',
                 'mow_nb/training/interrupt.py',
             ),
-            'mow_nb.training.interrupt.Patience.__init__': (
-                'interrupt.html#patience.__init__',
+            'mow_nb.training.interrupt.GracefulInterrupt.__exit__': (
+                'interrupt.html#gracefulinterrupt.__exit__',
                 'mow_nb/training/interrupt.py',
             ),
-            'mow_nb.training.interrupt.Patience.hear': ('interrupt.html#patience.hear', 'mow_nb/training/interrupt.py'),
+            'mow_nb.training.interrupt.GracefulInterrupt.__init__': (
+                'interrupt.html#gracefulinterrupt.__init__',
+                'mow_nb/training/interrupt.py',
+            ),
+            'mow_nb.training.interrupt.GracefulInterrupt.hear': (
+                'interrupt.html#gracefulinterrupt.hear',
+                'mow_nb/training/interrupt.py',
+            ),
             'mow_nb.training.interrupt.Stopped': ('interrupt.html#stopped', 'mow_nb/training/interrupt.py'),
             'mow_nb.training.interrupt.Stopped.__init__': (
                 'interrupt.html#stopped.__init__',
@@ -987,7 +1002,10 @@ d = {
                 'learner.html#learner.compile_parts',
                 'mow_nb/training/learner.py',
             ),
-            'mow_nb.training.learner.Learner.fit_out': ('learner.html#learner.fit_out', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.configure_optimizers': (
+                'learner.html#learner.configure_optimizers',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.gen': ('learner.html#learner.gen', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.heat': ('learner.html#learner.heat', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.latents': ('learner.html#learner.latents', 'mow_nb/training/learner.py'),
@@ -999,8 +1017,8 @@ d = {
                 'learner.html#learner.learn_model',
                 'mow_nb/training/learner.py',
             ),
-            'mow_nb.training.learner.Learner.load_tensors': (
-                'learner.html#learner.load_tensors',
+            'mow_nb.training.learner.Learner.load_state_dict': (
+                'learner.html#learner.load_state_dict',
                 'mow_nb/training/learner.py',
             ),
             'mow_nb.training.learner.Learner.named_moments': (
@@ -1014,9 +1032,9 @@ d = {
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.whole': ('learner.html#learner.whole', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.fast_bfloat16': ('learner.html#fast_bfloat16', 'mow_nb/training/learner.py'),
-            'mow_nb.training.learner.inherited': ('learner.html#inherited', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.pick_device': ('learner.html#pick_device', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.settle': ('learner.html#settle', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.source_name': ('learner.html#source_name', 'mow_nb/training/learner.py'),
         },
         'mow_nb.training.run': {
             'mow_nb.training.run.Run': ('run.html#run', 'mow_nb/training/run.py'),
@@ -1113,7 +1131,8 @@ d = {
             'mow_nb.view.figures._decades': ('figures.html#_decades', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.chosen': ('figures.html#chosen', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.curve': ('figures.html#curve', 'mow_nb/view/figures.py'),
-            'mow_nb.view.figures.effective': ('figures.html#effective', 'mow_nb/view/figures.py'),
+            'mow_nb.view.figures.downsample': ('figures.html#downsample', 'mow_nb/view/figures.py'),
+            'mow_nb.view.figures.expert_perplexity': ('figures.html#expert_perplexity', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.phase_times': ('figures.html#phase_times', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.plot_groups': ('figures.html#plot_groups', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.plot_lines': ('figures.html#plot_lines', 'mow_nb/view/figures.py'),
@@ -1121,7 +1140,6 @@ d = {
             'mow_nb.view.figures.plot_number': ('figures.html#plot_number', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.plot_routing': ('figures.html#plot_routing', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.plot_seen': ('figures.html#plot_seen', 'mow_nb/view/figures.py'),
-            'mow_nb.view.figures.thinned': ('figures.html#thinned', 'mow_nb/view/figures.py'),
         },
         'mow_nb.view.progress': {
             'mow_nb.view.progress._draw_considered': ('progress.html#_draw_considered', 'mow_nb/view/progress.py'),

@@ -31,7 +31,7 @@ class DynamicsConfig:
     width: int = 512  # D (paper, as in STORM)
     layers: int = 2  # of each Transformer (paper, as in STORM)
     heads: int = 8  # of attention (paper, as in STORM)
-    ff: int = 2  # width of the feed-forward part, in units of D (paper, as in STORM)
+    ff_factor: int = 2  # width of the feed-forward part, in units of D (paper, as in STORM)
     dropout: float = 0.1  # in training, where a generator is given (paper, as in STORM)
     positions: int = 64  # learned positions, the longest sequence (paper, as in STORM)
     experts: int = 12  # E; 0 = none, the mixer feeds the shared Transformer (paper, ablation of 3 to 12)
@@ -106,8 +106,8 @@ _AT_MOST = {
     1024: 'model.vae.size',
     4096: 'train.threads model.vae.groups model.dynamics.experts model.dynamics.heads cluster.n cluster.batches',
     2
-    ** 14: 'model.d_task model.vae.stem model.bins model.dynamics.width model.dynamics.ff model.dynamics.positions model.dynamics.router_width agent.hidden agent.bins',
-    10**6: 'train.seqs train.steps train.dreams train.context train.horizon train.act_context',
+    ** 14: 'model.d_task model.vae.stem model.bins model.dynamics.width model.dynamics.ff_factor model.dynamics.positions model.dynamics.router_width agent.hidden agent.bins',
+    10**6: 'train.batch_size train.seq_len train.n_imagined train.context train.horizon train.act_context',
 }
 _AT_LEAST = {0.001: 'model.dynamics.tau', 2: 'model.bins agent.bins'}
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .agent.actor_critic import lambda_return
 from .core import TwoHot, generator
-from .model.blocks import Trunk
+from .model.blocks import MLP
 from .model.losses import combine, cont_loss, dyn_loss, rec_loss, rep_loss, rew_loss
 from .records import Batch
 from .store.presets import Config
@@ -32,12 +32,12 @@ class PlainBlock(nn.Module):
         self,
         width: int,  # D
         heads: int,  # of attention
-        ff: int,  # width of the feed-forward part
+        ff_width: int,  # width of the feed-forward part
     ):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width, bias=False) for _ in range(4))
-        self.up, self.down = nn.Linear(width, ff), nn.Linear(ff, width)
+        self.up, self.down = nn.Linear(width, ff_width), nn.Linear(ff_width, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(
@@ -91,9 +91,9 @@ class Plain(nn.Module):
             nn.LayerNorm(D),
         )
         self.pos, self.norm = nn.Parameter(torch.zeros(d.positions, D)), nn.LayerNorm(D)
-        self.blocks = nn.ModuleList(PlainBlock(D, d.heads, d.ff * D) for _ in range(d.layers))
-        self.prior, self.rew, self.cont = nn.Linear(D, Z), Trunk(D, D, 2, config.model.bins), Trunk(D, D, 2, 1)
-        self.actor, self.critic = Trunk(Z + D, a.hidden, a.layers, d_act), Trunk(Z + D, a.hidden, a.layers, a.bins)
+        self.blocks = nn.ModuleList(PlainBlock(D, d.heads, d.ff_factor * D) for _ in range(d.layers))
+        self.prior, self.rew, self.cont = nn.Linear(D, Z), MLP(D, D, 2, config.model.bins), MLP(D, D, 2, 1)
+        self.actor, self.critic = MLP(Z + D, a.hidden, a.layers, d_act), MLP(Z + D, a.hidden, a.layers, a.bins)
         self.slow = copy.deepcopy(self.critic).requires_grad_(False)
         agent = [*self.actor.parameters(), *self.critic.parameters()]
         mine = {id(p) for p in (*agent, *self.slow.parameters())}
@@ -210,17 +210,19 @@ class Plain(nn.Module):
     ) -> dict[str, float]:  # phase -> what the meter moved for the whole
         "One update for one task"
         t, gen = self.config.train, generator(0, 'plain', device=batch.obs.device.type)
-        part = Batch(*(x[:1, : max(t.seqs // share, 1)] for x in (batch.obs, batch.act, batch.rew, batch.cont)))
-        m, n = part.obs.shape[1], max(t.dreams // share, 1)
+        part = Batch(*(x[:1, : max(t.batch_size // share, 1)] for x in (batch.obs, batch.act, batch.rew, batch.cont)))
+        m, n = part.obs.shape[1], max(t.n_imagined // share, 1)
         a = meter()
         self.learn_model(part, gen)
         b = meter()
         row = torch.randint(m, (n, 1), generator=gen, device=gen.device)
-        col = torch.randint(t.steps - t.context + 1, (n, 1), generator=gen, device=gen.device) + torch.arange(
+        col = torch.randint(t.seq_len - t.context + 1, (n, 1), generator=gen, device=gen.device) + torch.arange(
             t.context, device=gen.device
         )
         dream = self.imagine(part.obs[0, row, col], part.act[0, row, col], t.horizon, gen)
         c = meter()
         self.learn_behaviour(*dream)
-        times = dict(world=(b - a) * t.seqs / m, imagine=(c - b) * t.dreams / n, agent=(meter() - c) * t.dreams / n)
+        times = dict(
+            world=(b - a) * t.batch_size / m, imagine=(c - b) * t.n_imagined / n, agent=(meter() - c) * t.n_imagined / n
+        )
         return times

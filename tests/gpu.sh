@@ -13,7 +13,7 @@ PYTHON=${PYTHON:-python3} WHEELS=${WHEELS:-.wheels} OUT=${OUT:-.} FOR=${FOR:-3.1
 BENCH=${BENCH:-"storm
 atari26"}
 COMPARE=${COMPARE:-storm atari26}
-TRAIN=${TRAIN:-"storm --train.rounds 800 --train.prefill 300 --train.log_every 100 --eval.episodes 1 --eval.max_steps 500"}
+TRAIN=${TRAIN:-"storm --train.env_steps 800 --train.prefill 300 --train.log_every 100 --eval.episodes 1 --eval.max_steps 500"}
 
 if [ "${1:-run}" = wheels ]; then
   for p in gymnasium ale-py farama-notifications cloudpickle tyro docstring-parser typeguard tomli-w; do

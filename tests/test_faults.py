@@ -19,7 +19,7 @@ import torch
 from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError, np_rng
 from mow_nb.envs.tasks import register, tasks_of
 from mow_nb.envs.vector import Pool, make_env, tasks
-from mow_nb.envs.workers import Apart
+from mow_nb.envs.workers import IsolatedEnv
 from mow_nb.eval.evaluation import load_records, play
 from mow_nb.records import Batch
 from mow_nb.store import checkpoint
@@ -52,7 +52,7 @@ def pool_of(make, n=3, name='own', **kw):
 @pytest.mark.parametrize('apart', [False, True])
 def test_row_1_7_only_the_worker_says_fault(apart):
     "row 1.7: a key `fault` in an environment's own info means nothing, so its episodes count and an evaluation ends"
-    pool = pool_of(Apart(odd.FaultInInfo) if apart else odd.FaultInInfo)
+    pool = pool_of(IsolatedEnv(odd.FaultInInfo) if apart else odd.FaultInInfo)
     played = play(lambda obs, step: IDLE, pool, 2, 100)
     assert [(p.ret, p.length, p.cut) for p in played['own']] == [(9.0, 9, False)] * 2
     pool.close()
@@ -135,7 +135,7 @@ def test_row_1_15_half_a_pool_is_closed():
 def test_group_2_taken(apart):
     "group 2: pictures, rewards and infos that can only mean one thing are taken, here and in a worker"
     for make in odd.TAKEN:
-        env = make_env(register('own', Apart(make) if apart else make, n_actions=3), 32)
+        env = make_env(register('own', IsolatedEnv(make) if apart else make, n_actions=3), 32)
         for obs, *rest in (env.reset(0), env.step(IDLE[0])):
             assert obs.shape == (32, 32, 3) and obs.dtype == np.uint8, make
         assert rest[:3] == [1.0, False, False] and rest[3] == dict(life_lost=False), make
@@ -173,7 +173,7 @@ def test_group_2_not_made(make, words):
 
 
 @pytest.mark.parametrize(
-    'make', ['Silent-v0', Apart('odd:Silent-v0'), Apart('ALE/Pong-v5')], ids=['here', 'apart', 'atari']
+    'make', ['Silent-v0', IsolatedEnv('odd:Silent-v0'), IsolatedEnv('ALE/Pong-v5')], ids=['here', 'apart', 'atari']
 )
 def test_group_2_by_id(make):
     "group 2: an id whose class takes no `render_mode`, one that a script registered, and Atari's, in a worker too"
@@ -196,7 +196,7 @@ def test_group_2_names(name):
 def test_group_2_actions_are_read():
     "group 2: without n_actions the space is read; an instance in place of a class, or a space that is none, is one line"
     assert register('own', odd.Silent).n_actions == register('own', lambda: odd.Silent()).n_actions == 3
-    assert register('own', 'Pendulum-v1').d_cont == 1 and register('own', Apart(odd.Silent)).n_actions == 3
+    assert register('own', 'Pendulum-v1').d_continuous == 1 and register('own', IsolatedEnv(odd.Silent)).n_actions == 3
     for make in (odd.Silent(), odd.Own, lambda: None, None):
         with pytest.raises(ConfigError, match="task 'own'"):
             register('own', make)
@@ -346,7 +346,7 @@ def test_row_1_2_lost_and_exchanged(run):
 def test_row_1_2_more_rounds(run):
     "group 2: a resumed run may be made longer; its rings grow, and what they held is whole"
     before = np.load(run / 'replay' / 'track-sea' / 'obs.npy')
-    resume(run, **{'train.rounds': 44})
+    resume(run, **{'train.env_steps': 44})
     after = np.load(run / 'replay' / 'track-sea' / 'obs.npy')
     assert len(after) == 44 and (after[:40] == before).all() and after[40:].any()
     assert checkpoint.load(run / 'checkpoints').extra['replay']['track-sea'] == 44
@@ -399,7 +399,7 @@ def test_row_1_8_other_actions(tmp_path):
         register('g', odd.Own, n_actions=n)
         for act in (lambda: evaluate(path), lambda: train(config, 'x', tmp_path, resume=True, quiet=True)):
             with pytest.raises(
-                ConfigError, match=rf"^task 'g' has n_actions={n}, d_cont=0 here, but the run was made with n_actions=3"
+                ConfigError, match=rf"^task 'g' has n_actions={n}, d_continuous=0 here, but the run was made with n_actions=3"
             ):
                 act()
 
@@ -492,10 +492,10 @@ def learner_and_batch(labels=(0, 0, 1)):
     "A toy learner of three tasks, and a batch for it"
     config, rng = preset('toy'), np_rng(0, 'nan')
     t, v = config.train, config.model.vae
-    draw = lambda *shape: torch.from_numpy(rng.random((3, t.seqs, t.steps, *shape), np.float32))
-    act = torch.eye(18)[torch.from_numpy(rng.integers(0, 3, (3, t.seqs, t.steps)))]
+    draw = lambda *shape: torch.from_numpy(rng.random((3, t.batch_size, t.seq_len, *shape), np.float32))
+    act = torch.eye(18)[torch.from_numpy(rng.integers(0, 3, (3, t.batch_size, t.seq_len)))]
     return Learner(config, list(labels)), Batch(
-        draw(3, v.size, v.size), act, draw(), torch.ones(3, t.seqs, t.steps), torch.zeros(3, t.seqs, t.steps)
+        draw(3, v.size, v.size), act, draw(), torch.ones(3, t.batch_size, t.seq_len), torch.zeros(3, t.batch_size, t.seq_len)
     )
 
 

@@ -12,7 +12,7 @@ def report(tmp_path_factory):
     from mow_nb.view.report import write_report
 
     config = changed(
-        preset('toy'), {'train.rounds': 60, 'eval.episodes': 3, 'eval.max_steps': 30, 'train.eval_every': 20}
+        preset('toy'), {'train.env_steps': 60, 'eval.episodes': 3, 'eval.max_steps': 30, 'train.eval_every': 20}
     )
     return write_report(train(config, 'small', tmp_path_factory.mktemp('runs'), quiet=True))
 

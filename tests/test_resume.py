@@ -26,9 +26,9 @@ from mow_nb.training.run import train
 # log_every and save_every do not divide one another, and a round is left over at the end: each counter must be right by itself
 TIMES = {'train.warmup': 10, 'train.train_every': 3, 'train.log_every': 4, 'train.save_every': 7, 'train.threads': 1}
 OPTIONS = dict(
-    pocket=TIMES | {'train.prefill': 45, 'train.rounds': 121, 'train.eval_every': 9},
+    pocket=TIMES | {'train.prefill': 45, 'train.env_steps': 121, 'train.eval_every': 9},
     # sticky actions are on, and no game ends within a hundred steps, so every kill is in mid-episode
-    atari=TIMES | {'tasks': 'Pong,Breakout', 'model.vae.size': 64, 'train.prefill': 30, 'train.rounds': 101},
+    atari=TIMES | {'tasks': 'Pong,Breakout', 'model.vae.size': 64, 'train.prefill': 30, 'train.env_steps': 101},
 )
 
 # ---- runs in processes of their own

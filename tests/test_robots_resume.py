@@ -19,7 +19,7 @@ import sys, torch
 from mow_nb.store.presets import changed, preset
 from mow_nb.training.run import train
 torch.set_num_threads(1)
-train(changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.rounds': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.save_every': 8, 'train.threads': 1,
+train(changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.env_steps': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.save_every': 8, 'train.threads': 1,
                               'eval.max_steps': 4}), 'robots', sys.argv[1], resume=True, quiet=True)
 '''
 

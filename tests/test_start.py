@@ -47,7 +47,7 @@ def loaded(code, cwd):
         ('tasks Ponk', "did you mean 'Pong'?"),
         ('train toy --tasks Pong,Brekout', "did you mean 'Breakout'?"),
         ('train toy --train.horizn 3', "did you mean 'train.horizon'?"),
-        ('train toy --train.rounds ten', 'must be of type int'),
+        ('train toy --train.env_steps ten', 'must be of type int'),
         ('train toy --agent.gamma 1.5', 'must lie in [0, 1]'),
         ('bench storrm', "did you mean 'storm'?"),
     ],

@@ -17,7 +17,7 @@ from faulty import Faulty
 from mow_nb.core import EnvError
 from mow_nb.envs.tasks import register, tasks_of
 from mow_nb.envs.vector import Pool, make_env
-from mow_nb.envs.workers import Apart, Worker, WorkerError
+from mow_nb.envs.workers import IsolatedEnv, Worker, WorkerError
 
 HERE = Path(__file__).resolve().parent
 FAULTS = dict(
@@ -29,9 +29,9 @@ STEPS = 230
 @pytest.fixture(scope='module')
 def shaken():
     "A pool of one good environment and one per fault, each of which fails at its 120th step, stepped 230 times"
-    register('good', Apart(Faulty), n_actions=3)
+    register('good', IsolatedEnv(Faulty), n_actions=3)
     for kind, what in FAULTS.items():
-        register(f'bad-{kind}', Apart(partial(Faulty, {120: what}), timeout=2.0), n_actions=3)
+        register(f'bad-{kind}', IsolatedEnv(partial(Faulty, {120: what}), timeout=2.0), n_actions=3)
     pool = Pool(tasks_of(','.join(['good', *(f'bad-{k}' for k in FAULTS)])), size=16)
     acts = np.zeros((len(pool.tasks), 18), np.float32)
     acts[:, 0] = 1
@@ -77,7 +77,7 @@ def test_no_torch(shaken):
 
 def test_gives_up():
     "One line that names the task and the cause, an exit code of 5"
-    register('hopeless', Apart(partial(Faulty, {1: 'crash'}), max_restarts=2), n_actions=3)
+    register('hopeless', IsolatedEnv(partial(Faulty, {1: 'crash'}), max_restarts=2), n_actions=3)
     pool = Pool(tasks_of('hopeless'), size=16)
     with pytest.raises(EnvError, match=r"^task 'hopeless': failed 3 times .* ended by signal 11$") as stop:
         for _ in range(9):
@@ -92,8 +92,8 @@ def test_an_import_that_fails(how):
     with pytest.raises(
         WorkerError, match=rf'^no worker could be born: importing faulty:{how} crashed, or took more than 1 s$'
     ):
-        Worker(Apart(Faulty, preload=(f'faulty:{how}',), start_timeout=1.0))
-    well = Worker(Apart(Faulty))
+        Worker(IsolatedEnv(Faulty, preload=(f'faulty:{how}',), start_timeout=1.0))
+    well = Worker(IsolatedEnv(Faulty))
     assert well.reset(3)[0].mean() == 3
     well.close()
 
@@ -109,7 +109,7 @@ def test_robots_have_no_torch():
 
 def test_killed_from_outside():
     "Somebody kills a worker, then the process that workers are forked from; both are replaced"
-    worker = Worker(Apart(Faulty))
+    worker = Worker(IsolatedEnv(Faulty))
     worker.reset(0)
     for pid in (worker.process.pid, worker.process.home.process.pid):
         os.kill(pid, signal.SIGKILL)
@@ -126,8 +126,8 @@ TRAINER = '''
 import sys, time
 from functools import partial
 from faulty import Faulty
-from mow_nb.envs.workers import Apart, Worker
-crew = [Worker(Apart(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
+from mow_nb.envs.workers import IsolatedEnv, Worker
+crew = [Worker(IsolatedEnv(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
 for w in crew: w.reset(0); w.send(0)
 print(crew[0].process.home.process.pid, *(w.process.pid for w in crew), flush=True)
 time.sleep(60)

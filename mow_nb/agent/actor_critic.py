@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/31_actor_critic.ipynb #c003
-from .distributions import Masked, Policy, Truncated, spread_over
+from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast_per_task
 from ..config import AgentConfig
 from ..core import N_DISCRETE, TwoHot
-from ..model.blocks import ClusterBank, Trunk, join_task
+from ..model.blocks import ClusterBank, MLP, join_task
 from ..records import Rollout
 
 
@@ -28,10 +28,10 @@ class Actor(nn.Module):
         d_state: int,  # width of an agent state
         hidden: int,  # width of a hidden layer
         layers: int,  # hidden layers
-        d_cont: int,  # d_max, width of the continuous half
+        d_continuous: int,  # d_max, width of the continuous half
     ):
         super().__init__()
-        self.d_cont, self.trunk = d_cont, Trunk(d_state, hidden, layers, N_DISCRETE + 2 * d_cont)
+        self.d_continuous, self.trunk = d_continuous, MLP(d_state, hidden, layers, N_DISCRETE + 2 * d_continuous)
 
     def forward(
         self,
@@ -40,11 +40,12 @@ class Actor(nn.Module):
         cmask: Tensor,  # (K, d_max) bool, motors of each task
     ) -> Policy:  # over (K, ..., A)
         "What to do"
-        logits, mu, raw = self.trunk(s).float().split([N_DISCRETE, self.d_cont, self.d_cont], -1)
-        m, c = spread_over(mask, s.ndim), spread_over(cmask, s.ndim)
+        logits, mu, raw = self.trunk(s).float().split([N_DISCRETE, self.d_continuous, self.d_continuous], -1)
+        m, c = broadcast_per_task(mask, s.ndim), broadcast_per_task(cmask, s.ndim)
         logp = logits.masked_fill(~m, -1e9).log_softmax(-1)
         return Policy(
-            Masked(logp, m.any(-1, keepdim=True).float()), Truncated(mu.tanh(), 0.1 + 0.9 * raw.sigmoid(), c.float())
+            MaskedCategorical(logp, m.any(-1, keepdim=True).float()),
+            TruncatedNormal(mu.tanh(), 0.1 + 0.9 * raw.sigmoid(), c.float()),
         )
 
 
@@ -60,7 +61,7 @@ class Critic(nn.Module):
         bins: int,  # of the two-hot code
     ):
         super().__init__()
-        self.trunk = Trunk(d_state, hidden, layers, bins)
+        self.trunk = MLP(d_state, hidden, layers, bins)
 
     def forward(
         self,
@@ -110,14 +111,14 @@ class ActorCritic(nn.Module):
         self,
         cfg: AgentConfig,  # settings
         d_state: int,  # Z + D + W, width of an agent state
-        d_cont: int,  # d_max, width of the continuous half
+        d_continuous: int,  # d_max, width of the continuous half
         masks: Tensor,  # (K, 18) bool, buttons of each task
         cmasks: Tensor,  # (K, d_max) bool, motors of each task
         labels: list[int],  # cluster of each task, 0..N-1, none of them empty
     ):
         super().__init__()
         self.cfg, self.twohot = cfg, TwoHot(cfg.bins)
-        self.actor = Actor(d_state, cfg.hidden, cfg.layers, d_cont)
+        self.actor = Actor(d_state, cfg.hidden, cfg.layers, d_continuous)
         self.critic = ClusterBank(lambda: Critic(d_state, cfg.hidden, cfg.layers, cfg.bins), labels)
         self.slow = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer('scale', torch.zeros(len(labels)))

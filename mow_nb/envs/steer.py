@@ -10,7 +10,7 @@ __all__ = [
     'FIGURE',
     'steer_step',
     'aim',
-    'lottery',
+    'random_play',
     'steer_bounds',
     'SteerEnv',
     'steer_expert',
@@ -64,7 +64,7 @@ def aim(
 
 
 # %% ../../nbs/12_steer.ipynb #c016
-def lottery(
+def random_play(
     n: int,  # players
     rng: np.random.Generator,  # draws starts, targets and pushes
     length: int = LENGTH,  # steps of an episode
@@ -85,7 +85,7 @@ def steer_bounds() -> tuple[
     float, float
 ]:  # return of uniform random play (20,000 episodes from one seed), optimal return (exact)
     "Between which two players a return is read"
-    return float(lottery(20_000, np_rng(0, 'steer')).mean()), float(LENGTH)
+    return float(random_play(20_000, np_rng(0, 'steer')).mean()), float(LENGTH)
 
 
 # %% ../../nbs/12_steer.ipynb #c020

@@ -23,7 +23,7 @@ __all__ = [
     'd_max',
     'action_width',
     'action_masks',
-    'cont_masks',
+    'continuous_masks',
     'decode',
     'random_actions',
     'reference',
@@ -55,7 +55,7 @@ class Task:
     name: str  # what the user types
     suite: str  # where it comes from: 'atari100k', 'pocket', 'user', ...
     n_actions: int = 0  # number of discrete actions, 0 = none, at most 18
-    d_cont: int = 0  # number of continuous action values, 0 = none
+    d_continuous: int = 0  # number of continuous action values, 0 = none
     action_names: tuple = ()  # names of the discrete actions, for people
 
 
@@ -135,7 +135,7 @@ _BUILT_IN = (*ATARI26, *POCKET8, *STEER4, *MT50)
 
 def acts_of(
     space,  # a gymnasium space of actions
-) -> tuple[int, int]:  # n_actions, d_cont; both 0 if it is neither Discrete nor a bounded Box
+) -> tuple[int, int]:  # n_actions, d_continuous; both 0 if it is neither Discrete nor a bounded Box
     "How many buttons and motors an action space has"
     from gymnasium import spaces
 
@@ -148,8 +148,8 @@ def _asked(name, make):
     "The same of an environment that is about to be registered"
     make, where = (
         getattr(make, 'make', make),
-        f"task '{name}': n_actions and d_cont were not given, and ",
-    )  # an `Apart` holds its recipe
+        f"task '{name}': n_actions and d_continuous were not given, and ",
+    )  # an `IsolatedEnv` holds its recipe
     space = getattr(make, 'action_space', None)
     try:
         if not hasattr(space, 'sample'):  # nothing, or a property
@@ -170,9 +170,9 @@ def _asked(name, make):
 def register(
     name: str,  # the new task's name
     make: str
-    | Callable,  # a gymnasium id, a function that returns a gymnasium env, or a `workers.Apart` around one that shall live in a process of its own
-    n_actions: int = 0,  # number of discrete actions; if neither this nor `d_cont` is given, the environment is asked
-    d_cont: int = 0,  # number of continuous action values
+    | Callable,  # a gymnasium id, a function that returns a gymnasium env, or a `workers.IsolatedEnv` around one that shall live in a process of its own
+    n_actions: int = 0,  # number of discrete actions; if neither this nor `d_continuous` is given, the environment is asked
+    d_continuous: int = 0,  # number of continuous action values
     action_names: tuple = (),  # names of the discrete actions, for people
 ) -> Task:  # the task, also found by `tasks_of` from now on
     "Add a task of your own"
@@ -186,13 +186,13 @@ def register(
         raise ConfigError(
             f"task '{name}': give a class, a function that makes an environment, or a gymnasium id, not a {type(make).__name__}"
         )
-    if not n_actions and not d_cont:
-        n_actions, d_cont = _asked(name, make)
+    if not n_actions and not d_continuous:
+        n_actions, d_continuous = _asked(name, make)
     if not 0 <= n_actions <= N_DISCRETE:
         raise ConfigError(f"n_actions={n_actions} of task '{name}' must lie in 0..{N_DISCRETE}")
-    if d_cont < 0:
-        raise ConfigError(f"d_cont={d_cont} of task '{name}' must be at least 0")
-    task = Task(name, 'user', n_actions, d_cont, tuple(action_names))
+    if d_continuous < 0:
+        raise ConfigError(f"d_continuous={d_continuous} of task '{name}' must be at least 0")
+    task = Task(name, 'user', n_actions, d_continuous, tuple(action_names))
     _USER[name] = (task, make)
     return task
 
@@ -200,7 +200,7 @@ def register(
 # %% ../../nbs/10_tasks.ipynb #c033
 def maker(
     task: Task,  # a task made by `register`
-) -> object:  # its gymnasium id, function or `workers.Apart`
+) -> object:  # its gymnasium id, function or `workers.IsolatedEnv`
     "How a user's environment is made"
     if task.name not in _USER:
         raise ConfigError(
@@ -252,7 +252,7 @@ def d_max(
     tasks: tuple[Task, ...],  # K tasks
 ) -> int:  # width of the continuous part
     "The widest continuous action among the tasks"
-    return max((t.d_cont for t in tasks), default=0)
+    return max((t.d_continuous for t in tasks), default=0)
 
 
 def action_width(
@@ -270,23 +270,23 @@ def action_masks(
     return np.arange(N_DISCRETE) < np.array([t.n_actions for t in tasks])[:, None]
 
 
-def cont_masks(
+def continuous_masks(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
 ) -> np.ndarray:  # (K, d_max) bool
     "Which of the continuous entries a task uses"
-    return np.arange(d_max) < np.array([t.d_cont for t in tasks])[:, None]
+    return np.arange(d_max) < np.array([t.d_continuous for t in tasks])[:, None]
 
 
 # %% ../../nbs/10_tasks.ipynb #c054
 def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
-) -> int | np.ndarray:  # a button, or (d_cont,) values in [-1, 1]
+) -> int | np.ndarray:  # a button, or (d_continuous,) values in [-1, 1]
     "A task's own part of the shared action vector"
     if task.n_actions:
         return int(action[: task.n_actions].argmax())
-    return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_cont], -1, 1)
+    return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)
 
 
 # %% ../../nbs/10_tasks.ipynb #c057
@@ -300,7 +300,7 @@ def random_actions(
     for row, task in zip(out, tasks):
         if task.n_actions:
             row[rng.integers(task.n_actions)] = 1
-        row[N_DISCRETE : N_DISCRETE + task.d_cont] = rng.uniform(-1, 1, task.d_cont)
+        row[N_DISCRETE : N_DISCRETE + task.d_continuous] = rng.uniform(-1, 1, task.d_continuous)
     return out
 
 

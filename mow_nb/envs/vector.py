@@ -20,7 +20,7 @@ from .pocket import PocketEnv
 from .probe import by_id
 from .steer import SteerEnv
 from .tasks import AtariProtocol, Task, maker, random_actions
-from .workers import Apart
+from .workers import IsolatedEnv
 from .wrappers import AtariEnv, Env, GymEnv, RemoteEnv
 
 
@@ -42,7 +42,7 @@ def _robot(task, size, options):
     "How a worker makes a robot"
     # EGL opens the graphics card when it is imported, and a card that is open does not survive a fork
     shared = ('mow_nb.envs.metaworld:load_library',) if choose_gl() == 'osmesa' else ('gymnasium',)
-    return Apart(partial(RobotEnv, task.name, size, **options), preload=shared)
+    return IsolatedEnv(partial(RobotEnv, task.name, size, **options), preload=shared)
 
 
 def make_env(
@@ -61,7 +61,7 @@ def make_env(
     if task.suite == 'user':
         return (
             RemoteEnv(task, apart, size)
-            if isinstance(apart := maker(task), Apart)
+            if isinstance(apart := maker(task), IsolatedEnv)
             else GymEnv(task, _user_env(task), size)
         )
     raise ConfigError(f"no environments for suite '{task.suite}' of task '{task.name}'")
@@ -170,7 +170,7 @@ class Pool:
         after, broken = np.empty_like(before), [False] * len(self.tasks)
         for k, env in enumerate(self.envs):
             after[k], rew_k, terminated, truncated, info = env.recv()
-            self.acts[k].append(actions[k, : N_DISCRETE + env.task.d_cont].copy())
+            self.acts[k].append(actions[k, : N_DISCRETE + env.task.d_continuous].copy())
             rew[k], self.ret[k] = (
                 rew_k,
                 self.ret[k] + rew_k,
@@ -193,7 +193,7 @@ class Pool:
 
     def state_dict(
         self,
-    ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_cont) array of actions
+    ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_continuous) array of actions
         "All that is needed to come back"
         tasks = {
             t.name: dict(
@@ -204,7 +204,7 @@ class Pool:
                 lost=self.lost[k],
                 faults=dict(self.envs[k].faults),
                 look=zlib.crc32(self.obs[k].tobytes()),
-                acts=np.array(self.acts[k], np.float32).reshape(-1, N_DISCRETE + t.d_cont),
+                acts=np.array(self.acts[k], np.float32).reshape(-1, N_DISCRETE + t.d_continuous),
             )
             for k, t in enumerate(self.tasks)
         }

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = [
-    'Apart',
+    'IsolatedEnv',
     'serve',
     'die_with_parent',
     'tend',
     'bear',
     'bury',
-    'Nursery',
+    'ForkServer',
     'nursery',
     'Fault',
     'Process',
@@ -39,7 +39,7 @@ from .probe import BadAnswer, NotANumber, ask, by_id
 
 # %% ../../nbs/15_workers.ipynb #c010
 @dataclass(frozen=True)
-class Apart:
+class IsolatedEnv:
     "An environment that shall live in a process of its own"
 
     make: object  # an importable function without arguments, a `partial` of one, or a gymnasium id
@@ -80,7 +80,7 @@ def serve(
 
 
 def _build(make):
-    "Follow the recipe of an `Apart`"
+    "Follow the recipe of an `IsolatedEnv`"
     if (env := by_id(make) if isinstance(make, str) else make()) is None:
         raise BadAnswer('the function that should make the environment returned nothing')
     return env
@@ -110,7 +110,7 @@ def tend(
 
 def bear(
     line: Connection,  # to the trainer; the worker's own line comes through it
-    preload: tuple,  # as in `Apart`
+    preload: tuple,  # as in `IsolatedEnv`
 ) -> int:  # number of the new process
     "Fork a worker"
     fd = recv_handle(line)
@@ -147,7 +147,7 @@ def bury(
 
 
 # %% ../../nbs/15_workers.ipynb #c020
-class Nursery:
+class ForkServer:
     "The process that workers are forked from, as the trainer sees it"
 
     def __init__(self):
@@ -170,7 +170,7 @@ class Nursery:
     def birth(
         self,
         fd: int,  # the worker's end of its line
-        preload: tuple,  # as in `Apart`
+        preload: tuple,  # as in `IsolatedEnv`
         timeout: float,  # seconds that importing it may take
     ) -> int:  # number of the new process
         "Have a worker born"
@@ -202,12 +202,12 @@ class Nursery:
 _NURSERIES = []
 
 
-def nursery() -> Nursery:  # started when first asked for, and again if it has died
+def nursery() -> ForkServer:  # started when first asked for, and again if it has died
     "The nursery of this process"
     if _NURSERIES and (_NURSERIES[0].owner != os.getpid() or _NURSERIES[0].process.poll() is not None):
         _NURSERIES.clear()
     if not _NURSERIES:
-        _NURSERIES.append(Nursery())
+        _NURSERIES.append(ForkServer())
     return _NURSERIES[0]
 
 
@@ -221,7 +221,7 @@ class Process:
 
     def __init__(
         self,
-        apart: Apart,  # what it shall make
+        apart: IsolatedEnv,  # what it shall make
     ):
         self.home, (self.line, there) = nursery(), Pipe()
         with there:
@@ -280,7 +280,7 @@ class Supervisor:
 
     def __init__(
         self,
-        apart: Apart,  # how the environment is made
+        apart: IsolatedEnv,  # how the environment is made
         name: str = 'environment',  # what to call it in messages
     ):
         make = getattr(apart.make, 'func', apart.make)

@@ -20,7 +20,7 @@ from ale_py.vector_env import AtariVectorEnv
 from ..core import ConfigError, EnvError, MowError
 from .probe import BadAnswer, NoPicture, NotANumber, ask
 from .tasks import AtariProtocol, Task, acts_of, decode
-from .workers import Apart, Worker, WorkerError
+from .workers import IsolatedEnv, Worker, WorkerError
 
 
 # %% ../../nbs/16_wrappers.ipynb #c005
@@ -140,10 +140,10 @@ def _own(action, space):
 def _agree(task, space):
     "The action space; an environment that acts otherwise than its task says is refused"
     if space is None:
-        space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_cont,))
-    if acts_of(space) != (task.n_actions, task.d_cont):
+        space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_continuous,))
+    if acts_of(space) != (task.n_actions, task.d_continuous):
         raise ConfigError(
-            f"task '{task.name}' has n_actions={task.n_actions}, d_cont={task.d_cont}, but its environment acts in {space}"
+            f"task '{task.name}' has n_actions={task.n_actions}, d_continuous={task.d_continuous}, but its environment acts in {space}"
         )
     return space
 
@@ -220,7 +220,7 @@ class RemoteEnv(Env):
     def __init__(
         self,
         task: Task,  # what it is called here
-        apart: Apart,  # how it is made, and how much patience it is given
+        apart: IsolatedEnv,  # how it is made, and how much patience it is given
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 # %% ../../nbs/25_dynamics.ipynb #c004
 from ..config import DynamicsConfig
 from .blocks import join_task
-from .router import Router, Routing, annealed
+from .router import Router, Routing, anneal_schedule
 from .transformer import MixerBank, TransformerBank, in_order
 
 
@@ -47,7 +47,9 @@ class Dynamics(nn.Module):
         c = DynamicsConfig(**fields)
         self.E, self.n, self.routing, self.width = c.experts, c.active if c.experts else 0, c.routing, c.width
         self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
-        make = lambda size: TransformerBank(size, c.width, c.layers, c.heads, c.ff * c.width, c.dropout, c.positions)
+        make = lambda size: TransformerBank(
+            size, c.width, c.layers, c.heads, c.ff_factor * c.width, c.dropout, c.positions
+        )
         d_token = d_z + d_act + d_task
         self.mixer = MixerBank(max(c.experts, 1), d_token, c.width)
         self.experts = make(c.experts) if c.experts else None
@@ -101,7 +103,7 @@ class Dynamics(nn.Module):
         float, float, float
     ]:  # temperature, share of noise, and whether the choice is kept, as `route` takes them
         "Temperature and noise of the router at this moment of training, and whether choices are final"
-        return *annealed(progress, self.tau, self.anneal), float(progress >= self.hold > 0)
+        return *anneal_schedule(progress, self.tau, self.anneal), float(progress >= self.hold > 0)
 
     def memory(
         self,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 # %% ../../nbs/26_heads.ipynb #c004
-from .blocks import ClusterBank, Trunk, join_task
+from .blocks import ClusterBank, MLP, join_task
 
 
 # %% ../../nbs/26_heads.ipynb #c007
@@ -28,7 +28,7 @@ class Head(nn.Module):
         d_out: int,  # width of the answer
     ):
         super().__init__()
-        self.trunk = Trunk(d_in + d_task, width, layers, d_out)
+        self.trunk = MLP(d_in + d_task, width, layers, d_out)
 
     def forward(
         self,
@@ -54,4 +54,4 @@ class Heads(nn.Module):
         super().__init__()
         bank = lambda layers, d_out: ClusterBank(lambda: Head(width, d_task, width, layers, d_out), labels)
         self.prior, self.rew, self.cont = bank(0, d_z), bank(2, bins), bank(2, 1)
-        self.task = Trunk(width, width, 2, tasks) if tasks else None
+        self.task = MLP(width, width, 2, tasks) if tasks else None

@@ -221,14 +221,17 @@ class BlockBank(nn.Module):
         experts: int,  # E
         width: int,  # D
         heads: int,  # of attention, a divisor of D
-        ff: int,  # width between the two feed-forward layers
+        ff_width: int,  # width between the two feed-forward layers
         dropout: float,  # probability, on the output of either half
     ):
         super().__init__()
         self.heads, self.drop = heads, dropout
         self.qkv, self.out = linear_init(experts, width, 3 * width), linear_init(experts, width, width)
-        self.up, self.down = linear_init(experts, width, ff), linear_init(experts, ff, width)
-        self.up_bias, self.down_bias = nn.Parameter(torch.zeros(experts, ff)), nn.Parameter(torch.zeros(experts, width))
+        self.up, self.down = linear_init(experts, width, ff_width), linear_init(experts, ff_width, width)
+        self.up_bias, self.down_bias = (
+            nn.Parameter(torch.zeros(experts, ff_width)),
+            nn.Parameter(torch.zeros(experts, width)),
+        )
         self.norm1, self.norm2 = norm_init(experts, width), norm_init(experts, width)
 
     def attend(
@@ -273,7 +276,7 @@ class TransformerBank(Bank):
         width: int,  # D
         layers: int,  # blocks in a row
         heads: int,  # of attention, a divisor of D
-        ff: int,  # width between the two feed-forward layers
+        ff_width: int,  # width between the two feed-forward layers
         dropout: float,  # probability, on the output of either half of a block
         positions: int,  # longest sequence
     ):
@@ -283,7 +286,7 @@ class TransformerBank(Bank):
         self.width, self.layers, self.heads, self.positions = width, layers, heads, positions
         self.pos = nn.Parameter(torch.randn(experts, positions, width))
         self.norm = norm_init(experts, width)
-        self.blocks = nn.ModuleList(BlockBank(experts, width, heads, ff, dropout) for _ in range(layers))
+        self.blocks = nn.ModuleList(BlockBank(experts, width, heads, ff_width, dropout) for _ in range(layers))
 
     def forward(
         self,

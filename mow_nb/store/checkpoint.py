@@ -10,7 +10,7 @@ __all__ = [
     'read_files',
     'verify',
     'deal',
-    'undeal',
+    'unshard',
     'weights_hash',
     'check_fit',
     'check_labels',
@@ -165,7 +165,7 @@ def deal(
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c021
-def undeal(
+def unshard(
     files: dict,  # file name -> {name -> Tensor}
     names: list,  # all tensor names in their order
     rows: list,  # those that were dealt by row
@@ -344,7 +344,7 @@ def read_checkpoint(
     if not isinstance(extra := parts.pop('extra.json', None), dict):
         raise CheckpointError('extra.json is missing')
     tensors = {f: part for f, part in parts.items() if f.endswith('.safetensors')}
-    return Checkpoint(body.get('step', 0), undeal(tensors, body.get('names', []), body.get('rows', [])), extra)
+    return Checkpoint(body.get('step', 0), unshard(tensors, body.get('names', []), body.get('rows', [])), extra)
 
 
 def _set_aside(path: Path, why: str, mine: bool) -> None:

@@ -190,8 +190,8 @@ def plan(
     N = config.cluster.n or len(tasks)
     labels = [k % N for k in range(len(tasks))] if config.cluster.grouping != 'one' else None
     n = count(config, labels)
-    disk = planned_bytes(len(tasks), t.rounds, config.model.vae.size, action_width(tasks))
-    return dict(updates=t.warmup + (t.rounds - t.prefill) // t.train_every, parameters=n, memory=16 * n, disk=disk)
+    disk = planned_bytes(len(tasks), t.env_steps, config.model.vae.size, action_width(tasks))
+    return dict(updates=t.warmup + (t.env_steps - t.prefill) // t.train_every, parameters=n, memory=16 * n, disk=disk)
 
 
 def check_memory(
@@ -199,8 +199,8 @@ def check_memory(
 ) -> None:
     "Refuse a run that cannot fit: weights, gradients and moments, one batch as floats, and the latents of its dreams"
     t, m, K = config.train, config.model, len(check(config))
-    batch = 4 * K * t.seqs * t.steps * 3 * m.vae.size**2
-    dreams = 4 * K * t.dreams * (t.context + t.horizon) * (m.vae.groups * m.vae.classes + m.dynamics.width)
+    batch = 4 * K * t.batch_size * t.seq_len * 3 * m.vae.size**2
+    dreams = 4 * K * t.n_imagined * (t.context + t.horizon) * (m.vae.groups * m.vae.classes + m.dynamics.width)
     need, have = 16 * count(config) + batch + dreams, memory()
     if need > have:
         raise ConfigError(
@@ -214,7 +214,7 @@ def plan_text(
     "The plan in words"
     p, K = plan(config), len(check(config))
     return (
-        f"{K} task{'s' * (K > 1)}, {config.train.rounds:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
+        f"{K} task{'s' * (K > 1)}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"
     )
 

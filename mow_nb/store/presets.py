@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 # %% ../../nbs/40_presets.ipynb #c003
 from ..config import AgentConfig, RobotConfig, WorldModelConfig, excesses
 from ..core import ConfigError, seeded, suggest
-from ..envs.tasks import Task, action_masks, action_width, cont_masks, d_max, tasks_of
+from ..envs.tasks import Task, action_masks, action_width, continuous_masks, d_max, tasks_of
 
 
 # %% ../../nbs/40_presets.ipynb #c006
@@ -46,13 +46,13 @@ class ClusterConfig:
 class TrainConfig:
     "How long, how much and on what"
 
-    rounds: int = 100_000  # agent steps per task in all, random play included (Atari 100k); one is 4 frames of Atari, or `robots.repeat` steps of a simulator
+    env_steps: int = 100_000  # agent steps per task in all, random play included (Atari 100k); one is 4 frames of Atari, or `robots.repeat` steps of a simulator
     prefill: int = 1_024  # rounds of random play before any update (STORM: 1,024)
     warmup: int = 5_000  # world-model updates on random play before tasks are grouped (paper: losses settle by 5,000)
     train_every: int = 1  # rounds between two updates (STORM: 1)
-    seqs: int = 16  # B, sequences per task in a batch (STORM: 16)
-    steps: int = 64  # T, steps per sequence (STORM: 64)
-    dreams: int = 1024  # M, dreams per task in an update (STORM: 1,024)
+    batch_size: int = 16  # B, sequences per task in a batch (STORM: 16)
+    seq_len: int = 64  # T, steps per sequence (STORM: 64)
+    n_imagined: int = 1024  # M, dreams per task in an update (STORM: 1,024)
     starts: int = 0  # windows per task, from the whole replay, in which dreams start; 0 = those of the batch (STORM: as many as dreams)
     context: int = 8  # real steps read before a dream (STORM: 8)
     horizon: int = 16  # H, imagined steps (STORM: 16)
@@ -171,7 +171,7 @@ def _sub(name, part, changes):
 
 # %% ../../nbs/40_presets.ipynb #c027
 PRESETS = dict(
-    atari26={'model.d_task': 128, 'train.seqs': 1, 'train.dreams': 64},
+    atari26={'model.d_task': 128, 'train.batch_size': 1, 'train.n_imagined': 64},
     storm={
         'tasks': 'Pong',
         'model.d_task': 0,
@@ -219,11 +219,11 @@ _SMALL = {
     'agent.hidden': 128,
     'train.model_lr': 1e-3,
     'train.agent_lr': 1e-3,
-    'train.seqs': 4,
-    'train.steps': 16,
+    'train.batch_size': 4,
+    'train.seq_len': 16,
     'train.context': 4,
     'train.horizon': 10,
-    'train.dreams': 32,
+    'train.n_imagined': 32,
     'train.act_context': 8,
     'train.device': 'cpu',
     'train.precision': 'float32',
@@ -241,11 +241,11 @@ PRESETS |= dict(
         'cluster.batches': 4,
         'cluster.reduction': 'even',
         'agent.entropy': 2e-2,
-        'train.rounds': 5_000,
+        'train.env_steps': 5_000,
         'train.prefill': 1_000,
         'train.warmup': 700,
         'train.train_every': 2,
-        'train.dreams': 16,
+        'train.n_imagined': 16,
         'train.horizon': 6,
         'train.save_every': 200,
         'train.eval_every': 400,
@@ -261,12 +261,12 @@ PRESETS |= dict(
         'cluster.grouping': 'one',
         'cluster.n': 1,
         'agent.entropy': 2e-2,
-        'train.rounds': 5_000,
+        'train.env_steps': 5_000,
         'train.prefill': 3_000,
         'train.warmup': 400,
         'train.train_every': 2,
-        'train.seqs': 8,
-        'train.dreams': 64,
+        'train.batch_size': 8,
+        'train.n_imagined': 64,
         'train.horizon': 6,
         'train.save_every': 200,
         'train.eval_every': 200,
@@ -284,12 +284,12 @@ PRESETS |= dict(
         'cluster.batches': 2,
         'agent.hidden': 16,
         'cluster.n': 2,
-        'train.rounds': 40,
+        'train.env_steps': 40,
         'train.prefill': 20,
         'train.warmup': 4,
-        'train.seqs': 2,
-        'train.steps': 8,
-        'train.dreams': 4,
+        'train.batch_size': 2,
+        'train.seq_len': 8,
+        'train.n_imagined': 4,
         'train.horizon': 4,
         'train.log_every': 2,
         'train.save_every': 5,
@@ -301,7 +301,7 @@ PRESETS |= dict(
         'tasks': 'Pong,Breakout,Boxing,Freeway',
         'model.vae.size': 64,
         'cluster.n': 2,
-        'train.rounds': 1_000,
+        'train.env_steps': 1_000,
         'train.prefill': 400,
         'train.warmup': 100,
         'train.train_every': 2,
@@ -323,12 +323,12 @@ PRESETS |= dict(
         'agent.scale_floor': 0.1,
         'cluster.n': 3,
         'cluster.batches': 8,
-        'train.rounds': 100_000,
+        'train.env_steps': 100_000,
         'train.prefill': 2_000,
         'train.warmup': 1_000,
         'train.train_every': 10,
-        'train.seqs': 2,
-        'train.dreams': 24,
+        'train.batch_size': 2,
+        'train.n_imagined': 24,
         'train.horizon': 12,
         'train.starts': 8,
         'train.agent_lr': 3e-4,
@@ -351,8 +351,8 @@ PRESETS |= dict(
         'agent.hidden': 64,
         'cluster.n': 3,
         'cluster.batches': 8,
-        'train.seqs': 2,
-        'train.rounds': 3_000,
+        'train.batch_size': 2,
+        'train.env_steps': 3_000,
         'train.prefill': 1_000,
         'train.warmup': 600,
         'train.log_every': 20,
@@ -368,20 +368,26 @@ PRESETS |= dict(
         'tasks': 'mt10',
         'model.d_task': 128,
         'cluster.n': 4,
-        'train.seqs': 2,
-        'train.dreams': 128,
-        'train.rounds': 150_000,
+        'train.batch_size': 2,
+        'train.n_imagined': 128,
+        'train.env_steps': 150_000,
     },
-    mt50={'tasks': 'mt50', 'model.d_task': 128, 'train.seqs': 1, 'train.dreams': 32, 'train.rounds': 150_000},
+    mt50={
+        'tasks': 'mt50',
+        'model.d_task': 128,
+        'train.batch_size': 1,
+        'train.n_imagined': 32,
+        'train.env_steps': 150_000,
+    },
     mt10_small=_SMALL
     | {
         'tasks': 'mt10',
         'model.vae.size': 64,
         'cluster.n': 3,
         'cluster.batches': 2,
-        'train.seqs': 1,
-        'train.dreams': 16,
-        'train.rounds': 600,
+        'train.batch_size': 1,
+        'train.n_imagined': 16,
+        'train.env_steps': 600,
         'train.prefill': 300,
         'train.warmup': 60,
         'train.train_every': 4,
@@ -395,8 +401,8 @@ PRESETS |= dict(
         'tasks': 'Pong,Breakout,reach-v3,door-open-v3',
         'model.vae.size': 64,
         'cluster.n': 2,
-        'train.seqs': 2,
-        'train.rounds': 1_000,
+        'train.batch_size': 2,
+        'train.env_steps': 1_000,
         'train.prefill': 400,
         'train.warmup': 100,
         'train.train_every': 2,
@@ -448,8 +454,8 @@ def preset(
 
 # %% ../../nbs/40_presets.ipynb #c044
 _AT_LEAST = {
-    1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width model.dynamics.layers model.dynamics.heads model.dynamics.ff model.dynamics.positions '
-    'model.dynamics.router_width agent.hidden agent.layers agent.bins cluster.batches train.rounds train.prefill train.train_every train.seqs train.steps train.dreams '
+    1: 'model.vae.stem model.vae.groups model.bins model.dynamics.width model.dynamics.layers model.dynamics.heads model.dynamics.ff_factor model.dynamics.positions '
+    'model.dynamics.router_width agent.hidden agent.layers agent.bins cluster.batches train.env_steps train.prefill train.train_every train.batch_size train.seq_len train.n_imagined '
     'train.context train.horizon train.act_context train.log_every train.save_every robots.repeat robots.length eval.episodes eval.max_steps',
     2: 'model.vae.classes',
     0: 'seed model.d_task model.dyn_weight model.rep_weight model.task_weight model.balance_weight model.free_nats model.dynamics.experts model.dynamics.active model.dynamics.tau '
@@ -497,8 +503,8 @@ def _relations(c, K):
         yield f'model.dynamics.experts=0 must be at least model.dynamics.active={d.active}; for a model without experts set both to 0'
     if d.experts and not c.model.d_task:
         yield f'model.d_task=0 leaves the router of model.dynamics.experts={d.experts} nothing to read: it must be at least 1'
-    if t.steps > d.positions:
-        yield f'train.steps={t.steps} must be at most model.dynamics.positions={d.positions}'
+    if t.seq_len > d.positions:
+        yield f'train.seq_len={t.seq_len} must be at most model.dynamics.positions={d.positions}'
     if t.context + t.horizon > d.positions:
         yield f'train.context + train.horizon = {t.context + t.horizon} must be at most model.dynamics.positions={d.positions}'
     if t.act_context > d.positions:
@@ -507,14 +513,14 @@ def _relations(c, K):
         yield f'model.vae.classes={c.model.vae.classes} must be at most 256, as a class is kept in one byte'
     if c.agent.scale_floor == 0:
         yield 'agent.scale_floor=0 must be above 0, as advantages are divided by it'
-    if t.context > t.steps:
-        yield f'train.context={t.context} must be at most train.steps={t.steps}'
+    if t.context > t.seq_len:
+        yield f'train.context={t.context} must be at most train.seq_len={t.seq_len}'
     if c.cluster.n > K and c.cluster.grouping != 'one':
         yield f'cluster.n={c.cluster.n} must be at most {K}, the number of tasks'
-    if t.prefill < t.steps:
-        yield f'train.prefill={t.prefill} must be at least train.steps={t.steps}'
-    if t.prefill > t.rounds:
-        yield f'train.prefill={t.prefill} must be at most train.rounds={t.rounds}'
+    if t.prefill < t.seq_len:
+        yield f'train.prefill={t.prefill} must be at least train.seq_len={t.seq_len}'
+    if t.prefill > t.env_steps:
+        yield f'train.prefill={t.prefill} must be at most train.env_steps={t.env_steps}'
     if c.robots.repeat > c.robots.length:
         yield f'robots.repeat={c.robots.repeat} must be at most robots.length={c.robots.length}'
     if t.device == 'cuda':
@@ -549,7 +555,7 @@ def build(
     tasks = tasks_of(config.tasks, config.full_actions)
     labels, m = labels or [0] * len(tasks), config.model
     d_state = m.vae.groups * m.vae.classes + m.dynamics.width + m.d_task
-    masks = torch.from_numpy(action_masks(tasks)), torch.from_numpy(cont_masks(tasks, d_max(tasks)))
+    masks = torch.from_numpy(action_masks(tasks)), torch.from_numpy(continuous_masks(tasks, d_max(tasks)))
     with seeded(config.seed, 'weights'):
         world = WorldModel(m, len(tasks), action_width(tasks), labels)
         return world, ActorCritic(config.agent, d_state, d_max(tasks), *masks, labels)

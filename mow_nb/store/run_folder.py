@@ -192,9 +192,11 @@ def begun(
 # %% ../../nbs/44_run_folder.ipynb #c025
 def own_actions(
     config: Config,  # of a run
-) -> dict:  # name of each task of the user's own -> [n_actions, d_cont]
+) -> dict:  # name of each task of the user's own -> [n_actions, d_continuous]
     "What the config does not say about its tasks"
-    return {t.name: [t.n_actions, t.d_cont] for t in tasks_of(config.tasks, config.full_actions) if t.suite == 'user'}
+    return {
+        t.name: [t.n_actions, t.d_continuous] for t in tasks_of(config.tasks, config.full_actions) if t.suite == 'user'
+    }
 
 
 def _same_actions(config, wanted):
@@ -204,9 +206,9 @@ def _same_actions(config, wanted):
             (t,) = tasks_of(name, config.full_actions)
         except ConfigError:
             continue  # a report needs no environments
-        if [t.n_actions, t.d_cont] != [n, d]:
+        if [t.n_actions, t.d_continuous] != [n, d]:
             raise ConfigError(
-                f"task '{name}' has n_actions={t.n_actions}, d_cont={t.d_cont} here, but the run was made with n_actions={n}, d_cont={d}"
+                f"task '{name}' has n_actions={t.n_actions}, d_continuous={t.d_continuous} here, but the run was made with n_actions={n}, d_continuous={d}"
             )
 
 
@@ -284,7 +286,7 @@ def same_model(
     for name, value in flat(new).items():
         if name not in old or old[name] == value or name in _FREE:
             continue
-        if name == 'train.rounds' and type(old[name]) is int and value > old[name]:
+        if name == 'train.env_steps' and type(old[name]) is int and value > old[name]:
             continue
         raise ConfigError(f'cannot resume with {name}={value!r}: the run was made with {old[name]!r}')
 

@@ -25,7 +25,7 @@ def snapshot(
 ) -> tuple[dict, dict, set]:  # name -> tensor, plain data, names of tensors with a row per task
     "All that is needed to go on"
     pool, tensors = run.pool.state_dict(), run.learner.tensors()
-    memory = {f'memory.{k}': v for k, v in run.agent.state_dict().items()}
+    memory = {f'memory.{k}': v for k, v in run.player.state_dict().items()}
     tensors |= memory | {f'sums.{k}': v for k, v in run.sums.items()}
     for name, state in pool['tasks'].items():
         tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
@@ -52,8 +52,8 @@ def stand(
     same_run(run.config, x)
     check_labels(x.get('labels'), len(run.tasks))
     try:
-        run.learner.load_tensors(tensors, x['labels'], x['updates'])
-        run.agent.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
+        run.learner.load_state_dict(tensors, x['labels'], x['updates'])
+        run.player.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
         for name, state in x['pool']['tasks'].items():
             state['acts'] = tensors[f'episode.{name}'].numpy()
         run.replay.truncate(x['replay'])

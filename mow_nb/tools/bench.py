@@ -49,9 +49,9 @@ def random_batch(
     tasks, t, v = check(config), config.train, config.model.vae
     K, gen = len(tasks), generator(config.seed, 'bench')
     act = random_actions(tasks, d_max(tasks), np_rng(config.seed, 'bench'))
-    act = torch.from_numpy(act)[:, None, None].expand(K, t.seqs, t.steps, -1).contiguous()
-    obs = torch.rand(K, t.seqs, t.steps, 3, v.size, v.size, generator=gen)
-    one = torch.ones(K, t.seqs, t.steps)
+    act = torch.from_numpy(act)[:, None, None].expand(K, t.batch_size, t.seq_len, -1).contiguous()
+    obs = torch.rand(K, t.batch_size, t.seq_len, 3, v.size, v.size, generator=gen)
+    one = torch.ones(K, t.batch_size, t.seq_len)
     return Batch(obs=obs, act=act, rew=0 * one, cont=one).to(device)
 
 
@@ -168,7 +168,10 @@ def round_seconds(
 ) -> dict[str, float]:  # seconds of a round, for 'act' and 'envs'
     "What happens between updates"
     now, pool = clock(learner.device), pool_of(config)
-    agent, best = Agent(learner.world, learner.agent, config.train.act_context), dict(act=math.inf, envs=math.inf)
+    agent, best = (
+        Agent(learner.world, learner.actor_critic, config.train.act_context),
+        dict(act=math.inf, envs=math.inf),
+    )
     try:
         for i in range(n):
             start = now()
@@ -188,7 +191,7 @@ def _turns(learner, batch, plain, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
     device, side = (
         learner.device,
-        8192 if learner.device == 'cuda' else 512 if learner.config.train.dreams < 256 else 2048,
+        8192 if learner.device == 'cuda' else 512 if learner.config.train.n_imagined < 256 else 2048,
     )
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
@@ -235,7 +238,7 @@ def measure(
         learner = Learner(config)
     plain, share = (
         Plain(config, action_width(tasks)).to(device),
-        4 if device == 'cpu' and t.dreams * len(tasks) >= 256 else 1,
+        4 if device == 'cpu' and t.n_imagined * len(tasks) >= 256 else 1,
     )
     if t.compile == 'inductor' or device == 'cuda':
         laps(learner, batch, clock(device)), plain.laps(batch, share, clock(device))
@@ -252,13 +255,13 @@ def measure(
         precision='bfloat16' if learner.bf16 else 'float32',
         compile=t.compile == 'inductor',
         tasks=len(tasks),
-        seqs=t.seqs,
-        steps=t.steps,
-        dreams=t.dreams,
+        seqs=t.batch_size,
+        steps=t.seq_len,
+        dreams=t.n_imagined,
         context=t.context,
         horizon=t.horizon,
         train_every=t.train_every,
-        weights=sum(p.numel() for m in (learner.world, learner.agent) for p in m.parameters()),
+        weights=sum(p.numel() for m in (learner.world, learner.actor_critic) for p in m.parameters()),
         seconds=ours,
         update=total,
         flops=work,

@@ -44,7 +44,7 @@ def _value(name, old, text):
 
 
 def judge_options(
-    args: list[str],  # what follows the preset, such as ['--train.rounds', '40']
+    args: list[str],  # what follows the preset, such as ['--train.env_steps', '40']
     config: Config,  # whose fields the options are
 ) -> dict:  # what the options say: dotted name -> value
     "Refuse unknown names and unfit values in one line"
@@ -262,7 +262,7 @@ def tasks_command(
     print(f"{'task':29}{'suite':11}{'actions':14}{'random':>10}{'reference':>12}")
     for t in tasks:
         known = bounds(t)
-        acts = f'{t.n_actions} actions' if t.n_actions else f'{t.d_cont} continuous'
+        acts = f'{t.n_actions} actions' if t.n_actions else f'{t.d_continuous} continuous'
         print(f'{t.name:29}{t.suite:11}' + (f'{acts:14}{known[0]:10.1f}{known[1]:12.1f}' if known else acts))
 
 

@@ -114,7 +114,7 @@ def rescue(
 ) -> tuple[dict, Tensor]:  # means with zeros for tasks that were left out; (K,) 1 for those
     "The update again, without the tasks whose numbers are none"
     models, K, left, names, stepped = (
-        (learner.world, learner.agent),
+        (learner.world, learner.actor_critic),
         learner.world.tasks,
         set(),
         list(means),

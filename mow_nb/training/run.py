@@ -38,7 +38,7 @@ from ..store.run_folder import enter, hold, open_run, run_path
 from ..store.snapshot import check_never_saved, remember, snapshot, stand
 from .clustering import save_analysis
 from .grouping import find_groups
-from .interrupt import Patience, Stopped, Voice
+from .interrupt import GracefulInterrupt, Stopped, Voice
 from .isolation import assert_finite
 from .learner import Learner
 
@@ -56,15 +56,22 @@ class Run:
         t, self.config, self.path, self.quiet = config.train, config, Path(path), quiet
         if t.threads:
             torch.set_num_threads(t.threads)
-        self.tasks, self.saved, self.patience = check(config), None, Patience()
+        self.tasks, self.saved, self.patience = check(config), None, GracefulInterrupt()
         self.voice = Voice(self.patience, quiet)
         self.names = [task.name for task in self.tasks]
         self.learner = Learner(config)
-        self.agent = Agent(self.learner.world, self.learner.agent, t.act_context, tape=self.learner.recorder.tape)
+        self.player = Agent(
+            self.learner.world, self.learner.actor_critic, t.act_context, tape=self.learner.recorder.tape
+        )
         mirror = self.learner.device if self.learner.device == 'cuda' and t.mirror else None
         self.pool = pool_of(config)
         self.replay = Replay(
-            self.path / 'replay', self.names, t.rounds, config.model.vae.size, action_width(self.tasks), mirror=mirror
+            self.path / 'replay',
+            self.names,
+            t.env_steps,
+            config.model.vae.size,
+            action_width(self.tasks),
+            mirror=mirror,
         )
         self.grouped, self.seconds, self.began = False, 0.0, time.perf_counter()
         self.sums, self.since = {}, 0
@@ -117,7 +124,7 @@ class Run:
         "A batch that depends on seed, purpose and number alone"
         t, step = self.config.train, self.learner.updates if step is None else step
         return self.replay.sample(
-            np_rng(self.config.seed, purpose, step=step), seqs or t.seqs, t.steps, self.learner.device
+            np_rng(self.config.seed, purpose, step=step), seqs or t.batch_size, t.seq_len, self.learner.device
         )
 
     def learn(
@@ -184,14 +191,16 @@ class Run:
         if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
             found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
             save_analysis(self.path / 'analysis', found)
-            self.learner.regroup(found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.seqs)))
+            self.learner.regroup(
+                found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.batch_size))
+            )
         self.grouped = True
 
     def judge(self) -> dict:  # the record
         "Evaluate the agent as it stands"
         record = evaluate_agent(
             self.config,
-            Agent(self.learner.world, self.learner.agent, self.config.train.act_context),
+            Agent(self.learner.world, self.learner.actor_critic, self.config.train.act_context),
             self.learner.updates,
         )
         save_record(self.path / 'eval', record)
@@ -212,8 +221,8 @@ class Run:
     ) -> None:
         "Rounds of acting and learning until the replay is full"
         t, seed = self.config.train, self.config.seed
-        for n in self.steps('training', 'round', t.rounds, lambda: self.rounds):
-            actions = self.agent.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
+        for n in self.steps('training', 'round', t.env_steps, lambda: self.rounds):
+            actions = self.player.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
             if due := (n + 1 - t.prefill) % t.train_every == 0:
                 self.learn(behaviour=True)
             self.play_round(actions)

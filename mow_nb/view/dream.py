@@ -129,7 +129,7 @@ class Dream:
         act: np.ndarray,  # (A,) what is done now
     ) -> tuple:  # next latent (Z,), reward, probability of going on
         "One step of the dream"
-        w, T = self.agent.world.eval(), self.config.train.steps
+        w, T = self.agent.world.eval(), self.config.train.seq_len
         z = torch.stack([*self.z, *(m.z for m in self.moments)])[-T:]
         a = torch.stack([*self.a, *(torch.from_numpy(x) for x in (*(m.act for m in self.moments), act))])[-T:]
         e, every = w.task_vectors(), lambda x: x.float().expand(w.tasks, 1, -1, -1)
@@ -176,7 +176,7 @@ class Dream:
         if self.task.n_actions:
             act[button] = 1
         else:
-            act[N_DISCRETE : N_DISCRETE + self.task.d_cont] = np.clip(motors, -1, 1)
+            act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(motors, -1, 1)
         return act
 
     @torch.no_grad()
@@ -206,7 +206,7 @@ def named(
     "What an action is called"
     if task.n_actions:
         return task.action_names[int(act.argmax())] if task.action_names else f'action {int(act.argmax())}'
-    return ' '.join(f'{x:+.1f}' for x in act[N_DISCRETE : N_DISCRETE + task.d_cont])
+    return ' '.join(f'{x:+.1f}' for x in act[N_DISCRETE : N_DISCRETE + task.d_continuous])
 
 
 def _frame(ax, picture, title, color):

@@ -312,7 +312,7 @@ class Play:
         t = self.dream.task
         sliders = [
             w.FloatSlider(0, min=-1, max=1, step=0.1, description=f'Motor {i + 1}', continuous_update=False)
-            for i in range(t.d_cont)
+            for i in range(t.d_continuous)
         ]
         names = t.action_names or [f'action {i}' for i in range(t.n_actions)]
         moves = [self.button(n, lambda i=i: self.dream.action(i), 'primary') for i, n in enumerate(names)]
@@ -372,7 +372,7 @@ def explore(
     def refresh(*_):
         f = head.found = gather(path)
         at = f.rows[-1] if f.rows else dict(updates=0, rounds=0, phase='random play')
-        head.value = f"<b style='font-size:1.15em'>{html.escape(path.name)}</b> &nbsp; {len(f.tasks)} task{'s' * (len(f.tasks) > 1)}, {at['updates']:,} updates, {at['rounds']:,} of {f.config.train.rounds:,} steps per task ({at['phase']})"
+        head.value = f"<b style='font-size:1.15em'>{html.escape(path.name)}</b> &nbsp; {len(f.tasks)} task{'s' * (len(f.tasks) > 1)}, {at['updates']:,} updates, {at['rounds']:,} of {f.config.train.env_steps:,} steps per task ({at['phase']})"
         stale.update(tabs)
         turn()
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = [
-    'thinned',
+    'downsample',
     'plot_lines',
     'curve',
     'phase_times',
     'chosen',
     'plot_routing',
     'plot_load',
-    'effective',
+    'expert_perplexity',
     'plot_groups',
     'plot_number',
     'plot_seen',
@@ -26,7 +26,7 @@ from ..training.clustering import Analysis, plot_silhouette, plot_similarity
 
 
 # %% ../../nbs/71_figures.ipynb #c007
-def thinned(
+def downsample(
     x: list,  # positions, increasing
     y: list,  # values
     points: int = 100,  # about how many to keep
@@ -59,7 +59,7 @@ def plot_lines(
     if len(warm):
         ax.axvspan(*warm, color='#888888', alpha=0.18, lw=0)
     for name, (x, y) in lines.items():
-        ax.plot(*thinned(x, y), '-' if len(x) > 1 else 'o', color=colors[name], lw=1.4, ms=4)
+        ax.plot(*downsample(x, y), '-' if len(x) > 1 else 'o', color=colors[name], lw=1.4, ms=4)
     for level in levels:
         ax.axhline(level, ls=':', lw=1.2, color='#888888')
     if dots:
@@ -154,7 +154,7 @@ def plot_load(
 
 
 # %% ../../nbs/71_figures.ipynb #c020
-def effective(
+def expert_perplexity(
     probs: np.ndarray,  # (..., E) probabilities
 ) -> np.ndarray:  # (...) between 1 and E
     "How many experts a task really considers"

@@ -15,7 +15,7 @@ from ..eval.evaluation import normalised
 from ..eval.metrics import Estimate, interval, mean
 from ..eval.rollouts import film
 from .clusters import INK, MARK, SOFT, NotYet, tidy
-from .figures import chosen, curve, effective, phase_times, thinned
+from .figures import chosen, curve, expert_perplexity, phase_times, downsample
 from .report import LOSSES
 from .summary import Findings
 
@@ -88,7 +88,7 @@ def _draw_considered(ax, when, probs, awake, f, k):
     values, mine, tint = probs[:, k], awake[k], list(f.colors.values())[k]
     for e in range(E):
         ax.plot(
-            *thinned(when, values[:, e]),
+            *downsample(when, values[:, e]),
             color=tint if mine[e] else '#c4c8cc',
             lw=2 if mine[e] else 1,
             zorder=2 + mine[e],
@@ -142,10 +142,10 @@ def plot_router(
     _draw_heat(heat, probs[at], awake, f, k)
     _draw_load(load, awake, k)
     _draw_considered(hist, when, probs, awake, f, k)
-    settled = effective(probs)
+    settled = expert_perplexity(probs)
     for i, (name, color) in enumerate(f.colors.items()):
         many.plot(
-            *thinned(when, settled[:, i]),
+            *downsample(when, settled[:, i]),
             color=color if k in (-1, i) else '#d4d7da',
             lw=2.4 if k == i else 1.3,
             zorder=3 if k == i else 2,
@@ -349,7 +349,7 @@ def _draw_curves(ax, f, measure, by, task):
     lines = {n: curve(f.rows, measure, n) for n in f.colors}
     for n, (x, y) in lines.items():
         ax.plot(
-            *thinned(x, y),
+            *downsample(x, y),
             color=f.colors[n],
             lw=2.6 if n == task else 1.4,
             alpha=0.25 if task not in ('', n) or by == 'group' else 1,
@@ -358,10 +358,10 @@ def _draw_curves(ax, f, measure, by, task):
         at = sorted({u for n in members for u in lines[n][0]})
         middle = np.mean([np.interp(at, *lines[n]) for n in members if lines[n][0]], 0) if at else []
         if at:
-            ax.plot(*thinned(at, middle), color=INK, lw=1.8)
+            ax.plot(*downsample(at, middle), color=INK, lw=1.8)
             ax.annotate(
                 f'{number}',
-                (at[-1], thinned(at, middle)[1][-1]),
+                (at[-1], downsample(at, middle)[1][-1]),
                 xytext=(-2 + 9 * number, 0),
                 textcoords='offset points',
                 fontsize=9,

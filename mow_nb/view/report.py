@@ -25,7 +25,7 @@ from ..files import put
 from ..store.presets import count
 from mow_nb.view.figures import (
     curve,
-    effective,
+    expert_perplexity,
     phase_times,
     plot_groups,
     plot_lines,
@@ -168,7 +168,7 @@ def _facts(f):
     "Name and value of what made the run"
     c, t, at = f.config, f.config.train, f.rows[-1] if f.rows else dict(updates=0, rounds=0, seconds=0.0)
     total, n = (
-        t.warmup + (t.rounds - t.prefill) // t.train_every,
+        t.warmup + (t.env_steps - t.prefill) // t.train_every,
         _weights(c, f.groups.labels.tolist() if f.groups else None),
     )
     rules = (
@@ -184,7 +184,7 @@ def _facts(f):
         else ''
     )
     return {
-        'Steps per task': f"{at['rounds']:,} of {t.rounds:,}",
+        'Steps per task': f"{at['rounds']:,} of {t.env_steps:,}",
         'Updates': f"{at['updates']:,} of {total:,}"
         + ('' if at['updates'] >= total else ': still going, or interrupted'),
         'Time': f"{at['seconds']:,.0f} seconds",
@@ -238,10 +238,10 @@ def _score_row(f, t, players):
 
 def _scores(f):
     "Who earned what"
-    if not f.records and not f.lottery:
+    if not f.records and not f.random_play:
         return tag('p', 'Nobody has been evaluated yet.', cls='none')
     players, suites = (
-        [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.lottery)],
+        [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.random_play)],
         {t.suite for t in f.tasks},
     )
     low, high = {'atari100k': ('random (published)', 'human'), 'pocket': ('random (exact)', 'optimum')}.get(
@@ -336,7 +336,7 @@ def _returns(f, n):
     "A task's returns, in training and evaluation"
     ticks, rounds = [r['updates'] for r in f.rows], [r['rounds'] for r in f.rows]
     dots = [(np.interp(x['updates'], ticks, rounds), spread(x, n)[0]) for x in f.records]
-    level = [spread(f.lottery, n)[0]] if f.lottery else []
+    level = [spread(f.random_play, n)[0]] if f.random_play else []
     return svg(
         plot_lines,
         {n: curve(f.rows, 'return', n, 'rounds')},
@@ -451,7 +451,7 @@ def _routing(f):
         f'after {when[i]:,} updates',
         alt='router probabilities, task by expert',
     )
-    settled = {n: (when, effective(probs[:, k])) for k, n in enumerate(names)}
+    settled = {n: (when, expert_perplexity(probs[:, k])) for k, n in enumerate(names)}
     return join(
         tag('p', f'Each task wakes the {d.active} of {d.experts} experts that it likes best (dots).'),
         _grid(

@@ -51,7 +51,7 @@ class Findings:
     groups: Analysis | None  # who shares a VAE, and why
     pictures: dict | None  # from `load_strips`
     records: list  # evaluations of the agent, oldest first
-    lottery: dict | None  # evaluation of the random player
+    random_play: dict | None  # evaluation of the random player
 
     @property
     def colors(self) -> dict:  # task name -> colour, in the order of the tasks
@@ -119,14 +119,14 @@ def spread(
 # %% ../../nbs/70_summary.ipynb #c015
 def chance(
     agent: list,  # K arrays of returns
-    lottery: list,  # K arrays of returns of the other player
+    random_play: list,  # K arrays of returns of the other player
     scale: list,  # K distances by which to divide
     rng: np.random.Generator,  # whose shuffles
     draws: int = 4000,  # how many
 ) -> float:  # share of shuffles with an advantage as large as the real one
     "How often luck alone does as well"
     real, dealt = 0.0, np.zeros(draws)
-    for a, r, s in zip(agent, lottery, scale):
+    for a, r, s in zip(agent, random_play, scale):
         gap = lambda x: (x[..., : len(a)].mean(-1) - x[..., len(a) :].mean(-1)) / s
         both = np.concatenate([a, r])
         real, dealt = real + gap(both), dealt + gap(rng.permuted(np.tile(both, (draws, 1)), axis=1))
@@ -153,16 +153,16 @@ def _scale(task, a, r):
 def verdict(
     tasks: tuple,  # K tasks
     record: dict,  # evaluation of the agent
-    lottery: dict,  # evaluation of the random player
+    random_play: dict,  # evaluation of the random player
     seed: int = 0,  # of the run
 ) -> tuple:  # headline, advantage g, its standard error, share of shuffles that do as well (or, if g < 0, as badly)
     "Is the agent better than random play?"
-    players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in (record, lottery)]
+    players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in (record, random_play)]
     scale = [_scale(t, a, r) for t, a, r in zip(tasks, *players)]
     up, down = (chance(a, r, scale, np_rng(seed, 'verdict')) for a, r in (players, players[::-1]))
     g = np.mean([(a.mean() - r.mean()) / s for a, r, s in zip(*players, scale)])
     error = np.sqrt(
-        np.sum([(spread(x, t.name)[1] / s) ** 2 for x in (record, lottery) for t, s in zip(tasks, scale)])
+        np.sum([(spread(x, t.name)[1] / s) ** 2 for x in (record, random_play) for t, s in zip(tasks, scale)])
     ) / len(tasks)
     deals = np.prod([float(comb(len(a) + len(r), len(a))) for a, r in zip(*players)])
     norms = [normalised(t, a.mean()) for t, a in zip(tasks, players[0]) if bounds(t)]
@@ -197,14 +197,14 @@ def sentence(
     budget = f'This agent had {steps:,} steps per task' + _paper(
         {t.suite for t in f.tasks}, steps * f.config.robots.repeat
     )
-    if not f.records or not f.lottery:
+    if not f.records or not f.random_play:
         return (
             'Not judged yet',
             f"The {'random player' if f.records else 'agent'} has not been evaluated under the rules of this run. {budget}",
         )
-    head, g, error, luck = verdict(f.tasks, f.records[-1], f.lottery, f.config.seed)
+    head, g, error, luck = verdict(f.tasks, f.records[-1], f.random_play, f.config.seed)
     n = min(len(e) for e in f.records[-1]['episodes'].values())
-    means = [np.mean([normalised(t, spread(x, t.name)[0]) for t in f.tasks]) for x in (f.records[-1], f.lottery)]
+    means = [np.mean([normalised(t, spread(x, t.name)[0]) for t in f.tasks]) for x in (f.records[-1], f.random_play)]
     known = not np.isnan(means[0])
     against = f': {means[0]:.1%} against {means[1]:.1%}' if known else ''
     (place, side), share = (
