@@ -160,7 +160,7 @@ def check(
 def build(
     config: Config,  # checked or not
     labels: list[int] | None = None,  # K cluster labels; None = all tasks in cluster 0
-) -> 'tuple[WorldModel, ActorCritic]':  # on the CPU
+) -> tuple:  # (WorldModel, ActorCritic), on the CPU
     "The world model and the actor-critic of a config"
     import torch
 
