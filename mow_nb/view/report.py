@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from ..core import MowError
-from ..envs.tasks import bounds
+from ..envs.tasks import Suite, bounds, suite_of
 from ..eval.evaluation import normalised, protocol_of, successes
 from ..eval.metrics import summary
 from ..files import put
@@ -171,17 +171,16 @@ def _facts(f):
         t.warmup + (t.env_steps - t.prefill) // t.train_every,
         _weights(c, f.groups.labels.tolist() if f.groups else None),
     )
+    settings = {suite_of(x).settings for x in f.tasks}
     rules = (
         f"Atari '{c.protocol}' ("
         + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items())
         + '); '
-        if any(x.suite == 'atari100k' for x in f.tasks)
+        if 'protocol' in settings
         else ''
     )
     rules += (
-        'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); '
-        if any(x.suite == 'metaworld' for x in f.tasks)
-        else ''
+        'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); ' if 'robots' in settings else ''
     )
     return {
         'Steps per task': f"{at['rounds']:,} of {t.env_steps:,}",
@@ -240,13 +239,9 @@ def _scores(f):
     "Who earned what"
     if not f.records and not f.random_play:
         return tag('p', 'Nobody has been evaluated yet.', cls='none')
-    players, suites = (
-        [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.random_play)],
-        {t.suite for t in f.tasks},
-    )
-    low, high = {'atari100k': ('random (published)', 'human'), 'pocket': ('random (exact)', 'optimum')}.get(
-        suites.pop() if len(suites) == 1 else '', ('random (known)', 'reference')
-    )
+    players = [x or dict(episodes={}) for x in (f.records[-1] if f.records else None, f.random_play)]
+    named = {suite_of(t).players for t in f.tasks}
+    low, high = named.pop() if len(named) == 1 else Suite.players
     cut = any(e['cut'] for x in players for p in x['episodes'].values() for e in p)
     return join(
         tag(
@@ -269,7 +264,7 @@ def _scores(f):
 # %% ../../nbs/73_report.ipynb #c019
 def _together(f, players):
     "All Atari games in three figures"
-    games = [t.name for t in f.tasks if t.suite == 'atari100k']
+    games = [t.name for t in f.tasks if suite_of(t).settings == 'protocol']
     rows = {
         who: summary({g: [spread(x, g)[0]] for g in games}) for who, x in players.items() if games and x['episodes']
     }
