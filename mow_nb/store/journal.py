@@ -14,7 +14,7 @@ __all__ = [
     'plan',
     'check_memory',
     'plan_text',
-    'Lines',
+    'ProgressLines',
     'progress',
 ]
 
@@ -220,7 +220,7 @@ def plan_text(
 
 
 # %% ../../nbs/46_journal.ipynb #c018
-class Lines:
+class ProgressLines:
     "Progress of a phase in plain lines, at most one in `every` seconds"
 
     def __init__(
@@ -293,4 +293,4 @@ def progress(
             file=sys.stdout,
             dynamic_ncols=True,
         )
-    return Lines(total, initial, what, unit)
+    return ProgressLines(total, initial, what, unit)
