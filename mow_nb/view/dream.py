@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..agent.player import Agent
+from ..config import Config
 from ..core import N_DISCRETE, counter_seed, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import make_env, replay_episode
 from ..eval.evaluation import protocol_of
-from ..store.presets import Config, check
+from ..store.presets import check
 from ..training.share import load
 from .clusters import INK, SOFT, NotYet, tidy
 
