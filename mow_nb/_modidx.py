@@ -783,6 +783,7 @@ d = {
             'mow_nb.store.ring.Ring.write': ('ring.html#ring.write', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring._open_rows': ('ring.html#_open_rows', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.check_room': ('ring.html#check_room', 'mow_nb/store/ring.py'),
+            'mow_nb.store.ring.map_rows': ('ring.html#map_rows', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.planned_bytes': ('ring.html#planned_bytes', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.planned_text': ('ring.html#planned_text', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.step_fields': ('ring.html#step_fields', 'mow_nb/store/ring.py'),
