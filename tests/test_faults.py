@@ -17,8 +17,9 @@ import pytest
 import torch
 
 from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError, np_rng
+from mow_nb.envs import tasks
 from mow_nb.envs.tasks import register, tasks_of
-from mow_nb.envs.vector import Pool, make_env, tasks
+from mow_nb.envs.vector import Pool, make_env
 from mow_nb.envs.workers import IsolatedEnv
 from mow_nb.eval.evaluation import load_records, play
 from mow_nb.records import Batch
