@@ -227,7 +227,7 @@ def done_already(
 ) -> bool:  # False also where the config was another one
     "Whether the result of this very config is there"
     file = result_file(job, results)
-    return file.exists() and get_json(file, 'a result').get('digest') == job.digest
+    return file.exists() and get_json(file).get('digest') == job.digest
 
 
 def run_study(
@@ -338,7 +338,7 @@ def read_results(
             jobs = jobs_of(study, [variant], [seed])
             if not all(done_already(job, results) for job in jobs):
                 continue
-            found = [get_json(result_file(job, results), 'a result') for job in jobs]
+            found = [get_json(result_file(job, results)) for job in jobs]
             out[variant][seed] = dict(
                 shares={task: s['share'] for r in found for task, s in r['scores'].items()},
                 wall=sum(r['wall_seconds'] for r in found),
