@@ -891,6 +891,7 @@ d = {
             'mow_nb.tools.cli.parse_config': ('cli.html#parse_config', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.presets_text': ('cli.html#presets_text', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.report_command': ('cli.html#report_command', 'mow_nb/tools/cli.py'),
+            'mow_nb.tools.cli.study_command': ('cli.html#study_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.tasks_command': ('cli.html#tasks_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.train_command': ('cli.html#train_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.usage': ('cli.html#usage', 'mow_nb/tools/cli.py'),
@@ -931,6 +932,7 @@ d = {
             'mow_nb.tools.study.scale_score': ('study.html#scale_score', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study.study_rows': ('study.html#study_rows', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study.study_table': ('study.html#study_table', 'mow_nb/tools/study.py'),
+            'mow_nb.tools.study.write_table': ('study.html#write_table', 'mow_nb/tools/study.py'),
         },
         'mow_nb.training.clustering': {
             'mow_nb.training.clustering.Analysis': ('clustering.html#analysis', 'mow_nb/training/clustering.py'),
