@@ -420,6 +420,8 @@ d = {
             'mow_nb.eval.evaluation.Played': ('evaluation.html#played', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._episodes': ('evaluation.html#_episodes', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._footnotes': ('evaluation.html#_footnotes', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation._is_episode': ('evaluation.html#_is_episode', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation._is_record': ('evaluation.html#_is_record', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._record': ('evaluation.html#_record', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._success_lines': ('evaluation.html#_success_lines', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.evaluate_agent': ('evaluation.html#evaluate_agent', 'mow_nb/eval/evaluation.py'),

@@ -207,5 +207,5 @@ def plot_rollout(
     plot_strips(pictures, k, name, every, top, start).set_xlabel('')
     errors = {kind: pictures[f'{kind}_error'][k, start][None] for kind in ('dream', 'recon')}
     plot_drift(errors, {name: color}, int(pictures['context']), low)
-    low.set_ylabel('error')
+    low.set(ylabel='error', xlim=top.images[0].get_extent()[:2])
     return fig

@@ -86,6 +86,7 @@ def _facts(summary):
     return {name: value for name, value in facts.items() if name != 'Failures' or value}
 
 
+# %% ../../nbs/74_report.ipynb #c010
 def _mood(headline):
     "Class of the verdict's box"
     if headline.startswith('Better'):
@@ -107,7 +108,7 @@ def _head(summary):
     )
 
 
-# %% ../../nbs/74_report.ipynb #c011
+# %% ../../nbs/74_report.ipynb #c013
 _RETURNS = (
     'Returns of the episodes that ended while training. Grey: random play. '
     'Dotted: the random player of the table above. Diamonds: evaluations of the agent.'
@@ -165,7 +166,7 @@ def _times(summary):
     return table(['phase', 'seconds', '', 'updates', 'seconds per update'], rows)
 
 
-# %% ../../nbs/74_report.ipynb #c014
+# %% ../../nbs/74_report.ipynb #c016
 def _ungrouped(summary):
     "Why there are no groups"
     if len(summary.tasks) == 1:
@@ -199,7 +200,7 @@ def _groups(summary):
     return join(tag('p', said), tag('ul', *items), grid(heat, quality))
 
 
-# %% ../../nbs/74_report.ipynb #c017
+# %% ../../nbs/74_report.ipynb #c019
 def _routing(summary):
     "Which task wakes which expert"
     names, d = list(summary.colors), summary.config.model.dynamics
@@ -245,7 +246,7 @@ def _pictures(summary):
     return join(tag('p', said), grid(*strips, cls='grid big'))
 
 
-# %% ../../nbs/74_report.ipynb #c020
+# %% ../../nbs/74_report.ipynb #c022
 def _going_on(summary):
     "How to go on"
     name, root = summary.path.name, summary.path.parent
