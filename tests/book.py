@@ -292,7 +292,7 @@ def chapter_map():
         MAP_TITLE,
         '',
         'Each chapter asks one question, builds the answer in small pieces and exports one module. Ten numbers are a',
-        'folder, and chapters use only chapters above them ([chapter 05](05_map.ipynb) draws that).',
+        'folder, and chapters use only chapters above them.',
     ]
     for tens, title in FLOORS.items():
         lines += ['', f'#### {title}', '', '| | chapter | the question |', '|---|---|---|']

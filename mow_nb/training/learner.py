@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 
 from ..agent.capture import CardGraph, Dice, Recorder
+from ..config import Config
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
 from ..store.checkpoint import check_fit
-from ..store.presets import Config, build
+from ..store.presets import build
 from .isolation import rescue, soft, step_if
 
 
