@@ -210,7 +210,6 @@ d = {
             'mow_nb.core.generator': ('core.html#generator', 'mow_nb/core.py'),
             'mow_nb.core.np_rng': ('core.html#np_rng', 'mow_nb/core.py'),
             'mow_nb.core.onehot_at': ('core.html#onehot_at', 'mow_nb/core.py'),
-            'mow_nb.core.patch': ('core.html#patch', 'mow_nb/core.py'),
             'mow_nb.core.running_sum': ('core.html#running_sum', 'mow_nb/core.py'),
             'mow_nb.core.sample_onehot': ('core.html#sample_onehot', 'mow_nb/core.py'),
             'mow_nb.core.seeded': ('core.html#seeded', 'mow_nb/core.py'),
