@@ -15,8 +15,6 @@ __all__ = [
     'Estimate',
     'interval',
     'aggregate_metrics',
-    'Markdown',
-    'markdown_table',
     'score_table',
     'wilson',
     'success_rate',
@@ -35,6 +33,7 @@ from einops import rearrange
 # %% ../../nbs/50_metrics.ipynb #c004
 from ..core import new_axes
 from ..envs.tasks import human_score, random_score
+from ..pages import Markdown, table
 
 
 # %% ../../nbs/50_metrics.ipynb #c007
@@ -148,33 +147,17 @@ def aggregate_metrics(
     return {name: interval(x, stat, rng, reps, level) for name, stat in METRICS.items()}
 
 
-# %% ../../nbs/50_metrics.ipynb #c039
-class Markdown(str):
-    "Text that a notebook renders as Markdown"
-
-    def _repr_markdown_(self):
-        return str(self)
-
-
-def markdown_table(
-    head: list,  # the columns' titles
-    rows: list,  # of lists of cells, shown by `str`
-) -> Markdown:  # header, rule and one line per row
-    "Table in Markdown"
-    lines = [head, ['---'] * len(head), *rows]
-    return Markdown('\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines))
-
-
+# %% ../../nbs/50_metrics.ipynb #c038
 def score_table(
     summaries: dict[str, dict[str, Estimate]],  # method to its `aggregate_metrics`
-) -> Markdown:  # a row per method, a column per metric
+) -> Markdown:  # a row per method, a column per metric; shown by a notebook
     "Table of methods by metrics, each with its interval"
     names = list(next(iter(summaries.values())))
     head = ['method', *(name.replace('_', ' ') for name in names)]
-    return markdown_table(head, [[method, *(row[name] for name in names)] for method, row in summaries.items()])
+    return table(head, [[method, *(row[name] for name in names)] for method, row in summaries.items()])
 
 
-# %% ../../nbs/50_metrics.ipynb #c050
+# %% ../../nbs/50_metrics.ipynb #c049
 def wilson(
     wins: int | np.ndarray,  # (...) successes
     trials: int | np.ndarray,  # (...) episodes
@@ -188,7 +171,7 @@ def wilson(
     return (centre - half).clip(0), (centre + half).clip(max=1)
 
 
-# %% ../../nbs/50_metrics.ipynb #c055
+# %% ../../nbs/50_metrics.ipynb #c054
 def success_rate(
     episodes: list | np.ndarray,  # (...) 1 or True where the episode succeeded
     level: float = 0.95,  # of the interval
@@ -199,7 +182,7 @@ def success_rate(
     return Estimate(float(won.mean()) if won.size else np.nan, float(low), float(high))
 
 
-# %% ../../nbs/50_metrics.ipynb #c058
+# %% ../../nbs/50_metrics.ipynb #c057
 def plot_intervals(
     estimates: dict[str, Estimate],  # name of each row, such as a method, to its estimate
     label: str = '',  # what is estimated

@@ -17,7 +17,6 @@ from pathlib import Path
 
 # %% ../../nbs/79_explorer.ipynb #c003
 import ipywidgets as w
-from .views import WIDTH, clusters, message, offer, png, progress, rollouts, routing
 
 from ..core import ConfigError, MowError
 from ..files import disk, put
@@ -25,6 +24,7 @@ from ..store.run_folder import EXAMPLE, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, plot_dream
 from .summary import Summary, gather
+from .views import WIDTH, clusters, message, offer, png, progress, rollouts, routing
 
 
 # %% ../../nbs/79_explorer.ipynb #c008

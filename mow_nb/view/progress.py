@@ -9,7 +9,6 @@ __all__ = ['routed', 'sharers', 'load_over', 'plot_router', 'plot_horizon', 'mea
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from .scores import score_intervals
 
 from ..eval.metrics import Estimate, plot_intervals
 from ..eval.rollouts import plot_drift, plot_strips
@@ -25,6 +24,7 @@ from mow_nb.view.figures import (
     plot_load,
     plot_routing,
 )
+from .scores import score_intervals
 from .summary import Summary, mean_and_stderr
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 # %% ../../nbs/74_report.ipynb #c003
 import numpy as np
-from .markup import Markup, chip, document, grid, join, note, svg, table, tag
-from .scores import score_section
 
 from ..core import MowError
 from ..envs.tasks import suite_of
@@ -30,6 +28,8 @@ from mow_nb.view.figures import (
     plot_rollout,
     plot_routing,
 )
+from .markup import Markup, chip, document, grid, join, note, svg, table, tag
+from .scores import score_section
 from .summary import Summary, command, gather, mean_and_stderr, sentence
 
 

@@ -7,12 +7,12 @@ __all__ = ['score_intervals', 'score_section']
 
 # %% ../../nbs/73_scores.ipynb #c002
 import numpy as np
-from .markup import Markup, chip, join, note, number, table, tag
 
 from ..core import np_rng
 from ..envs.tasks import Suite, bounds, suite_of
 from ..eval.evaluation import normalised, successes
 from ..eval.metrics import aggregate_metrics, interval, mean
+from .markup import Markup, chip, join, note, number, table, tag
 from .summary import Summary, mean_and_stderr
 
 
