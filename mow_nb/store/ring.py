@@ -121,7 +121,7 @@ class Ring:
         self.path.mkdir(parents=True, exist_ok=True)
         shapes = {f: ((rows, *shape), kind) for f, (shape, kind) in step_fields(size, act_width).items()}
         shapes |= dict(sum=((rows,), '<u4'), head=((2,), '<i8'))
-        used = self.ready(shapes)
+        used = self.inspect_files(shapes)
         self.maps = {
             f: _open_rows(self.path / f'{f}.npy', *sk, 0 < used <= rows and f != 'head') for f, sk in shapes.items()
         }
@@ -155,11 +155,11 @@ class Ring:
         self._put('head', 0, self.claimed)
         for f, v in step.items():
             self._put(f, n % self.rows, v)
-        self._put('sum', n % self.rows, self.sum_of(n))
+        self._put('sum', n % self.rows, self.checksum(n))
         self._put('head', 1, self.done)
         self.known[n % self.rows] = True
 
-    def ready(
+    def inspect_files(
         self,
         shapes: dict,  # field -> (shape, dtype) of the whole file
     ) -> int:  # steps that were claimed so far
@@ -178,7 +178,7 @@ class Ring:
                 (self.path / f'{f}.npy').unlink()
         return used
 
-    def sum_of(
+    def checksum(
         self,
         n: int,  # number of a step
     ) -> int:  # 32 bits
@@ -196,6 +196,6 @@ class Ring:
         "Compare rows with their checksums, each of them once"
         for row in np.unique(rows[~self.known[rows]]):
             n = total - 1 - (total - 1 - int(row)) % self.rows
-            if self.sum_of(n) != self.maps['sum'][row]:
+            if self.checksum(n) != self.maps['sum'][row]:
                 raise CheckpointError(f"replay of task '{self.path.name}': step {n} is not what was written")
             self.known[row] = True
