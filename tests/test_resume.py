@@ -45,7 +45,7 @@ def child(kind, root, death=None):
 
 
 def arm(name, count, late=False):
-    "Let this process die in the `count`-th call of a function, before it does anything or (`late`) after it has done it"
+    "Let this process die in the `count`-th call of a function, before it does anything or (`late`) after it has"
     owner, _, last = name.rpartition('.')
     owner, calls = pkgutil.resolve_name(owner), [0]
     plain = getattr(owner, last)

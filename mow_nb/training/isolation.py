@@ -35,19 +35,21 @@ def nonfinite_tasks(
 ) -> set:  # task indices; empty if all of these are finite
     "Indices of tasks with non-finite data or task vectors; if there are none, of those with non-finite losses"
     whole = lambda x: torch.isfinite(x).flatten(1).all(1)
-    fine = whole(world.embed) & (whole(world.log_sigma[:, None]) if len(world.log_sigma) else True)
+    finite = whole(world.embed)
+    if len(world.log_sigma):
+        finite = finite & whole(world.log_sigma[:, None])
     for f in fields(batch):
-        fine = fine & whole(getattr(batch, f.name))
-    if fine.all():
+        finite = finite & whole(getattr(batch, f.name))
+    if finite.all():
         for name, v in means.items():
-            if 'norm' not in name and 'fine' not in name:
-                fine = fine & torch.isfinite(v)
-    return set((~fine).nonzero().flatten().tolist())
+            if 'norm' not in name and 'finite' not in name:
+                finite = finite & torch.isfinite(v)
+    return set((~finite).nonzero().flatten().tolist())
 
 
 def zero_tasks(
     batch: Batch,  # of all tasks
-    left: set,  # task indices
+    left: set,  # indices of tasks to leave out
 ) -> Batch:  # a copy
     "Copy of a batch with zeros in place of some tasks' data"
     out = {f.name: getattr(batch, f.name).clone() for f in fields(batch)}
@@ -74,7 +76,7 @@ def unstepped_state(
 @contextmanager
 def exclude_tasks(
     models: tuple,  # the world model and the actor-critic
-    left: set,  # task indices
+    left: set,  # indices of tasks to leave out
     rows: list,  # (K, ...) tensors with a row per task; rows of tasks left out are restored afterwards
 ):
     "Context in which cluster banks pass over some tasks, and non-finite rows of theirs are replaced by ones"
@@ -111,7 +113,7 @@ def step_if_finite(
 
 # %% ../../nbs/61_isolation.ipynb #c018
 def retry_without_tasks(
-    learner,  # of chapter 62
+    learner,  # `Learner` whose update went wrong
     behaviour: bool,  # False during the warm-up
     batch: Batch,  # of all tasks
     starts: Batch | None,  # windows in which dreams start
