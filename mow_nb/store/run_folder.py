@@ -95,7 +95,10 @@ def from_toml(
 
     def leaves(tree, prefix=''):
         for k, v in tree.items():
-            yield from leaves(v, f'{prefix}{k}.') if isinstance(v, dict) else [(prefix + k, v)]
+            if isinstance(v, dict):
+                yield from leaves(v, f'{prefix}{k}.')
+            else:
+                yield prefix + k, v
 
     try:
         tree = tomllib.loads(text)
@@ -104,9 +107,6 @@ def from_toml(
         found = dict(leaves(tree))
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"not a TOML file: {' '.join(str(e).split())}") from None
-    # runs of version 0.1.0 say true or false
-    if isinstance(old := found.get('train.compile'), bool):
-        found['train.compile'] = 'inductor' if old else 'auto'
     return changed(Config(), found)
 
 
@@ -129,10 +129,11 @@ def versions() -> dict[str, str]:  # library -> version, of those that are insta
 def _version_history(there):
     "Versions of this process, appended to those of earlier ones where they differ"
     old = read_table(there, 'versions') if there.exists() else {}
-    return {
-        k: f'{old[k]}, then {v}' if k in old and old[k].split(', then ')[-1] != v else old.get(k, v)
-        for k, v in versions().items()
-    }
+    found = {}
+    for library, now in versions().items():
+        before = old.get(library, now)
+        found[library] = before if before.split(', then ')[-1] == now else f'{before}, then {now}'
+    return found
 
 
 def read_table(
@@ -157,7 +158,7 @@ def read_table(
 @contextmanager
 def lock_run(
     path: Path,  # the run's directory, made if missing
-):  # nothing
+):
     "Context that holds the exclusive lock of a run; `ConfigError` if another process holds it"
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
@@ -176,9 +177,9 @@ def has_data(
     path: Path,  # a run's directory
 ) -> bool:  # False if nothing was played, trained or saved in it
     "Whether a run's directory holds steps, journal lines or checkpoints"
-    if any(checkpoints(path / 'checkpoints')) or any(
-        os.path.exists(path / f) and os.path.getsize(path / f) for f in ('.saved', 'metrics.jsonl')
-    ):
+    if checkpoints(path / 'checkpoints'):
+        return True
+    if any(os.path.exists(path / f) and os.path.getsize(path / f) for f in ('.saved', 'metrics.jsonl')):
         return True
     for head in path.glob('replay/*/head.npy'):
         try:
@@ -239,12 +240,8 @@ def open_run(
             left.unlink(missing_ok=True)
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
-    put(
-        there,
-        to_toml(config)
-        + '\n'
-        + tomli_w.dumps(dict(versions=_version_history(there), actions=user_task_actions(config))),
-    )
+    record = dict(versions=_version_history(there), actions=user_task_actions(config))
+    put(there, to_toml(config) + '\n' + tomli_w.dumps(record))
     return path
 
 

@@ -60,10 +60,12 @@ class Learner:
         self.device = pick_device(t.device)
         self.world, self.actor_critic = (m.to(self.device) for m in build(config, labels))
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
-        self.bf16 = t.precision == 'bfloat16' or t.precision == 'auto' and fast_bfloat16(self.device)
+        self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.warmup + (t.env_steps - t.prefill) // t.train_every
-        self.dice, self.kept_tasks = Dice(config.seed, self.device), slice(None)  # the tasks that are learned from
-        self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
+        self.kept_tasks = slice(None)  # the tasks whose losses are added up
+        self.dice = Dice(config.seed, self.device)
+        recorded = self.device == 'cuda' and t.compile != 'off'
+        self.recorder = Recorder(CardGraph if recorded else None, self.dice)
         self.configure_optimizers()
 
     def gen(
@@ -115,9 +117,11 @@ class Learner:
         world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
         agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
         plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
-        world.dyn.forward = lambda z, act, e, memory, gen=None: (
-            dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
-        )
+
+        def forward(z, act, e, memory, gen=None):
+            return dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+
+        world.dyn.forward = forward
 
     def learn_model(
         self,
