@@ -259,16 +259,18 @@ def study_command(
     p = _parser('study', 'Make the runs that a study still lacks, and write its table and figure from all of them.')
     p.add_argument('study', help='name of a study that comes with the library, or a TOML file')
     p.add_argument('--results', default='results', help="directory of all results; 'results' if not given")
-    p.add_argument('--only', metavar='VARIANT', nargs='+', help='these variants; all if not given')
-    p.add_argument('--seeds', metavar='N', nargs='+', type=int, help='these seeds; all of the study if not given')
+    p.add_argument('--only', metavar='A,B', help='names of variants; all if not given')
+    p.add_argument('--seeds', metavar='0,1', help='these seeds; all of the study if not given')
     p.add_argument('--cores', metavar='N', type=int, default=0, help='trainings at a time; one per core if not given')
     p.add_argument('--table', action='store_true', help='run nothing, only write the table')
     own = p.parse_args(args)
     from mow_nb.tools.study import read_study, run_study, write_table
 
     study = read_study(own.study)
+    only = own.only.split(',') if own.only else None
+    seeds = [_value('seeds', 0, s) for s in own.seeds.split(',')] if own.seeds else None
     if not own.table:
-        run_study(study, Path(own.results), own.root, own.cores, own.only, own.seeds)
+        run_study(study, Path(own.results), own.root, own.cores, only, seeds)
     print(write_table(study, Path(own.results)))
 
 
