@@ -36,11 +36,12 @@ from ..agent.player import Agent
 from ..config import Config
 from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
-from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions, suite_of
+from ..envs.tasks import Task, bounds, d_max, random_actions, suite_of
 from ..envs.vector import Pool
 from .metrics import Estimate, success_rate
 from ..files import disk, get_json, put
 from ..store.presets import check
+from ..suites import PROTOCOLS, AtariProtocol
 
 
 # %% ../../nbs/51_evaluation.ipynb #c006

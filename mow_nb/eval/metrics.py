@@ -32,8 +32,8 @@ from einops import rearrange
 
 # %% ../../nbs/50_metrics.ipynb #c004
 from ..core import new_axes
-from ..envs.tasks import human_score, random_score
 from ..pages import Markdown, table
+from ..suites import human_score, random_score
 
 
 # %% ../../nbs/50_metrics.ipynb #c007

@@ -9,9 +9,10 @@ __all__ = ['score_intervals', 'score_section']
 import numpy as np
 
 from ..core import np_rng
-from ..envs.tasks import Suite, bounds, suite_of
+from ..envs.tasks import bounds, suite_of
 from ..eval.evaluation import normalised, successes
 from ..eval.metrics import aggregate_metrics, interval, mean
+from ..suites import Suite
 from .markup import Markup, chip, join, note, number, table, tag
 from .summary import Summary, mean_and_stderr
 

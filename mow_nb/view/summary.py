@@ -30,12 +30,13 @@ import numpy as np
 
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
-from ..envs.tasks import SUITES, Suite, Task, bounds, suite_of, tasks_of
+from ..envs.tasks import Task, bounds, suite_of, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, preset
 from ..store.run_folder import read_config, read_table
+from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
 
 
