@@ -194,7 +194,7 @@ def plot_intervals(
     for y, (name, e) in enumerate(estimates.items()):
         color = colors[name] if colors else '#56B4E9'
         ax.plot([e.low, e.high], [y, y], color=color, alpha=0.6, lw=7, solid_capstyle='butt')  # NaN draws nothing
-        ax.plot([e.value] * 2, [y - 0.35, y + 0.35], color=colors[name] if colors else '#0072B2', lw=2.5)
+        ax.plot(e.value, y, '|', color=colors[name] if colors else '#0072B2', ms=15, mew=2.5)
     ax.set(yticks=range(len(estimates)), yticklabels=list(estimates), xlabel=label)
     ax.set_ylim(len(estimates) - 0.4, -0.6)
     return ax

@@ -187,6 +187,6 @@ def plot_drift(
         ax.plot(errors['dream'][k], color=color, label='dreamt' if alone else name)
         ax.plot(errors['recon'][k], color=color, ls=':', label='reconstructed' if alone else None)
     ax.axvline(context - 0.5, color='#D55E00', lw=1.5)
-    ax.set(xlabel='step', ylabel='squared error of a pixel', ylim=(0, None), ymargin=0.2)
+    ax.set(xlabel='step', ylabel='squared error of a pixel', ymargin=0.2, ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     return ax

@@ -69,7 +69,7 @@ def _draw_routing(ax, probs, summary, task):
     tints = list(summary.colors.values())
     ax.scatter(np.full(K, -0.5 - 0.035 * E), range(K), marker='s', s=min(60, 900 / K), c=tints, clip_on=False)
     ax.set(xlim=(-0.5, E - 0.5), xticks=[], xlabel='')
-    tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=16, labelsize=9 if K <= 16 else 6.5)
+    tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=20, labelsize=9 if K <= 16 else 6.5)
     ax.spines[:].set_visible(False)
     if task:
         common = sharers(chosen(probs, active), names.index(task))

@@ -168,7 +168,7 @@ def _times(summary):
 
 # %% ../../nbs/74_report.ipynb #c016
 def _ungrouped(summary):
-    "Why there are no groups"
+    "Why there are no clusters"
     if len(summary.tasks) == 1:
         return note('One task: there is nothing to share.')
     if summary.config.cluster.grouping == 'one':
@@ -184,15 +184,15 @@ def _groups(summary):
     labels = found.labels.tolist()
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':
-        how = 'at random, in groups of the sizes that the gradients suggested'
+        how = 'at random, in clusters of the sizes that the gradients suggested'
     items = []
     for label in sorted(set(labels)):
         members = [name for name, other in zip(found.names, labels) if other == label]
         chips = [chip(name, summary.colors.get(name, '#888888')) for name in members]
-        items.append(tag('li', f'Group {label + 1}: ', *chips))
+        items.append(tag('li', f'Cluster {label + 1}: ', *chips))
     said = (
-        f'After {found.step:,} updates, {K} tasks were put into {len(items)} groups, {how}. '
-        f'Tasks of one group share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
+        f'After {found.step:,} updates, {K} tasks were put into {len(items)} clusters, {how}. '
+        f'Tasks of one cluster share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
     )
     cosines = found.similarity[found.source]
     heat = svg(plot_similarity, cosines, labels, found.names, alt='similarity of tasks', wide=K > 12)
