@@ -36,8 +36,8 @@ d = {
                 'actor_critic.html#actorcritic.policy',
                 'mow_nb/agent/actor_critic.py',
             ),
-            'mow_nb.agent.actor_critic.ActorCritic.regroup': (
-                'actor_critic.html#actorcritic.regroup',
+            'mow_nb.agent.actor_critic.ActorCritic.split_clusters': (
+                'actor_critic.html#actorcritic.split_clusters',
                 'mow_nb/agent/actor_critic.py',
             ),
             'mow_nb.agent.actor_critic.ActorCritic.state': (
@@ -65,33 +65,66 @@ d = {
                 'actor_critic.html#lambda_return',
                 'mow_nb/agent/actor_critic.py',
             ),
-            'mow_nb.agent.actor_critic.spread': ('actor_critic.html#spread', 'mow_nb/agent/actor_critic.py'),
+            'mow_nb.agent.actor_critic.return_range': (
+                'actor_critic.html#return_range',
+                'mow_nb/agent/actor_critic.py',
+            ),
         },
         'mow_nb.agent.capture': {
-            'mow_nb.agent.capture.CardGraph': ('capture.html#cardgraph', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.CardGraph.aside': ('capture.html#cardgraph.aside', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.CardGraph.record': ('capture.html#cardgraph.record', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.CardGraph.replay': ('capture.html#cardgraph.replay', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Dice': ('capture.html#dice', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Dice.__call__': ('capture.html#dice.__call__', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Dice.__init__': ('capture.html#dice.__init__', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Dice.load': ('capture.html#dice.load', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.CpuRecording': ('capture.html#cpurecording', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.CpuRecording.__init__': (
+                'capture.html#cpurecording.__init__',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CpuRecording.__torch_dispatch__': (
+                'capture.html#cpurecording.__torch_dispatch__',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CpuRecording.operators': (
+                'capture.html#cpurecording.operators',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CpuRecording.overwritten': (
+                'capture.html#cpurecording.overwritten',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CpuRecording.record': ('capture.html#cpurecording.record', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.CpuRecording.replay': ('capture.html#cpurecording.replay', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.CpuRecording.warm_up': (
+                'capture.html#cpurecording.warm_up',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CudaRecording': ('capture.html#cudarecording', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.CudaRecording.record': (
+                'capture.html#cudarecording.record',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CudaRecording.replay': (
+                'capture.html#cudarecording.replay',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.CudaRecording.warm_up': (
+                'capture.html#cudarecording.warm_up',
+                'mow_nb/agent/capture.py',
+            ),
             'mow_nb.agent.capture.Recorder': ('capture.html#recorder', 'mow_nb/agent/capture.py'),
             'mow_nb.agent.capture.Recorder.__call__': ('capture.html#recorder.__call__', 'mow_nb/agent/capture.py'),
             'mow_nb.agent.capture.Recorder.__init__': ('capture.html#recorder.__init__', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Recorder.drop': ('capture.html#recorder.drop', 'mow_nb/agent/capture.py'),
             'mow_nb.agent.capture.Recorder.record': ('capture.html#recorder.record', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape': ('capture.html#tape', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.__init__': ('capture.html#tape.__init__', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.__torch_dispatch__': (
-                'capture.html#tape.__torch_dispatch__',
+            'mow_nb.agent.capture.Recorder.reset': ('capture.html#recorder.reset', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.StepGenerators': ('capture.html#stepgenerators', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.StepGenerators.__call__': (
+                'capture.html#stepgenerators.__call__',
                 'mow_nb/agent/capture.py',
             ),
-            'mow_nb.agent.capture.Tape.aside': ('capture.html#tape.aside', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.orders': ('capture.html#tape.orders', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.record': ('capture.html#tape.record', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.replay': ('capture.html#tape.replay', 'mow_nb/agent/capture.py'),
-            'mow_nb.agent.capture.Tape.written': ('capture.html#tape.written', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.StepGenerators.__init__': (
+                'capture.html#stepgenerators.__init__',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.StepGenerators.reseed': (
+                'capture.html#stepgenerators.reseed',
+                'mow_nb/agent/capture.py',
+            ),
         },
         'mow_nb.agent.distributions': {
             'mow_nb.agent.distributions.MaskedCategorical': (
@@ -155,17 +188,23 @@ d = {
             'mow_nb.agent.player.Agent.__init__': ('player.html#agent.__init__', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.__repr__': ('player.html#agent.__repr__', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.act': ('player.html#agent.act', 'mow_nb/agent/player.py'),
+            'mow_nb.agent.player.Agent.hidden_state': ('player.html#agent.hidden_state', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.load_state_dict': (
                 'player.html#agent.load_state_dict',
                 'mow_nb/agent/player.py',
             ),
-            'mow_nb.agent.player.Agent.recall': ('player.html#agent.recall', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.reset': ('player.html#agent.reset', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.state_dict': ('player.html#agent.state_dict', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.step': ('player.html#agent.step', 'mow_nb/agent/player.py'),
-            'mow_nb.agent.player.Lent': ('player.html#lent', 'mow_nb/agent/player.py'),
-            'mow_nb.agent.player.Lent.__init__': ('player.html#lent.__init__', 'mow_nb/agent/player.py'),
-            'mow_nb.agent.player.Lent.load': ('player.html#lent.load', 'mow_nb/agent/player.py'),
+            'mow_nb.agent.player.MirroredGenerator': ('player.html#mirroredgenerator', 'mow_nb/agent/player.py'),
+            'mow_nb.agent.player.MirroredGenerator.__init__': (
+                'player.html#mirroredgenerator.__init__',
+                'mow_nb/agent/player.py',
+            ),
+            'mow_nb.agent.player.MirroredGenerator.reseed': (
+                'player.html#mirroredgenerator.reseed',
+                'mow_nb/agent/player.py',
+            ),
         },
         'mow_nb.config': {
             'mow_nb.config.AgentConfig': ('config.html#agentconfig', 'mow_nb/config.py'),
@@ -460,15 +499,21 @@ d = {
             'mow_nb.model.blocks.ClusterBank.__init__': ('blocks.html#clusterbank.__init__', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.ClusterBank.assign': ('blocks.html#clusterbank.assign', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.ClusterBank.forward': ('blocks.html#clusterbank.forward', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.ClusterBank.regroup': ('blocks.html#clusterbank.regroup', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.ClusterBank.without': ('blocks.html#clusterbank.without', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.ClusterBank.forward_partial': (
+                'blocks.html#clusterbank.forward_partial',
+                'mow_nb/model/blocks.py',
+            ),
+            'mow_nb.model.blocks.ClusterBank.split_clusters': (
+                'blocks.html#clusterbank.split_clusters',
+                'mow_nb/model/blocks.py',
+            ),
             'mow_nb.model.blocks.MLP': ('blocks.html#mlp', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.MLP.__init__': ('blocks.html#mlp.__init__', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.MLP.forward': ('blocks.html#mlp.forward', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks._dense': ('blocks.html#_dense', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.beside': ('blocks.html#beside', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.join_task': ('blocks.html#join_task', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.run_on_streams': ('blocks.html#run_on_streams', 'mow_nb/model/blocks.py'),
         },
         'mow_nb.model.dynamics': {
             'mow_nb.model.dynamics.Dynamics': ('dynamics.html#dynamics', 'mow_nb/model/dynamics.py'),
@@ -478,11 +523,22 @@ d = {
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.by_token': ('dynamics.html#dynamics.by_token', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.default_serve': (
+                'dynamics.html#dynamics.default_serve',
+                'mow_nb/model/dynamics.py',
+            ),
+            'mow_nb.model.dynamics.Dynamics.expert_weights': (
+                'dynamics.html#dynamics.expert_weights',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.forward': ('dynamics.html#dynamics.forward', 'mow_nb/model/dynamics.py'),
-            'mow_nb.model.dynamics.Dynamics.memory': ('dynamics.html#dynamics.memory', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.kv_caches': (
+                'dynamics.html#dynamics.kv_caches',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.mixture': ('dynamics.html#dynamics.mixture', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.route': ('dynamics.html#dynamics.route', 'mow_nb/model/dynamics.py'),
-            'mow_nb.model.dynamics.Memory': ('dynamics.html#memory', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.ExpertWeights': ('dynamics.html#expertweights', 'mow_nb/model/dynamics.py'),
         },
         'mow_nb.model.heads': {
             'mow_nb.model.heads.Head': ('heads.html#head', 'mow_nb/model/heads.py'),
@@ -496,7 +552,7 @@ d = {
             'mow_nb.model.losses.combine': ('losses.html#combine', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.cont_loss': ('losses.html#cont_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.dyn_loss': ('losses.html#dyn_loss', 'mow_nb/model/losses.py'),
-            'mow_nb.model.losses.harmonious': ('losses.html#harmonious', 'mow_nb/model/losses.py'),
+            'mow_nb.model.losses.harmonious_loss': ('losses.html#harmonious_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.harmonious_optimum': ('losses.html#harmonious_optimum', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.kl': ('losses.html#kl', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rec_loss': ('losses.html#rec_loss', 'mow_nb/model/losses.py'),
@@ -509,9 +565,12 @@ d = {
             'mow_nb.model.pictures.Pictures': ('pictures.html#pictures', 'mow_nb/model/pictures.py'),
             'mow_nb.model.pictures.Pictures.__init__': ('pictures.html#pictures.__init__', 'mow_nb/model/pictures.py'),
             'mow_nb.model.pictures.Pictures.fit': ('pictures.html#pictures.fit', 'mow_nb/model/pictures.py'),
-            'mow_nb.model.pictures.Pictures.follow': ('pictures.html#pictures.follow', 'mow_nb/model/pictures.py'),
             'mow_nb.model.pictures.Pictures.forward': ('pictures.html#pictures.forward', 'mow_nb/model/pictures.py'),
             'mow_nb.model.pictures.Pictures.inverse': ('pictures.html#pictures.inverse', 'mow_nb/model/pictures.py'),
+            'mow_nb.model.pictures.Pictures.update_statistics': (
+                'pictures.html#pictures.update_statistics',
+                'mow_nb/model/pictures.py',
+            ),
         },
         'mow_nb.model.router': {
             'mow_nb.model.router.Router': ('router.html#router', 'mow_nb/model/router.py'),
@@ -542,12 +601,15 @@ d = {
                 'transformer.html#blockbank.forward',
                 'mow_nb/model/transformer.py',
             ),
-            'mow_nb.model.transformer.Cache': ('transformer.html#cache', 'mow_nb/model/transformer.py'),
-            'mow_nb.model.transformer.Cache.__init__': (
-                'transformer.html#cache.__init__',
+            'mow_nb.model.transformer.KVCache': ('transformer.html#kvcache', 'mow_nb/model/transformer.py'),
+            'mow_nb.model.transformer.KVCache.__init__': (
+                'transformer.html#kvcache.__init__',
                 'mow_nb/model/transformer.py',
             ),
-            'mow_nb.model.transformer.Cache.append': ('transformer.html#cache.append', 'mow_nb/model/transformer.py'),
+            'mow_nb.model.transformer.KVCache.append': (
+                'transformer.html#kvcache.append',
+                'mow_nb/model/transformer.py',
+            ),
             'mow_nb.model.transformer.MixerBank': ('transformer.html#mixerbank', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.MixerBank.__init__': (
                 'transformer.html#mixerbank.__init__',
@@ -557,7 +619,7 @@ d = {
                 'transformer.html#mixerbank.forward',
                 'mow_nb/model/transformer.py',
             ),
-            'mow_nb.model.transformer.Sorted': ('transformer.html#sorted', 'mow_nb/model/transformer.py'),
+            'mow_nb.model.transformer.SortedWeights': ('transformer.html#sortedweights', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.TransformerBank': (
                 'transformer.html#transformerbank',
                 'mow_nb/model/transformer.py',
@@ -577,10 +639,13 @@ d = {
             'mow_nb.model.transformer.attend_last': ('transformer.html#attend_last', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.bank_linear': ('transformer.html#bank_linear', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.bank_norm': ('transformer.html#bank_norm', 'mow_nb/model/transformer.py'),
-            'mow_nb.model.transformer.in_order': ('transformer.html#in_order', 'mow_nb/model/transformer.py'),
+            'mow_nb.model.transformer.child_weights': ('transformer.html#child_weights', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.linear_init': ('transformer.html#linear_init', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.norm_init': ('transformer.html#norm_init', 'mow_nb/model/transformer.py'),
-            'mow_nb.model.transformer.part': ('transformer.html#part', 'mow_nb/model/transformer.py'),
+            'mow_nb.model.transformer.sort_by_expert': (
+                'transformer.html#sort_by_expert',
+                'mow_nb/model/transformer.py',
+            ),
             'mow_nb.model.transformer.sorted_linear': ('transformer.html#sorted_linear', 'mow_nb/model/transformer.py'),
         },
         'mow_nb.model.vae': {
@@ -608,10 +673,6 @@ d = {
                 'world_model.html#worldmodel.decode',
                 'mow_nb/model/world_model.py',
             ),
-            'mow_nb.model.world_model.WorldModel.draw': (
-                'world_model.html#worldmodel.draw',
-                'mow_nb/model/world_model.py',
-            ),
             'mow_nb.model.world_model.WorldModel.encode': (
                 'world_model.html#worldmodel.encode',
                 'mow_nb/model/world_model.py',
@@ -622,6 +683,10 @@ d = {
             ),
             'mow_nb.model.world_model.WorldModel.imagine': (
                 'world_model.html#worldmodel.imagine',
+                'mow_nb/model/world_model.py',
+            ),
+            'mow_nb.model.world_model.WorldModel.latent_from_uniform': (
+                'world_model.html#worldmodel.latent_from_uniform',
                 'mow_nb/model/world_model.py',
             ),
             'mow_nb.model.world_model.WorldModel.losses': (
@@ -640,12 +705,12 @@ d = {
                 'world_model.html#worldmodel.predict',
                 'mow_nb/model/world_model.py',
             ),
-            'mow_nb.model.world_model.WorldModel.regroup': (
-                'world_model.html#worldmodel.regroup',
-                'mow_nb/model/world_model.py',
-            ),
             'mow_nb.model.world_model.WorldModel.sample_prior': (
                 'world_model.html#worldmodel.sample_prior',
+                'mow_nb/model/world_model.py',
+            ),
+            'mow_nb.model.world_model.WorldModel.split_clusters': (
+                'world_model.html#worldmodel.split_clusters',
                 'mow_nb/model/world_model.py',
             ),
             'mow_nb.model.world_model.WorldModel.task_losses': (
@@ -1027,7 +1092,10 @@ d = {
             ),
             'mow_nb.training.learner.Learner.pairs': ('learner.html#learner.pairs', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.per_task': ('learner.html#learner.per_task', 'mow_nb/training/learner.py'),
-            'mow_nb.training.learner.Learner.regroup': ('learner.html#learner.regroup', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.split_clusters': (
+                'learner.html#learner.split_clusters',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.tensors': ('learner.html#learner.tensors', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.whole': ('learner.html#learner.whole', 'mow_nb/training/learner.py'),

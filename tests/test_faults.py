@@ -399,7 +399,8 @@ def test_row_1_8_other_actions(tmp_path):
         register('g', odd.Own, n_actions=n)
         for act in (lambda: evaluate(path), lambda: train(config, 'x', tmp_path, resume=True, quiet=True)):
             with pytest.raises(
-                ConfigError, match=rf"^task 'g' has n_actions={n}, d_continuous=0 here, but the run was made with n_actions=3"
+                ConfigError,
+                match=rf"^task 'g' has n_actions={n}, d_continuous=0 here, but the run was made with n_actions=3",
             ):
                 act()
 
@@ -495,7 +496,11 @@ def learner_and_batch(labels=(0, 0, 1)):
     draw = lambda *shape: torch.from_numpy(rng.random((3, t.batch_size, t.seq_len, *shape), np.float32))
     act = torch.eye(18)[torch.from_numpy(rng.integers(0, 3, (3, t.batch_size, t.seq_len)))]
     return Learner(config, list(labels)), Batch(
-        draw(3, v.size, v.size), act, draw(), torch.ones(3, t.batch_size, t.seq_len), torch.zeros(3, t.batch_size, t.seq_len)
+        draw(3, v.size, v.size),
+        act,
+        draw(),
+        torch.ones(3, t.batch_size, t.seq_len),
+        torch.zeros(3, t.batch_size, t.seq_len),
     )
 
 

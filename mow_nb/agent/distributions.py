@@ -113,23 +113,23 @@ class TruncatedNormal:
 class Policy:
     "A distribution over action vectors"
 
-    disc: MaskedCategorical  # first 18 entries
-    cont: TruncatedNormal  # the rest
+    discrete: MaskedCategorical  # first 18 entries
+    continuous: TruncatedNormal  # the rest
 
     def sample(
         self,
         gen: torch.Generator,  # draws both halves
     ) -> Tensor:  # (K, ..., A) action vectors
         "Choose"
-        return torch.cat([self.disc.sample(gen), self.cont.sample(gen)], -1)
+        return torch.cat([self.discrete.sample(gen), self.continuous.sample(gen)], -1)
 
     def log_prob(
         self,
         act: Tensor,  # (K, ..., A) action vectors
     ) -> Tensor:  # (K, ...)
         "How likely that choice was"
-        return self.disc.log_prob(act[..., :N_DISCRETE]) + self.cont.log_prob(act[..., N_DISCRETE:])
+        return self.discrete.log_prob(act[..., :N_DISCRETE]) + self.continuous.log_prob(act[..., N_DISCRETE:])
 
     def entropy(self) -> Tensor:  # (K, ...)
         "How open the choice is"
-        return self.disc.entropy() + self.cont.entropy()
+        return self.discrete.entropy() + self.continuous.entropy()

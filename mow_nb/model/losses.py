@@ -14,7 +14,7 @@ __all__ = [
     'balance_loss',
     'within_episodes',
     'combine',
-    'harmonious',
+    'harmonious_loss',
     'harmonious_optimum',
 ]
 
@@ -132,7 +132,7 @@ def combine(
 
 
 # %% ../../nbs/27_losses.ipynb #c049
-def harmonious(
+def harmonious_loss(
     L: Tensor,  # (K,) total loss of every task, positive
     s: Tensor,  # (K,) learned, sigma = exp(s)
 ) -> Tensor:  # () to be minimised over the model and s together
@@ -143,6 +143,6 @@ def harmonious(
 # %% ../../nbs/27_losses.ipynb #c051
 def harmonious_optimum(
     L: Tensor,  # (K,) total loss of every task, positive
-) -> Tensor:  # (K,) ln sigma at which `harmonious` is least
+) -> Tensor:  # (K,) ln sigma at which `harmonious_loss` is least
     "Logarithm of the scale at which a given loss is weighed best"
     return ((L + (L * L + 4 * L).sqrt()) / 2).log()

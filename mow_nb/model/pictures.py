@@ -46,7 +46,7 @@ class Pictures(nn.Module):
         std = (self.var + FLOOR**2).sqrt()
         x = (obs - self.mean[:, None, None]).mul_((1 / std)[:, None, None])
         if rate:
-            self.follow(x, std, rate)
+            self.update_statistics(x, std, rate)
         return x if self.kind == 'standard' else x.abs().log1p_().copysign_(x)
 
     def inverse(
@@ -71,7 +71,7 @@ class Pictures(nn.Module):
         self.var.copy_(obs.var((1, 2), unbiased=False))
 
     @torch.no_grad()
-    def follow(
+    def update_statistics(
         self,
         x: Tensor,  # (K, B, T, 3, H, W) standardised pictures
         std: Tensor,  # (K, 3, H, W) deviations that they were divided by

@@ -9,12 +9,12 @@ __all__ = [
     'norm_init',
     'bank_norm',
     'Bank',
-    'part',
-    'Sorted',
+    'child_weights',
+    'SortedWeights',
     'sorted_linear',
-    'in_order',
+    'sort_by_expert',
     'MixerBank',
-    'Cache',
+    'KVCache',
     'attend_last',
     'BlockBank',
     'TransformerBank',
@@ -37,7 +37,7 @@ from .blocks import dropout
 # %% ../../nbs/23_transformer.ipynb #c008
 def bank_linear(
     x: Tensor,  # (picks, rows, in) rows of every pick
-    w: Tensor,  # (picks, in, out) gathered weights, or `Sorted` (E, in, out) ones
+    w: Tensor,  # (picks, in, out) gathered weights, or `SortedWeights` (E, in, out) ones
     b: Tensor | None = None,  # (picks, out) gathered biases
 ) -> Tensor:  # (picks, rows, out)
     "P linear layers in one product"
@@ -86,7 +86,7 @@ class Bank(nn.Module):
         self,
         pick: Tensor | None,  # (picks,) long, experts in any order; None: all in order
         ends=None,  # of `counts`, where picks are in rising order; None: copy matrices
-    ) -> dict[str, Tensor]:  # parameter name to (picks, ...) weights, matrices `Sorted` where there are ends
+    ) -> dict[str, Tensor]:  # parameter name to (picks, ...) weights, matrices `SortedWeights` where there are ends
         "Weights of the picked experts"
         if pick is None:
             return dict(self.named_parameters())
@@ -95,10 +95,10 @@ class Bank(nn.Module):
         # matrices only: norms and biases stay in float32
         cast = {k: p.to(half) if half and p.ndim == 3 else p for k, p in self.named_parameters()}
         matrix = lambda k, p: ends is not None and p.ndim == 3 and k != 'pos'
-        return {k: Sorted(p, ends) if matrix(k, p) else p.index_select(0, pick) for k, p in cast.items()}
+        return {k: SortedWeights(p, ends) if matrix(k, p) else p.index_select(0, pick) for k, p in cast.items()}
 
 
-def part(
+def child_weights(
     w: dict[str, Tensor],  # names to (picks, ...) gathered weights of a whole bank
     name: str,  # of one of its children
 ) -> dict[str, Tensor]:  # names to (picks, ...) weights, as that child calls them
@@ -108,7 +108,7 @@ def part(
 
 # %% ../../nbs/23_transformer.ipynb #c021
 @dataclass(frozen=True)
-class Sorted:
+class SortedWeights:
     "Matrices of all experts, for picks that stand in the order of their experts"
 
     w: Tensor  # (E, in, out)
@@ -118,7 +118,7 @@ class Sorted:
 # %% ../../nbs/23_transformer.ipynb #c023
 def sorted_linear(
     x: Tensor,  # (picks, rows, in) picks in the order of their experts
-    s: Sorted,  # (E, in, out)
+    s: SortedWeights,  # (E, in, out)
 ) -> Tensor:  # (picks, rows, out)
     "P linear layers, every expert's matrix read once"
     rows, flat = x.shape[1], x.flatten(0, 1).to(s.w.dtype)
@@ -132,11 +132,11 @@ def sorted_linear(
     return y.unflatten(0, (-1, rows))
 
 
-def in_order(
+def sort_by_expert(
     pick: Tensor,  # (picks,) long, experts in any order
     experts: int,  # E
     host: bool,  # may the counts be looked at?
-) -> tuple:  # (picks,) picks in the order of their experts; where each went; ends as in `Sorted`
+) -> tuple:  # (picks,) picks in the order of their experts; where each went; ends as in `SortedWeights`
     "Sort picks by their experts"
     order = pick.argsort(stable=True)
     ends = torch.searchsorted(pick[order], torch.arange(experts, device=pick.device), right=True, out_int32=True)
@@ -169,7 +169,7 @@ class MixerBank(Bank):
 
 
 # %% ../../nbs/23_transformer.ipynb #c032
-class Cache:
+class KVCache:
     "Projected keys and values of one Transformer, allocated once"
 
     def __init__(
@@ -292,7 +292,7 @@ class TransformerBank(Bank):
         self,
         x: Tensor,  # (picks, seqs, T, D) tokens
         w: dict[str, Tensor],  # names to (picks, ...) weights from `gather`
-        cache: Cache | None = None,  # of picks*seqs rows; the new steps are written into it
+        cache: KVCache | None = None,  # of picks*seqs rows; the new steps are written into it
         gen: torch.Generator | None = None,  # dice of dropout; None: no dropout
     ) -> Tensor:  # (picks, seqs, T, D) what is known after each step
         S, T, start = x.shape[1], x.shape[2], 0 if cache is None else cache.t
@@ -301,7 +301,7 @@ class TransformerBank(Bank):
         x = bank_norm(x, w['norm.scale'], w['norm.shift'], 1e-6)
         for i, block in enumerate(self.blocks):
             append = None if cache is None else lambda k, v: cache.append(i, k, v)
-            x = block(x, part(w, f'blocks.{i}'), S, append, gen)
+            x = block(x, child_weights(w, f'blocks.{i}'), S, append, gen)
         if cache is not None:
             cache.t = start + T
         return rearrange(x, 'p (s t) d -> p s t d', s=S)
@@ -312,8 +312,8 @@ class TransformerBank(Bank):
         length: int,  # steps it must hold
         device: torch.device,  # where it lives
         dtype: torch.dtype,  # of keys and values
-    ) -> Cache:  # empty
+    ) -> KVCache:  # empty
         "Room for the past of `rows` sequences"
         if length > self.positions:
             raise ConfigError(f'a memory of {length} steps needs as many positions, there are {self.positions}')
-        return Cache(self.layers, rows, self.heads, length, self.width // self.heads, device, dtype)
+        return KVCache(self.layers, rows, self.heads, length, self.width // self.heads, device, dtype)

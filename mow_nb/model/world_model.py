@@ -25,7 +25,7 @@ from mow_nb.model.losses import (
     combine,
     cont_loss,
     dyn_loss,
-    harmonious,
+    harmonious_loss,
     rec_loss,
     rep_loss,
     rew_loss,
@@ -116,8 +116,8 @@ class WorldModel(nn.Module):
         e = self.task_vectors()
         seen = self.pictures(batch.obs, rate)
         post, z = self.encode_seen(seen, e, gen)
-        memory = self.dyn.memory(self.dyn.route(e, tau, noise, hold, gen))
-        h, gates = self.dyn(z, batch.act, e, memory, drop)
+        weights = self.dyn.expert_weights(self.dyn.route(e, tau, noise, hold, gen))
+        h, gates = self.dyn(z, batch.act, e, weights, gen=drop)
         return State(seen=seen, post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
 
     def sample_prior(
@@ -128,11 +128,11 @@ class WorldModel(nn.Module):
     ) -> Tensor:  # (K, M, T, Z) one-hot z[t+1], as imagined
         "Draw the next latent without a picture"
         logits = self.heads.prior(h, e)
-        return self.draw(
+        return self.latent_from_uniform(
             logits, torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device)
         )
 
-    def draw(
+    def latent_from_uniform(
         self,
         logits: Tensor,  # (K, M, T, Z) of a prior
         u: Tensor,  # (K, M, T, G, 1) uniform in [0, 1)
@@ -153,12 +153,12 @@ class WorldModel(nn.Module):
         "Go on from a context without pictures"
         # imagine
         e = self.task_vectors()
-        memory = self.dyn.memory(self.dyn.route(e), z.shape[:2], z.shape[2] + H)
-        hs = [self.dyn(z, act, e, memory)[0][:, :, -1:]]
+        weights, caches = self.dyn.expert_weights(self.dyn.route(e)), self.dyn.kv_caches(z.shape[:2], z.shape[2] + H)
+        hs = [self.dyn(z, act, e, weights, caches)[0][:, :, -1:]]
         zs, acts = [self.sample_prior(hs[0], e, gen)], []
         for _ in range(H):
             acts.append(policy(zs[-1], hs[-1], e, gen))
-            hs.append(self.dyn(zs[-1], acts[-1], e, memory)[0])
+            hs.append(self.dyn(zs[-1], acts[-1], e, weights, caches)[0])
             zs.append(self.sample_prior(hs[-1], e, gen))
         z, h, act = (torch.cat(steps, 2) for steps in (zs, hs, acts))
         rew = self.twohot.decode(self.heads.rew(h[:, :, 1:], e))
@@ -203,20 +203,20 @@ class WorldModel(nn.Module):
     ) -> Tensor:  # () to be minimised
         "One number for all tasks"
         L = self.task_losses(losses)[keep]
-        total = harmonious(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
+        total = harmonious_loss(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
         return total + self.cfg.balance_weight * balance_loss(gates[keep], self.dyn.n)
 
     def banks(self) -> dict[str, ClusterBank]:  # name to bank
         "The parts that exist once per cluster"
         return dict(enc=self.enc, dec=self.dec, prior=self.heads.prior, rew=self.heads.rew, cont=self.heads.cont)
 
-    def regroup(
+    def split_clusters(
         self,
         labels: list[int],  # new cluster of each task, 0..N-1, none of them empty
     ) -> None:
         "Deal the tasks anew; each cluster starts from weights that served one of its tasks"
         for bank in self.banks().values():
-            bank.regroup(labels)
+            bank.split_clusters(labels)
 
 
 # %% ../../nbs/28_world_model.ipynb #c029

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 
-from ..agent.capture import CardGraph, Dice, Recorder
+from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
@@ -59,8 +59,13 @@ class Learner:
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
         self.bf16 = t.precision == 'bfloat16' or t.precision == 'auto' and fast_bfloat16(self.device)
         self.total = t.warmup + (t.env_steps - t.prefill) // t.train_every
-        self.dice, self.keep = Dice(config.seed, self.device), slice(None)  # the tasks that are learned from
-        self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
+        self.generators, self.keep = (
+            StepGenerators(config.seed, self.device),
+            slice(None),
+        )  # the tasks that are learned from
+        self.recorder = Recorder(
+            CudaRecording if self.device == 'cuda' and t.compile != 'off' else None, self.generators
+        )
         self.configure_optimizers()
 
     def gen(
@@ -68,7 +73,7 @@ class Learner:
         purpose: str,  # what is drawn
     ) -> torch.Generator:  # on the device, the same for the same update
         "The generator for this update and purpose"
-        return self.dice(purpose, self.updates)
+        return self.generators(purpose, self.updates)
 
     def heat(
         self,
@@ -81,7 +86,7 @@ class Learner:
     def configure_optimizers(self) -> None:
         "Optimisers for the present parameters, and compiled parts where asked for"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
-        self.recorder.drop()
+        self.recorder.reset()
         self.model_params = list(self.world.parameters())
         groups = [
             dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']),
@@ -108,12 +113,14 @@ class Learner:
         quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
         if len(world.enc.members) == 1:
             world.enc.members[0].compile(backend=backend)
-        world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
+        world.losses, world.latent_from_uniform = quick(world, 'losses'), quick(world, 'latent_from_uniform')
         agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
         plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
-        world.dyn.forward = lambda z, act, e, memory, gen=None: (
-            dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
-        )
+
+        def forward(z, act, e, weights, caches=None, gen=None):
+            return dream(z, act, e, weights, caches) if gen is None else plain(z, act, e, weights, caches, gen)
+
+        world.dyn.forward = forward
 
     def learn_model(
         self,
@@ -205,7 +212,7 @@ class Learner:
         self.updates += 1
         return {k: v for k, v in means.items() if 'fine' not in k} | dict(skipped=skipped)
 
-    def regroup(
+    def split_clusters(
         self,
         labels: list[int],  # K new cluster labels, 0..N-1
         batch: Batch | None = None,  # of all tasks, to settle the batch norms on
@@ -218,8 +225,8 @@ class Learner:
             if p in opt.state
         }
         self.labels, world = [int(l) for l in labels], self.world
-        world.regroup(self.labels)
-        self.actor_critic.regroup(self.labels)
+        world.split_clusters(self.labels)
+        self.actor_critic.split_clusters(self.labels)
         self.configure_optimizers()
         for model, opt in self.pairs():
             for name, p in model.named_parameters():
@@ -263,9 +270,9 @@ class Learner:
     ) -> None:
         "Stand where the tensors were taken"
         if list(labels) != self.labels:
-            self.regroup(labels)
+            self.split_clusters(labels)
         self.updates = updates
-        self.recorder.drop()
+        self.recorder.reset()
         for name, (model, opt) in zip(('world', 'agent'), self.pairs()):
             model.load_state_dict(check_fit(model, tensors, f'{name}.'))
             for key, p in model.named_parameters():

@@ -95,7 +95,7 @@ def save_pretrained(
     shrink = lambda k, v: v.half() if half and v.is_floating_point() and 'running' not in k else v
     tensors = {
         f'{n}.{k}': shrink(k, v.detach().cpu().contiguous().clone())
-        for n, m in (('world', agent.world), ('agent', agent.critic))
+        for n, m in (('world', agent.world), ('agent', agent.actor_critic))
         for k, v in m.state_dict().items()
     }
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
