@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast_per_task
 from ..config import AgentConfig
 from ..core import N_DISCRETE, TwoHot
-from ..model.blocks import ClusterBank, MLP, join_task
+from ..model.blocks import MLP, ClusterBank, join_task
 from ..records import Rollout
 
 

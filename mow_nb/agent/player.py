@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .actor_critic import ActorCritic
-from .capture import StepGenerators, Recorder
+from .capture import Recorder, StepGenerators
 from ..core import ConfigError
 from ..model.world_model import WorldModel
 

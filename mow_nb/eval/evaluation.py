@@ -35,8 +35,7 @@ import numpy as np
 from ..agent.player import Agent
 from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
-from ..envs.tasks import Task, bounds, d_max
-from ..envs.tasks import PROTOCOLS, AtariProtocol, random_actions
+from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions
 from ..envs.vector import Pool
 from .metrics import success_rate
 from ..files import disk, get_json, put

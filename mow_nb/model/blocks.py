@@ -21,10 +21,10 @@ from ..core import ConfigError
 # %% ../../nbs/20_blocks.ipynb #c008
 def dropout(
     x: Tensor,  # (...) any values
-    p: float,  # probability of dropping one
-    gen: torch.Generator | None,  # on the device of `x`; None: change nothing
+    p: float,  # probability of setting an element to zero
+    gen: torch.Generator | None,  # draws the mask, on the device of `x`; None: return `x` unchanged
 ) -> Tensor:  # (...) same shape
-    "Dropout with a generator of its own; no generator, no dropout"
+    "Inverted dropout with an explicit generator"
     if gen is None or p == 0:
         return x
     keep = torch.rand(x.shape, generator=gen, device=x.device) >= p
@@ -36,7 +36,7 @@ def join_task(
     x: Tensor,  # (K, ..., D) rows of every task
     e: Tensor,  # (K, W) task embeddings
 ) -> Tensor:  # (K, ..., D+W) in the dtype of `x`
-    "Append its task's embedding to every row"
+    "Append the task embedding to every row of its task"
     if not e.shape[-1]:
         return x
     e = e.view(e.shape[0], *[1] * (x.ndim - 2), e.shape[-1])
@@ -45,13 +45,13 @@ def join_task(
 
 # %% ../../nbs/20_blocks.ipynb #c017
 class MLP(nn.Module):
-    "`layers` times Linear, LayerNorm, ReLU, then one Linear"
+    "Multilayer perceptron: `layers` times Linear, LayerNorm, ReLU, then one Linear"
 
     def __init__(
         self,
         d_in: int,  # width of the input
         width: int,  # of the hidden layers
-        layers: int,  # how many, 0 = none
+        layers: int,  # number of hidden layers, 0 = a linear map
         d_out: int,  # width of the output
     ):
         super().__init__()
@@ -64,6 +64,7 @@ class MLP(nn.Module):
         self,
         x: Tensor,  # (..., d_in) any leading axes
     ) -> Tensor:  # (..., d_out) no nonlinearity at the end
+        "Apply all layers to the last axis"
         for lin, norm in zip(self.hidden, self.norms):
             x = F.relu(norm(lin(x)))
         return self.out(x)
@@ -79,17 +80,17 @@ def _dense(labels):
 
 
 # %% ../../nbs/20_blocks.ipynb #c024
-STREAMS = []  # of the card, made when they are first needed
+STREAMS = []  # CUDA streams, created at their first use
 
 
 @torch.compiler.disable
 def run_on_streams(
-    modules: Sequence,  # N of them
-    parts: Sequence,  # N tuples of their inputs, the first of each (k, ...)
-    card: bool,  # on a card?
+    modules: Sequence,  # N modules
+    parts: Sequence,  # N tuples of inputs (k, ...), k the tasks of that module
+    cuda: bool,  # are the inputs on a CUDA device?
 ) -> list[Tensor]:  # N outputs (k, ...)
-    "Every module on its part; on a card side by side"
-    if not card:
+    "Output of every module for its own inputs, computed on parallel CUDA streams where there are any"
+    if not cuda:
         return [module(*part) for module, part in zip(modules, parts)]
     if not STREAMS:
         STREAMS.extend(torch.cuda.Stream() for _ in range(6))
@@ -106,37 +107,38 @@ def run_on_streams(
 
 # %% ../../nbs/20_blocks.ipynb #c025
 class ClusterBank(nn.Module):
-    "One copy of a module per cluster; task k is served by copy `labels[k]`"
+    "One copy of a module per cluster; task k is computed by copy `labels[k]`"
 
     def __init__(
         self,
-        make: Callable,  # () -> nn.Module, called once for each cluster
+        make: Callable,  # () -> nn.Module, called once per cluster
         labels: Sequence[int],  # (K,) cluster of each task, from 0 to N-1
     ):
         super().__init__()
-        self.members, self.left_out = (
-            nn.ModuleList(make() for _ in range(max(_dense(labels)) + 1)),
-            (),
-        )  # tasks left out
+        self.members = nn.ModuleList(make() for _ in range(max(_dense(labels)) + 1))
+        self.left_out = ()  # tasks that are not computed for now
         self.assign(labels)
 
     def forward(
         self,
         *xs: Tensor,  # (K, ...) inputs, each with the task axis first
     ) -> Tensor:  # (K, ...) output of each task's copy, in the order of the tasks
+        "Apply to every task the copy of its cluster"
         if self.left_out:
             return self.forward_partial(*xs)
         if len(self.members) == 1:
             return self.members[0](*xs)
-        sort = (lambda x, order: x) if self.sorted else (lambda x, order: x[order])
-        parts = zip(*(sort(x, self.order).split(self.sizes) for x in xs))
-        return sort(torch.cat(run_on_streams(self.members, parts, xs[0].is_cuda)), self.inverse)
+        if not self.sorted:
+            xs = [x[self.order] for x in xs]
+        parts = list(zip(*(x.split(self.sizes) for x in xs)))
+        y = torch.cat(run_on_streams(self.members, parts, xs[0].is_cuda))
+        return y if self.sorted else y[self.inverse]
 
     def assign(
         self,
         labels: Sequence[int],  # (K,) cluster of each task; as many clusters as there are copies
     ) -> None:
-        "Say which copy serves which task"
+        "Set which copy computes which task; raises ConfigError if the number of copies does not fit"
         self.labels, copies = _dense(labels), len(self.members)
         if max(self.labels) + 1 != copies:
             raise ConfigError(f'labels={list(self.labels)} need {max(self.labels) + 1} copies, there are {copies}')
@@ -153,26 +155,27 @@ class ClusterBank(nn.Module):
         self,
         *xs: Tensor,  # (K, ...) inputs, each with the task axis first
     ) -> Tensor:  # (K, ...) output of each task's copy; zeros for the tasks that are left out
-        "The bank, as if some tasks were not there"
-        served = [
-            [k for k, c in enumerate(self.labels) if c == copy and k not in self.left_out]
-            for copy in range(len(self.members))
-        ]
-        outs = [member(*(x[rows] for x in xs)) for member, rows in zip(self.members, served) if rows]
-        whole = outs[0].new_zeros(len(self.labels), *outs[0].shape[1:])
-        return whole.index_put((torch.tensor(sum(served, []), device=whole.device),), torch.cat(outs))
+        "Forward pass without the tasks of `left_out`"
+        outs, tasks = [], []
+        for cluster, member in enumerate(self.members):
+            rows = [k for k, c in enumerate(self.labels) if c == cluster and k not in self.left_out]
+            if rows:
+                outs.append(member(*(x[rows] for x in xs)))
+                tasks += rows
+        zeros = outs[0].new_zeros(len(self.labels), *outs[0].shape[1:])
+        return zeros.index_put((torch.tensor(tasks, device=zeros.device),), torch.cat(outs))
 
     def split_clusters(
         self,
         labels: Sequence[int],  # (K,) new cluster of each task; K may have grown at the end
     ) -> None:
-        "Deal the tasks anew; a cluster goes on from the copy that served most of its tasks"
+        "Assign new clusters; each starts from a copy of the member that served most of its tasks"
         labels, parents = _dense(labels), []
         for cluster in range(max(labels) + 1):
             votes = [old for old, new in zip(self.labels, labels) if new == cluster]
             parent = Counter(votes or self.labels).most_common(1)[0][0]
             parents.append(parent)
-        # every cluster gets a copy of its own, even where two of them go on from one
+        # every cluster gets a copy of its own, even where two of them have the same parent
         self.members = nn.ModuleList(copy.deepcopy(self.members[parent]) for parent in parents)
         self.parents = tuple(parents)
         self.assign(labels)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 # %% ../../nbs/26_heads.ipynb #c004
-from .blocks import ClusterBank, MLP, join_task
+from .blocks import MLP, ClusterBank, join_task
 
 
 # %% ../../nbs/26_heads.ipynb #c007

@@ -15,7 +15,7 @@ from ..eval.evaluation import normalised
 from ..eval.metrics import Estimate, interval, mean
 from ..eval.rollouts import film
 from .clusters import INK, MARK, SOFT, NotYet, tidy
-from .figures import chosen, curve, expert_perplexity, phase_times, downsample
+from .figures import chosen, curve, downsample, expert_perplexity, phase_times
 from .report import LOSSES
 from .summary import Findings
 
