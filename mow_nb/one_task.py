@@ -17,11 +17,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .agent.actor_critic import lambda_return
+from .config import Config
 from .core import TwoHot, generator
 from .model.blocks import MLP
 from .model.losses import combine, cont_loss, dyn_loss, rec_loss, rep_loss, rew_loss
 from .records import Batch
-from .store.presets import Config
 
 
 # %% ../nbs/01_one_task.ipynb #c006

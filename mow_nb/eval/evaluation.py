@@ -33,13 +33,14 @@ from typing import Callable
 import numpy as np
 
 from ..agent.player import Agent
+from ..config import Config
 from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
 from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions
 from ..envs.vector import Pool
 from .metrics import success_rate
 from ..files import disk, get_json, put
-from ..store.presets import Config, check
+from ..store.presets import check
 
 
 # %% ../../nbs/51_evaluation.ipynb #c006

@@ -14,7 +14,7 @@ __all__ = [
     'resample',
     'Estimate',
     'interval',
-    'summary',
+    'aggregate_metrics',
     'score_table',
     'wilson',
     'success_rate',
@@ -133,7 +133,7 @@ def interval(
 METRICS = dict(mean=mean, median=median, iqm=iqm, optimality_gap=optimality_gap)
 
 
-def summary(
+def aggregate_metrics(
     scores: dict[str, list[float]],  # game to the raw scores of its runs
     rng: np.random.Generator | None = None,  # None: always the same draws, so that one table has one answer
     reps: int = 2000,  # pretended experiments

@@ -29,11 +29,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..config import Config
 from ..core import ConfigError
 from ..envs.tasks import action_width
 from ..files import disk, get, memory, put
 from ..model.world_model import WorldModel
-from .presets import Config, check, count
+from .presets import check, count
 from .ring import planned_bytes
 
 

@@ -39,11 +39,12 @@ from pathlib import Path
 import numpy as np
 import tomli_w
 
+from ..config import Config, flat
 from ..core import CheckpointError, ConfigError
 from ..envs.tasks import tasks_of
 from ..files import disk, get, plain_tree, put
 from .checkpoint import checkpoints
-from .presets import Config, changed, flat
+from .presets import changed
 
 
 # %% ../../nbs/44_run_folder.ipynb #c006

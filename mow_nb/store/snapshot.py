@@ -12,10 +12,10 @@ from pathlib import Path
 # %% ../../nbs/45_snapshot.ipynb #c003
 import torch
 
+from ..config import flat
 from ..core import CheckpointError
 from ..files import put
 from .checkpoint import check_labels
-from .presets import flat
 from .run_folder import same_run
 
 

@@ -31,12 +31,13 @@ import torch
 from torch.utils import flop_counter
 
 from ..agent.player import Agent
+from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
 from ..one_task import Plain
 from ..records import Batch
-from ..store.presets import Config, changed, check
+from ..store.presets import changed, check
 from ..training.learner import Learner
 
 

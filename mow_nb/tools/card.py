@@ -12,8 +12,9 @@ from torch.profiler import ProfilerActivity, profile
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..config import Config
 from ..records import Batch
-from ..store.presets import Config, changed, check
+from ..store.presets import changed, check
 from .bench import ceiling, flops, machine, pace, random_batch
 from ..training.learner import Learner
 

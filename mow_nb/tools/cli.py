@@ -29,9 +29,10 @@ from pathlib import Path
 
 # %% ../../nbs/83_cli.ipynb #c003
 from .. import __version__
+from ..config import Config, flat
 from ..core import ConfigError, DiskError, MowError, suggest
 from ..envs.tasks import SUITES, bounds, tasks_of
-from ..store.presets import MEANINGS, PRESETS, Config, changed, check, flat, preset
+from ..store.presets import MEANINGS, PRESETS, changed, check, preset
 
 
 # %% ../../nbs/83_cli.ipynb #c006

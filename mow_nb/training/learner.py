@@ -18,11 +18,12 @@ from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 
 from ..agent.capture import CudaRecording, Recorder, StepGenerators
+from ..config import Config
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
 from ..store.checkpoint import check_fit
-from ..store.presets import Config, build
+from ..store.presets import build
 from .isolation import rescue, soft, step_if
 
 
@@ -161,7 +162,7 @@ class Learner:
         world, agent, c = self.world.eval(), self.actor_critic, self.config.train
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             source, z = (batch, state.z) if starts is None else (starts, self.latents(starts))
-            start = contexts(z, source.act, source.done, c.dreams, c.context, self.gen('start'))
+            start = contexts(z, source.act, source.done, c.n_imagined, c.context, self.gen('start'))
             dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
         # a block of its own: half copies of weights that were made without gradients must not serve where gradients are wanted
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):

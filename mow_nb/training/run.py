@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ..agent.player import Agent
+from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max
 from ..envs.vector import random_actions
@@ -32,7 +33,7 @@ from mow_nb.store.journal import (
     returns_row,
     weights_row,
 )
-from ..store.presets import Config, check
+from ..store.presets import check
 from ..store.replay import Replay
 from ..store.run_folder import enter, hold, open_run, run_path
 from ..store.snapshot import check_never_saved, remember, snapshot, stand

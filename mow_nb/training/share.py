@@ -18,11 +18,12 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 
 from ..agent.player import Agent
+from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..eval.evaluation import evaluate_agent, save_record
 from ..files import disk, memory, put
 from ..store import checkpoint
-from ..store.presets import Config, build, changed, check, count
+from ..store.presets import build, changed, check, count
 from ..store.run_folder import own_actions, read_config, same_run, to_toml
 
 

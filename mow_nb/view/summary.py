@@ -8,10 +8,10 @@ __all__ = [
     'PAPER_MEAN',
     'ROBOT_STEPS',
     'ROBOT_MEAN',
-    'Findings',
+    'Summary',
     'gather',
-    'spread',
-    'chance',
+    'mean_and_stderr',
+    'permutation_p',
     'verdict',
     'sentence',
     'recipe',
@@ -28,19 +28,20 @@ from pathlib import Path
 # %% ../../nbs/70_summary.ipynb #c003
 import numpy as np
 
+from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
-from ..store.presets import PRESETS, Config, flat, preset
+from ..store.presets import PRESETS, preset
 from ..store.run_folder import read_config, read_table
 from ..training.clustering import Analysis, load_analysis
 
 
 # %% ../../nbs/70_summary.ipynb #c008
 @dataclass(frozen=True)
-class Findings:
+class Summary:
     "All that a run directory tells"
 
     path: Path  # of the run
@@ -88,12 +89,12 @@ def _known(word, full_actions):
 
 def gather(
     path: Path,  # a run's directory
-) -> Findings:  # what is there so far
+) -> Summary:  # what is there so far
     "Read a run, finished or not"
     path = Path(path)
     config = read_config(path)
     tasks = tuple(t for w in config.tasks.split(',') for t in _known(w, config.full_actions))
-    return Findings(
+    return Summary(
         path,
         config,
         tasks,
@@ -107,7 +108,7 @@ def gather(
 
 
 # %% ../../nbs/70_summary.ipynb #c012
-def spread(
+def mean_and_stderr(
     record: dict,  # from an evaluation
     task: str,  # one of its tasks
 ) -> tuple:  # mean return and its standard error; NaN where nothing can be said
@@ -117,7 +118,7 @@ def spread(
 
 
 # %% ../../nbs/70_summary.ipynb #c015
-def chance(
+def permutation_p(
     agent: list,  # K arrays of returns
     random_play: list,  # K arrays of returns of the other player
     scale: list,  # K distances by which to divide
@@ -159,10 +160,10 @@ def verdict(
     "Is the agent better than random play?"
     players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in (record, random_play)]
     scale = [_scale(t, a, r) for t, a, r in zip(tasks, *players)]
-    up, down = (chance(a, r, scale, np_rng(seed, 'verdict')) for a, r in (players, players[::-1]))
+    up, down = (permutation_p(a, r, scale, np_rng(seed, 'verdict')) for a, r in (players, players[::-1]))
     g = np.mean([(a.mean() - r.mean()) / s for a, r, s in zip(*players, scale)])
     error = np.sqrt(
-        np.sum([(spread(x, t.name)[1] / s) ** 2 for x in (record, random_play) for t, s in zip(tasks, scale)])
+        np.sum([(mean_and_stderr(x, t.name)[1] / s) ** 2 for x in (record, random_play) for t, s in zip(tasks, scale)])
     ) / len(tasks)
     deals = np.prod([float(comb(len(a) + len(r), len(a))) for a, r in zip(*players)])
     norms = [normalised(t, a.mean()) for t, a in zip(tasks, players[0]) if bounds(t)]
@@ -190,21 +191,24 @@ def _paper(suites, simulated):
 
 
 def sentence(
-    f: Findings,  # of a run
+    summary: Summary,  # of a run
 ) -> tuple:  # headline and explanation, plain texts
     "What is to be said first"
-    steps, K = f.rows[-1]['rounds'] if f.rows else 0, len(f.tasks)
+    steps, K = summary.rows[-1]['rounds'] if summary.rows else 0, len(summary.tasks)
     budget = f'This agent had {steps:,} steps per task' + _paper(
-        {t.suite for t in f.tasks}, steps * f.config.robots.repeat
+        {t.suite for t in summary.tasks}, steps * summary.config.robots.repeat
     )
-    if not f.records or not f.random_play:
+    if not summary.records or not summary.random_play:
         return (
             'Not judged yet',
-            f"The {'random player' if f.records else 'agent'} has not been evaluated under the rules of this run. {budget}",
+            f"The {'random player' if summary.records else 'agent'} has not been evaluated under the rules of this run. {budget}",
         )
-    head, g, error, luck = verdict(f.tasks, f.records[-1], f.random_play, f.config.seed)
-    n = min(len(e) for e in f.records[-1]['episodes'].values())
-    means = [np.mean([normalised(t, spread(x, t.name)[0]) for t in f.tasks]) for x in (f.records[-1], f.random_play)]
+    head, g, error, luck = verdict(summary.tasks, summary.records[-1], summary.random_play, summary.config.seed)
+    n = min(len(e) for e in summary.records[-1]['episodes'].values())
+    means = [
+        np.mean([normalised(t, mean_and_stderr(x, t.name)[0]) for t in summary.tasks])
+        for x in (summary.records[-1], summary.random_play)
+    ]
     known = not np.isnan(means[0])
     against = f': {means[0]:.1%} against {means[1]:.1%}' if known else ''
     (place, side), share = (
@@ -215,7 +219,7 @@ def sentence(
         '' if np.isnan(error) else f' (standard error {100 * error:.1f})' if known else f' (standard error {error:.2f})'
     )
     lies = (
-        f"mean {_word(f.tasks)} lies {abs(100 * g):.1f} points {place} that"
+        f"mean {_word(summary.tasks)} lies {abs(100 * g):.1f} points {place} that"
         if known
         else f"returns, in units of a task's known range or else of the spread of its episodes, lie {abs(g):.2f} {place} those"
     )
