@@ -21,25 +21,26 @@ from ..records import Rollout
 
 # %% ../../nbs/31_actor_critic.ipynb #c008
 class Actor(nn.Module):
-    "States to policies, one network for all tasks"
+    "Policy network of all tasks: agent states to distributions over actions"
 
     def __init__(
         self,
         d_state: int,  # width of an agent state
         hidden: int,  # width of a hidden layer
-        layers: int,  # hidden layers
+        layers: int,  # number of hidden layers
         d_continuous: int,  # d_max, width of the continuous half
     ):
         super().__init__()
-        self.d_continuous, self.trunk = d_continuous, MLP(d_state, hidden, layers, N_DISCRETE + 2 * d_continuous)
+        self.d_continuous = d_continuous
+        self.trunk = MLP(d_state, hidden, layers, N_DISCRETE + 2 * d_continuous)
 
     def forward(
         self,
         s: Tensor,  # (K, ..., d_state) agent states
-        discrete_mask: Tensor,  # (K, 18) bool, buttons of each task
-        continuous_mask: Tensor,  # (K, d_max) bool, motors of each task
-    ) -> Policy:  # over (K, ..., A)
-        "What to do"
+        discrete_mask: Tensor,  # (K, 18) bool, discrete actions that each task has
+        continuous_mask: Tensor,  # (K, d_max) bool, continuous dimensions that each task has
+    ) -> Policy:  # over (K, ..., A) action vectors
+        "Policy in every state"
         logits, mu, raw = self.trunk(s).float().split([N_DISCRETE, self.d_continuous, self.d_continuous], -1)
         m, c = broadcast_per_task(discrete_mask, s.ndim), broadcast_per_task(continuous_mask, s.ndim)
         logp = logits.masked_fill(~m, -1e9).log_softmax(-1)
@@ -51,13 +52,13 @@ class Actor(nn.Module):
 
 # %% ../../nbs/31_actor_critic.ipynb #c015
 class Critic(nn.Module):
-    "States to two-hot logits of their worth"
+    "Value network: agent states to two-hot logits of the return"
 
     def __init__(
         self,
         d_state: int,  # width of an agent state
         hidden: int,  # width of a hidden layer
-        layers: int,  # hidden layers
+        layers: int,  # number of hidden layers
         bins: int,  # of the two-hot code
     ):
         super().__init__()
@@ -67,19 +68,19 @@ class Critic(nn.Module):
         self,
         s: Tensor,  # (..., d_state) agent states
     ) -> Tensor:  # (..., bins) logits
-        "What states are worth"
+        "Two-hot logits of the value of every state"
         return self.trunk(s)
 
 
 # %% ../../nbs/31_actor_critic.ipynb #c018
 def lambda_return(
     rew: Tensor,  # (..., H) rewards
-    cont: Tensor,  # (..., H) probability of going on
-    value: Tensor,  # (..., H+1) worth of every state
-    gamma: float,  # discount of a step
-    lam: float,  # 0 trusts the critic, 1 the dream
+    cont: Tensor,  # (..., H) probability that the episode goes on
+    value: Tensor,  # (..., H+1) value of every state, the last included
+    gamma: float,  # discount per step
+    lam: float,  # 0: one-step returns; 1: bootstrap only at the end
 ) -> Tensor:  # (..., H) returns
-    "Mix of all n-step returns"
+    "Lambda-returns: exponentially weighted mean of all n-step returns"
     out, last = [], value[..., -1]
     for t in range(rew.shape[-1] - 1, -1, -1):
         last = rew[..., t] + gamma * cont[..., t] * ((1 - lam) * value[..., t + 1] + lam * last)
@@ -90,8 +91,8 @@ def lambda_return(
 # %% ../../nbs/31_actor_critic.ipynb #c024
 def return_range(
     ret: Tensor,  # (K, ...) returns
-) -> Tensor:  # (K,) per task
-    "Distance from the 5th to the 95th percentile"
+) -> Tensor:  # (K,) one range per task
+    "Distance between the 5th and the 95th percentile of every task's returns"
     x = ret.flatten(1).sort(-1).values
 
     def at(q):
@@ -105,15 +106,15 @@ def return_range(
 
 # %% ../../nbs/31_actor_critic.ipynb #c027
 class ActorCritic(nn.Module):
-    "One actor for all tasks, critics per cluster"
+    "Actor of all tasks, a critic and its slow copy per cluster, and a return scale per task"
 
     def __init__(
         self,
         cfg: AgentConfig,  # settings
         d_state: int,  # Z + D + W, width of an agent state
         d_continuous: int,  # d_max, width of the continuous half
-        discrete_masks: Tensor,  # (K, 18) bool, buttons of each task
-        continuous_masks: Tensor,  # (K, d_max) bool, motors of each task
+        discrete_masks: Tensor,  # (K, 18) bool, discrete actions that each task has
+        continuous_masks: Tensor,  # (K, d_max) bool, continuous dimensions that each task has
         labels: list[int],  # cluster of each task, 0..N-1, none of them empty
     ):
         super().__init__()
@@ -127,30 +128,30 @@ class ActorCritic(nn.Module):
 
     def state(
         self,
-        z: Tensor,  # (K, ..., Z) what is seen
-        h: Tensor,  # (K, ..., D) the memory before it
-        e: Tensor,  # (K, W) task vectors
+        z: Tensor,  # (K, ..., Z) latents
+        h: Tensor,  # (K, ..., D) hidden states of the step before
+        e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, ..., Z+D+W) agent states
-        "What actor and critic read"
+        "Concatenate latent, hidden state and task embedding, the input of actor and critic"
         return join_task(torch.cat([z, h.to(z.dtype)], -1), e)
 
     def policy(
         self,
-        z: Tensor,  # (K, ..., Z) what is seen
-        h: Tensor,  # (K, ..., D) the memory before it
-        e: Tensor,  # (K, W) task vectors
-    ) -> Policy:  # over (K, ..., A)
-        "What to do here"
+        z: Tensor,  # (K, ..., Z) latents
+        h: Tensor,  # (K, ..., D) hidden states of the step before
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Policy:  # over (K, ..., A) action vectors
+        "Policy of the actor in every state"
         return self.actor(self.state(z, h, e), self.discrete_mask, self.continuous_mask)
 
     def act(
         self,
-        z: Tensor,  # (K, ..., Z) what is seen
-        h: Tensor,  # (K, ..., D) the memory before it
-        e: Tensor,  # (K, W) task vectors
-        gen: torch.Generator,  # draws the action
+        z: Tensor,  # (K, ..., Z) latents
+        h: Tensor,  # (K, ..., D) hidden states of the step before
+        e: Tensor,  # (K, W) task embeddings
+        gen: torch.Generator,  # draws the actions
     ) -> Tensor:  # (K, ..., A) action vectors
-        "Choose an action"
+        "Sample actions from the policy"
         return self.policy(z, h, e).sample(gen)
 
     @torch.no_grad()
@@ -158,22 +159,22 @@ class ActorCritic(nn.Module):
         self,
         ret: Tensor,  # (K, M, H) returns
     ) -> None:
-        "Follow the spread of every task's returns"
+        "Moving average of the return range of every task"
         self.scale.lerp_(return_range(ret), 1 - self.cfg.scale_decay)
 
     def losses(
         self,
         roll: Rollout,  # M dreams of every task
-        e: Tensor,  # (K, W) task vectors
-    ) -> dict[str, Tensor]:  # actor, critic: (K, M, H) losses; entropy, ret: (K, M, H) to look at
-        "Judge the dream, and the one who dreamt it; updates the scales"
+        e: Tensor,  # (K, W) task embeddings
+    ) -> dict[str, Tensor]:  # 'actor', 'critic': (K, M, H) losses; 'entropy', 'ret': (K, M, H) without gradient, to log
+        "Actor and critic losses of dreams; updates the return scales"
         c, H = self.cfg, roll.rew.shape[-1]
         s = self.state(roll.z, roll.h, e.detach())
         logits = self.critic(s)
         value, slow = self.twohot.decode(logits.detach()), self.twohot.decode(self.slow(s))
         ret = lambda_return(roll.rew, roll.cont, value, c.gamma, c.lam)
         slow_ret = lambda_return(roll.rew, roll.cont, slow, c.gamma, c.lam)
-        # H+1 states, H choices: the last state only has a worth
+        # H+1 states, H actions: the last state only has a value
         guess = logits[:, :, :H].float().log_softmax(-1)
         # cross entropy is linear in its target: one pass for both
         critic = -((self.twohot.encode(ret) + self.twohot.encode(slow_ret)) * guess).sum(-1)
@@ -186,13 +187,13 @@ class ActorCritic(nn.Module):
 
     @torch.no_grad()
     def update_slow(self) -> None:
-        "Let the slow critics follow"
+        "Moving average of the critics' weights into the slow critics"
         torch._foreach_lerp_(list(self.slow.parameters()), list(self.critic.parameters()), 1 - self.cfg.slow_decay)
 
     def split_clusters(
         self,
         labels: list[int],  # new cluster of each task, 0..N-1, none of them empty
     ) -> None:
-        "Deal the tasks anew; critics and slow copies are copied along"
+        "Assign new clusters; critics and slow critics are copies of those that served most of their tasks"
         self.critic.split_clusters(labels)
         self.slow.split_clusters(labels)

@@ -21,33 +21,33 @@ from ..model.world_model import WorldModel
 
 # %% ../../nbs/33_player.ipynb #c006
 class MirroredGenerator(StepGenerators):
-    "One generator that draws what another one would draw next"
+    "A persistent generator for recordings that takes over the state of the caller's generator"
 
     def __init__(
         self,
-        device: torch.device,  # where the numbers are drawn
+        device: torch.device,  # of the generators
     ):
         super().__init__(0, device)
         self.by_purpose = dict(act=torch.Generator(device))
 
     def reseed(
         self,
-        gen: torch.Generator,  # the other one
+        gen: torch.Generator,  # of the caller
     ) -> None:
-        "Stand where it stands"
+        "Copy the state of the caller's generator"
         self.by_purpose['act'].set_state(gen.get_state())
 
 
 # %% ../../nbs/33_player.ipynb #c007
 class Agent:
-    "Plays all K tasks at once, remembering the last steps of each"
+    "Acts in all K tasks at once, with a context of the last latents and actions of each"
 
     def __init__(
         self,
-        world: WorldModel,  # eyes and memory
+        world: WorldModel,  # encodes pictures and computes hidden states
         actor_critic: ActorCritic,  # chooses the actions
-        context: int,  # L, steps remembered
-        updates: int = 0,  # how far it was trained
+        context: int,  # L, steps of the context
+        updates: int = 0,  # updates that the weights were trained for
         recording: type | None = None,  # `CudaRecording` or `CpuRecording`; None: never record
     ):
         self.world, self.actor_critic, self.context, self.updates = world, actor_critic, context, updates
@@ -55,13 +55,13 @@ class Agent:
         self.reset()
 
     def reset(self) -> None:
-        "Forget everything"
+        "Empty the context"
         w = self.world
         self.z = w.embed.new_zeros(w.tasks, 1, 0, w.d_z)
         self.a = w.embed.new_zeros(w.tasks, 1, 0, w.d_act)
 
     def __repr__(self) -> str:  # one line
-        "Tasks, weights, updates and memory in words"
+        "Tasks, weights, updates and context in words"
         weights = sum(p.numel() for m in (self.world, self.actor_critic) for p in m.parameters())
         K = self.world.tasks
         return (
@@ -71,11 +71,11 @@ class Agent:
 
     def hidden_state(
         self,
-        e: Tensor,  # (K, W) task vectors
-        z: Tensor,  # (K, 1, T, Z) remembered latents
-        a: Tensor,  # (K, 1, T, A) remembered actions
-    ) -> Tensor:  # (K, 1, 1, D)
-        "What the remembered steps amount to"
+        e: Tensor,  # (K, W) task embeddings
+        z: Tensor,  # (K, 1, T, Z) latents of the context
+        a: Tensor,  # (K, 1, T, A) actions of the context
+    ) -> Tensor:  # (K, 1, 1, D) zero for an empty context
+        "Hidden state after the last step of the context"
         dyn = self.world.dyn
         if not z.shape[2]:
             return e.new_zeros(len(e), 1, 1, dyn.width)
@@ -83,12 +83,12 @@ class Agent:
 
     def step(
         self,
-        gen: torch.Generator,  # source of the draws
-        obs: Tensor,  # (K, H, W, 3) uint8 pictures; here H and W are height and width
-        z: Tensor,  # (K, 1, T, Z) remembered latents
-        a: Tensor,  # (K, 1, T, A) remembered actions
-    ) -> tuple[Tensor, Tensor, Tensor]:  # (K, A) action vectors, and both memories with the present step
-        "Look, remember, choose, as a function of tensors"
+        gen: torch.Generator,  # draws latents and actions
+        obs: Tensor,  # (K, size, size, 3) uint8 pictures
+        z: Tensor,  # (K, 1, T, Z) latents of the context
+        a: Tensor,  # (K, 1, T, A) actions of the context
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (K, A) action vectors, and `z` and `a` with the present step
+        "One step of acting as a pure function of tensors, so that it can be recorded"
         w, x = self.world.eval(), obs.float().div_(255)
         e = w.task_vectors()
         new = w.encode(rearrange(x, 'k h w c -> k 1 1 c h w'), e, gen)[1]
@@ -99,10 +99,10 @@ class Agent:
     @torch.no_grad()
     def act(
         self,
-        obs: np.ndarray,  # (K, H, W, 3) uint8 pictures, one per task; here H and W are height and width
-        gen: torch.Generator,  # source of the draws, on the model's device
+        obs: np.ndarray,  # (K, size, size, 3) uint8 pictures, one per task
+        gen: torch.Generator,  # draws latents and actions, on the model's device
     ) -> np.ndarray:  # (K, A) float32 action vectors
-        "Look, remember, choose"
+        "Actions for the present pictures, which join the context; raises ConfigError for other shapes"
         w, size = self.world, self.world.cfg.vae.size
         if obs.shape != (w.tasks, size, size, 3):
             raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.tasks, size, size, 3)}')
@@ -113,7 +113,7 @@ class Agent:
         return np.array(chosen.cpu())
 
     def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
-        "The memory"
+        "Context for a checkpoint: class indices of the latents, and actions"
         groups = self.world.cfg.vae.groups
         z = rearrange(self.z, 'k 1 t (g c) -> k t g c', g=groups).argmax(-1)
         return dict(z=z.to(torch.uint8), act=self.a[:, 0])
@@ -122,7 +122,7 @@ class Agent:
         self,
         state: dict[str, Tensor],  # from `state_dict`
     ) -> None:
-        "Remember again"
+        "Restore the context of `state_dict`"
         classes, device = self.world.cfg.vae.classes, self.world.embed.device
         z = torch.nn.functional.one_hot(state['z'].long(), classes).to(device, torch.float32)
         self.z, self.a = rearrange(z, 'k t g c -> k 1 t (g c)'), state['act'].to(device)[:, None]

@@ -32,19 +32,20 @@ class ExpertWeights:
 
 # %% ../../nbs/25_dynamics.ipynb #c009
 class Dynamics(nn.Module):
-    "From latents and actions to a memory of what matters"
+    "Sequence model: latents and actions to hidden states, by a mixture of causal Transformers"
 
     def __init__(
         self,
         d_z: int,  # Z
         d_act: int,  # A
         d_task: int,  # W, 0 = off
-        tasks: int = 0,  # K, to remember the choice of the last update; 0 = choose anew at every call
-        **fields,  # of `DynamicsConfig`; a field left out keeps its default
+        tasks: int = 0,  # K, to store each task's experts in a buffer; 0 = choose anew at every call
+        **fields,  # of `DynamicsConfig`; a field left out has its default
     ):
         super().__init__()
         c = DynamicsConfig(**fields)
-        self.E, self.n, self.routing, self.width = c.experts, c.active if c.experts else 0, c.routing, c.width
+        self.E, self.n = c.experts, c.active if c.experts else 0
+        self.routing, self.width = c.routing, c.width
         self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
         make = lambda size: TransformerBank(
             size, c.width, c.layers, c.heads, c.ff_factor * c.width, c.dropout, c.positions
@@ -65,11 +66,10 @@ class Dynamics(nn.Module):
         act: Tensor,  # (K, B, T, A) the actions taken there
         e: Tensor,  # (K, W) task embeddings
         weights: ExpertWeights,  # from `expert_weights`
-        caches: dict[str, KVCache]
-        | None = None,  # from `kv_caches`, advanced by T steps; None: T is the whole sequence
+        caches: dict | None = None,  # from `kv_caches`, advanced by T steps; None: these T are the whole sequence
         gen: torch.Generator | None = None,  # draws dropout masks; None: no dropout
-    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) h, and (K, E) gates
-        "Read T steps of every task"
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) hidden states, and (K, E) gates
+        "Hidden state after each of T steps of every task"
         x = join_task(torch.cat([z, act.to(z.dtype)], -1), e)
         caches = caches or {}
         y, gates = self.mixture(x, e, weights, caches, gen)
@@ -82,29 +82,28 @@ class Dynamics(nn.Module):
     def route(
         self,
         e: Tensor,  # (K, W) task embeddings
-        tau: float = 1.0,  # temperature
-        noise: float = 0.0,  # share of Gumbel noise
-        hold: float = 0.0,  # 1 = keep the choice of the last update, 0 = choose anew
-        gen: torch.Generator | None = None,  # given in training: draws the noise, and the choice is remembered
-    ) -> Routing | None:  # None without experts and when tokens decide
-        "Experts of each task: chosen in training, and as training chose them in dreams and play"
+        tau: float = 1.0,  # temperature of the scores
+        noise: float = 0.0,  # scale of the Gumbel noise
+        hold: float = 0.0,  # 1 = keep the stored choice, 0 = choose anew
+        gen: torch.Generator | None = None,  # draws the noise: choose and store; None: use the stored choice
+    ) -> Routing | None:  # None without experts and when tokens are routed
+        "Experts of each task: a new choice in training (`gen` given), else the stored one"
         if not self.E or self.routing == 'token':
             return None
         if not len(self.chosen):
             return self.router(e, tau, noise, gen)
-        # far more than any score: who is chosen stays, and where nobody was yet, the scores decide
-        routing = self.router(e, tau, noise, gen, self.chosen * (1e4 * (1.0 if gen is None else hold)))
+        # far more than any score: a stored choice wins, and where nothing is stored yet, the scores decide
+        keep = 1.0 if gen is None else hold
+        routing = self.router(e, tau, noise, gen, self.chosen * (1e4 * keep))
         if gen is not None:
             self.chosen.copy_(routing.gates.detach())
         return routing
 
     def anneal_at(
         self,
-        progress: float,  # share of the warm-up that is done; from 1 on nothing is annealed
-    ) -> tuple[
-        float, float, float
-    ]:  # temperature, share of noise, and whether the choice is kept, as `route` takes them
-        "Temperature and noise of the router at this moment of training, and whether choices are final"
+        progress: float,  # fraction of the warm-up done; may exceed 1
+    ) -> tuple[float, float, float]:  # tau, noise, hold, as `route` takes them
+        "Temperature, noise and hold of the router at this point of training"
         return *anneal_schedule(progress, self.tau, self.anneal), float(progress >= self.hold > 0)
 
     def expert_weights(
@@ -159,8 +158,8 @@ class Dynamics(nn.Module):
         weights: ExpertWeights,  # from `expert_weights`
         caches: dict[str, KVCache],  # from `kv_caches`, or empty
         gen: torch.Generator | None,  # draws dropout masks; None: no dropout
-    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) joined experts, and (K, E) gates
-        "What each task's experts make of its tokens"
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) projected outputs, and (K, E) gates
+        "Token mixers and experts of every task, outputs joined and projected to width D"
         K, w, r = len(x), weights.banks, weights.routing
         if not self.E:
             y = self.mixer(rearrange(x, 'k b t d -> 1 (k b) t d'), w['mixer'])
@@ -183,8 +182,8 @@ class Dynamics(nn.Module):
         weights: ExpertWeights,  # of all experts
         caches: dict[str, KVCache],  # from `kv_caches`, or empty
         gen: torch.Generator | None,  # draws dropout masks; None: no dropout
-    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) joined experts, and (K, E) mean gates
-        "The mixture when every token chooses its own experts"
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) projected outputs, and (K, E) gates, means over tokens
+        "Mixture with token-level routing: all experts read all tokens, each token selects n outputs"
         w, r = weights.banks, self.router(x)
         y = self.mixer(repeat(x, 'k b t d -> m (k b) t d', m=self.E), w['mixer'])
         y = self.experts(y, w['experts'], caches.get('experts'), gen)
