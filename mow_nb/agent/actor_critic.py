@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/31_actor_critic.ipynb #c003
+
 from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast_per_task
 from ..config import AgentConfig
 from ..core import N_DISCRETE, TwoHot

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/30_distributions.ipynb #c003
+
 from ..core import N_DISCRETE, sample_onehot
 
 

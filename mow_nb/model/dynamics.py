@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 # %% ../../nbs/25_dynamics.ipynb #c004
+
 from ..config import DynamicsConfig
 from .blocks import join_task
 from .router import Router, Routing, anneal_schedule

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 # %% ../../nbs/28_world_model.ipynb #c003
+
 from ..config import WorldModelConfig
 from ..core import TwoHot, onehot_at
 from .blocks import ClusterBank
