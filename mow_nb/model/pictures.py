@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, suggest, symexp
 
-# %% ../../nbs/22_pictures.ipynb #c008
+# %% ../../nbs/22_pictures.ipynb #c009
 KINDS = ('plain', 'standard', 'log')
 FLOOR = 0.05  # least standard deviation of a pixel, where black is 0 and white is 1
 
