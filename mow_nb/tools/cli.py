@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'COMMANDS',
-    'judge_options',
+    'parse_options',
     'parse_config',
     'presets_text',
     'train_command',
@@ -29,29 +29,28 @@ import textwrap
 from pathlib import Path
 
 # %% ../../nbs/84_cli.ipynb #c003
-from ..suites import task_sets
-
 from .. import __version__
 from ..config import Config, flat
 from ..core import ConfigError, DiskError, MowError, suggest
 from ..envs.tasks import bounds, tasks_of
 from ..store.presets import MEANINGS, PRESETS, changed, check, preset
+from ..suites import task_sets
 
 
 # %% ../../nbs/84_cli.ipynb #c006
 def _value(name, old, text):
-    "A word from the shell in the type of the field"
+    "A word of the command line in the type of the field"
     try:
         return type(old)(text)
     except ValueError:
         raise ConfigError(f"--{name} {text}: must be of type {type(old).__name__}") from None
 
 
-def judge_options(
+def parse_options(
     args: list[str],  # what follows the preset, such as ['--train.env_steps', '40']
     config: Config,  # whose fields the options are
 ) -> dict:  # what the options say: dotted name -> value
-    "Refuse unknown names and unfit values in one line"
+    "Values that options give to fields; raises ConfigError for unknown names and unfit values"
     table, said = flat(config), {}
     for i, arg in enumerate(args):
         if not arg.startswith('--') or arg == '--help':
@@ -82,16 +81,16 @@ def parse_config(
     prog: str = 'mow',  # what the help calls the program
     about: str = '',  # what the program does, in a sentence that the help begins with
 ) -> Config:  # checked
-    "A config from a preset and options"
+    "Config from a preset and options of the command line; raises ConfigError"
     config = preset(names)
     check(
-        changed(config, judge_options(args, config))
+        changed(config, parse_options(args, config))
     )  # a part that refuses is named in full here, by tyro it would not be
     import tyro
 
     about += 'Options and their present values. A preset sets them, an option overrides it.'
     tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # help, and what was not an option
-    config = changed(config, judge_options(args, config))
+    config = changed(config, parse_options(args, config))
     check(config)
     return config
 
@@ -340,7 +339,7 @@ COMMANDS = {
 
 # %% ../../nbs/84_cli.ipynb #c033
 def usage() -> str:  # lines for the terminal
-    "What `mow` can do"
+    "Help text of `mow`: its commands and exit codes"
     return '\n'.join(
         [
             f'mow {__version__}: one agent that learns many visual tasks by dreaming',
@@ -386,7 +385,7 @@ def _trouble(e):
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
-    "The program"
+    "Runs one command line of `mow`"
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ('-h', '--help', 'help'):
         print(usage())

@@ -28,7 +28,7 @@ from mow_nb.training.clustering import (
 from .learner import Learner
 
 
-# %% ../../nbs/63_grouping.ipynb #c006
+# %% ../../nbs/63_grouping.ipynb #c007
 def cluster_parameters(
     learner: Learner,  # before the clustering
 ) -> dict[str, Parameter]:  # name -> parameter, of the banks' first members
@@ -37,7 +37,7 @@ def cluster_parameters(
     return {f'{bank}.{name}': p for bank, b in banks.items() for name, p in b.members[0].named_parameters()}
 
 
-# %% ../../nbs/63_grouping.ipynb #c009
+# %% ../../nbs/63_grouping.ipynb #c010
 def reduced_gradients(
     learner: Learner,  # warmed up, tasks still together
     sample: Callable,  # number of the batch -> Batch
@@ -57,7 +57,7 @@ def reduced_gradients(
     return dict(layer_means=total[:, :, 0], projection=total[:, :, 1:].sum(1), even=even_tensors(total[:, :, 1:]))
 
 
-# %% ../../nbs/63_grouping.ipynb #c014
+# %% ../../nbs/63_grouping.ipynb #c015
 def find_groups(
     learner: Learner,  # warmed up, tasks still together
     sample: Callable,  # number of the batch -> Batch
