@@ -32,18 +32,18 @@ from time import perf_counter
 
 # %% ../../nbs/82_doctor.ipynb #c003
 import torch
+from ..suites import ATARI26
 
 from .. import __version__
 from ..core import devices, np_rng
 from ..envs.tasks import random_actions, tasks_of
 from ..envs.vector import make_env
-from ..suites import ATARI26
 
 
 # %% ../../nbs/82_doctor.ipynb #c006
 @dataclass(frozen=True)
 class Finding:
-    "Record of one line of the answer"
+    "One line of the answer"
 
     what: str  # what was looked for
     ok: bool  # is it there, and does it work?
@@ -55,17 +55,20 @@ class Finding:
 
 # %% ../../nbs/82_doctor.ipynb #c009
 def python_finding() -> Finding:  # versions, device, threads
-    "Finding about Python, PyTorch, device and threads"
+    "Python and PyTorch"
     device = torch.cuda.get_device_name() if 'cuda' in devices() else 'cpu'
-    libraries = f'{platform.python_version()}, mow_nb {__version__}, torch {torch.__version__} on {device}'
-    return Finding('Python', True, f'{libraries}, {torch.get_num_threads()} of {os.cpu_count()} threads')
+    return Finding(
+        'Python',
+        True,
+        f'{platform.python_version()}, mow_nb {__version__}, torch {torch.__version__} on {device}, {torch.get_num_threads()} of {os.cpu_count()} threads',
+    )
 
 
 # %% ../../nbs/82_doctor.ipynb #c012
 def atari_finding(
     seconds: float = 0.5,  # how long to measure
 ) -> Finding:  # games and steps per second
-    "Finding about the Atari emulator: games that are there, and steps per second"
+    "The emulator and its games"
     from ale_py import roms
 
     here = {name.replace('_', '') for name in roms.get_all_rom_ids()}
@@ -93,7 +96,7 @@ def ask_python(
     code: str,  # for another Python
     timeout: float,  # seconds before it is ended, with whatever it started
 ) -> tuple[int | None, str]:  # exit status (None = it hung), last line of what it printed or complained
-    "Exit status and last line of a Python process that runs some code, ended after a time limit"
+    "Run code where it can do no harm"
     child = subprocess.Popen(
         [sys.executable, '-c', code],
         stdout=subprocess.PIPE,
@@ -120,7 +123,7 @@ def ask_python(
 def robots_finding(
     timeout: float = 60.0,  # seconds before the measurement is given up
 ) -> Finding:  # backend and frames per second, or what to install
-    "Finding about Meta-World: what draws it, and frames per second"
+    "Meta-World, and what draws it"
     if importlib.util.find_spec('metaworld') is None:
         return Finding('Meta-World', False, "not installed: pip install 'mow_nb[metaworld]'")
     status, told = ask_python(
@@ -140,8 +143,11 @@ def robots_finding(
             or f"drawing ended the process (status {status}): make setup-system, or set MUJOCO_GL=osmesa",
         )
     s = json.loads(told)
-    pace = f"{s['frames_per_second']:.0f} frames/s ({s['draw_ms']:.1f} ms to draw, {s['step_ms']:.1f} ms to step)"
-    return Finding('Meta-World', True, f"metaworld {version('metaworld')}, drawn by {s['gl']}: {pace}")
+    return Finding(
+        'Meta-World',
+        True,
+        f"metaworld {version('metaworld')}, drawn by {s['gl']}: {s['frames_per_second']:.0f} frames/s ({s['draw_ms']:.1f} ms to draw, {s['step_ms']:.1f} ms to step)",
+    )
 
 
 # %% ../../nbs/82_doctor.ipynb #c023
@@ -149,7 +155,7 @@ BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 
 
 def browser_finding() -> Finding:  # its name
-    "Finding about a browser, which only tests of widgets need"
+    "A browser, for the tests of the widgets"
     found = [b for b in BROWSERS if shutil.which(b)]
     return Finding(
         'Browser',
@@ -159,7 +165,7 @@ def browser_finding() -> Finding:  # its name
 
 
 def jupyter_finding() -> Finding:  # its version
-    "Finding about Jupyter, which only notebooks need"
+    "Jupyter, for reading the book"
     try:
         return Finding('Jupyter', True, f"jupyterlab {version('jupyterlab')}")
     except PackageNotFoundError:
@@ -170,7 +176,7 @@ def disk_finding(
     path: str | Path = '.',  # where runs are kept
     least: float = 2.0,  # GB
 ) -> Finding:  # free space
-    "Finding about free space on the disk"
+    "Room for a replay"
     free = shutil.disk_usage(path).free / 1e9
     return Finding(
         'Disk',
@@ -180,7 +186,7 @@ def disk_finding(
 
 
 def examine() -> list[Finding]:  # one per line
-    "Findings about all parts of the machine, one after the other"
+    "Everything, one after the other"
     return [
         ask() for ask in (python_finding, atari_finding, robots_finding, browser_finding, jupyter_finding, disk_finding)
     ]
