@@ -17,15 +17,16 @@ import pytest
 import torch
 
 from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError, NonFiniteError, np_rng
+from mow_nb.envs import tasks
 from mow_nb.envs.tasks import register, tasks_of
-from mow_nb.envs.vector import Pool, make_env, tasks
+from mow_nb.envs.vector import Pool, make_env
 from mow_nb.envs.workers import IsolatedEnv
 from mow_nb.eval.evaluation import load_records, play
 from mow_nb.records import Batch
 from mow_nb.store import checkpoint
 from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
-from mow_nb.store.run_folder import hold
+from mow_nb.store.run_folder import lock_run
 from mow_nb.training.learner import Learner
 from mow_nb.training.run import Run, train
 from mow_nb.training.share import evaluate
@@ -236,7 +237,7 @@ def test_row_1_1_only_the_owner_renames(tmp_path, capsys):
         checkpoint.save(tmp_path, step, dict(w=torch.ones(2)), {})
     (tmp_path / 'step-000000002' / 'extra.json').write_text('oops')
     assert checkpoint.load(tmp_path).step == 1 and (tmp_path / 'step-000000002').exists()
-    assert checkpoint.load(tmp_path, mine=True).step == 1 and (tmp_path / 'damaged-step-000000002').exists()
+    assert checkpoint.load(tmp_path, holds_lock=True).step == 1 and (tmp_path / 'damaged-step-000000002').exists()
     assert capsys.readouterr().err.count('\n') == 2
 
 
@@ -423,7 +424,7 @@ def test_row_1_11_notes_are_kept(tmp_path):
 def test_row_1_13_lock_first(run):
     "row 1.13: while a run is held, a second trainer changes nothing, from another process or from this one"
     before = (run / 'config.toml').read_bytes()
-    with hold(run):
+    with lock_run(run):
         assert 'is being trained already' in mow(*TOY, '--resume', '--train.save-every', 50, code=2, root=run.parent)
         with pytest.raises(ConfigError, match='is being trained already'):
             resume(run)
@@ -478,7 +479,7 @@ def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
         with pytest.raises(DiskError):
             train(preset('toy'), 'x', tmp_path, quiet=True)
     with monkeypatch.context() as m:
-        m.setattr('mow_nb.training.run.Run.fill', lambda self: out_of_order())
+        m.setattr('mow_nb.training.run.Run.prefill', lambda self: out_of_order())
         with pytest.raises(NameError):
             train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
     train(preset('toy'), 'x', tmp_path, quiet=True)
@@ -535,7 +536,9 @@ def test_row_1_3_one_task_is_isolated(labels):
             hurt = with_nan(batch, field)
         means = learner.update(hurt)
         assert means['skipped'].tolist() == [0, 1, 0] and all(torch.isfinite(v).all() for v in means.values()), field
-        tensors = {k: torch.cat([v[:1], v[2:]]) if k in learner.per_task() else v for k, v in learner.tensors().items()}
+        tensors = {
+            k: torch.cat([v[:1], v[2:]]) if k in learner.per_task() else v for k, v in learner.state_dict().items()
+        }
         results.append((checkpoint.weights_hash(tensors), {k: v[[0, 2]].tolist() for k, v in means.items()}))
         assert all(torch.isfinite(v).all() for v in tensors.values())
         assert means['skipped'].sum() == 1 and learner.updates == 3
@@ -549,7 +552,7 @@ def test_row_1_3_as_if_left_out():
     means = learner.update(with_nan(batch, 'rew'), behaviour=False)
     world = twin.world.train()
     state = world.observe(
-        batch, twin.gen('observe'), *twin.heat().unbind(), twin.gen('dropout'), twin.config.train.pictures_rate
+        batch, twin.gen('observe'), *twin.annealing().unbind(), twin.gen('dropout'), twin.config.train.pictures_rate
     )
     losses = world.losses(batch, state)
     for name, l in losses.items():
@@ -560,10 +563,10 @@ def test_row_1_3_everybody(monkeypatch):
     "row 1.3: where nobody in particular is to blame, no weight, moment or statistic moves, and all are counted"
     learner, batch = learner_and_batch()
     learner.update(batch)
-    before = checkpoint.weights_hash(learner.tensors())
+    before = checkpoint.weights_hash(learner.state_dict())
     monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', lambda params, most: torch.tensor(float('nan')))
     assert learner.update(batch)['skipped'].tolist() == [1, 1, 1]
-    assert checkpoint.weights_hash(learner.tensors()) == before
+    assert checkpoint.weights_hash(learner.state_dict()) == before
 
 
 def test_row_1_3_a_run_goes_on(tmp_path, monkeypatch, capsys):

@@ -169,7 +169,7 @@ DEATHS = [
     ('mow_nb.training.run.save_analysis', 1, True),  # groups written for the report, none in a checkpoint
     ('mow_nb.envs.vector.Pool.step', 4, True),  # live: the environments have moved, the replay has not
     ('mow_nb.training.learner.Learner.learn_behaviour', 3),  # the world has learned and the agent has not
-    ('mow_nb.training.run.Run.judge', 1, True),  # judged at 18 and no checkpoint since 14
+    ('mow_nb.training.run.Run.evaluate', 1, True),  # judged at 18 and no checkpoint since 14
     ('mow_nb.store.checkpoint._discard', 1),  # the new checkpoint is there, an old one too many
     ('mow_nb.store.journal.Journal.write', 2, True),  # a line about updates that will be made again
     ('mow_nb.training.run.Run.log', 4, True),  # the last line is written, the last checkpoint is not

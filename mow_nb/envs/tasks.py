@@ -16,6 +16,9 @@ __all__ = [
     'SUITES',
     'Task',
     'AtariProtocol',
+    'Suite',
+    'suite_of',
+    'task_sets',
     'acts_of',
     'register',
     'maker',
@@ -36,7 +39,7 @@ __all__ = [
 # %% ../../nbs/10_tasks.ipynb #c002
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.resources import files
@@ -53,7 +56,7 @@ class Task:
     "One task: its name and the shape of its actions"
 
     name: str  # what the user types
-    suite: str  # where it comes from: 'atari100k', 'pocket', 'user', ...
+    suite: str  # where it comes from, a key of `SUITES`: 'atari100k', 'pocket', 'user', ...
     n_actions: int = 0  # number of discrete actions, 0 = none, at most 18
     d_continuous: int = 0  # number of continuous action values, 0 = none
     action_names: tuple = ()  # names of the discrete actions, for people
@@ -127,10 +130,101 @@ MT10 = tuple(
     ).split()
 )
 
+
 # %% ../../nbs/10_tasks.ipynb #c030
+def _no_bounds(task):
+    "Nobody knows how well this task can be played"
+    return None
+
+
+@dataclass(frozen=True)
+class Suite:
+    "What tasks of one origin share: their maker, their actions, the range of their scores and what they are called"
+
+    make: str = ''  # 'module:function' of (task, size) or (task, size, settings) -> `wrappers.Env`; '' = cannot be made
+    sets: dict = field(default_factory=dict)  # what a user may type -> names of those tasks
+    actions: Callable | None = None  # (name, full_actions) -> names of discrete actions, or number of continuous values
+    bounds: Callable = _no_bounds  # task -> returns of random play and of the reference player; None if unknown
+    players: tuple = ('random (known)', 'reference')  # what those two players are called in a table
+    score: str = 'normalised score'  # what a return between those bounds is called
+    settings: str = ''  # what the maker is also given: 'protocol' (rules of Atari), 'robots' (options), '' = nothing
+    facets: tuple = ()  # what each word of a name 'track-sea' says, where other tasks share it; () = nothing is shared
+    suffix: str = ''  # end of all names that tells no task from another
+    paper: tuple = ()  # steps per task and score of the paper, and a sentence with {steps}, {score} and {simulated} steps
+
+    @property
+    def names(self) -> tuple:  # each once
+        "Names of all its tasks"
+        return tuple(dict.fromkeys(name for names in self.sets.values() for name in names))
+
+
+# %% ../../nbs/10_tasks.ipynb #c032
+SUITES = dict(
+    atari100k=Suite(
+        make='mow_nb.envs.wrappers:AtariEnv',
+        sets=dict(atari100k=ATARI26),
+        actions=lambda name, full: tuple(JOYSTICK) if full else _MOVES[name],
+        bounds=lambda task: (random_score(task.name), human_score(task.name)),
+        players=('random (published)', 'human'),
+        score='human-normalised score',
+        settings='protocol',
+        paper=(
+            100_000,
+            1.104,
+            '. The paper uses {steps:,} in every game, and reaches a mean of {score:.1%} over 26 games.',
+        ),
+    ),
+    pocket=Suite(
+        make='mow_nb.envs.vector:make_pocket',
+        sets=dict(pocket=POCKET8),
+        actions=lambda name, full: _POCKET_MOVES[name.split('-')[0]],
+        bounds=lambda task: _WORKED_OUT[task.name.split('-')[0]],
+        players=('random (exact)', 'optimum'),
+        facets=('game', 'look'),
+    ),
+    steer=Suite(
+        make='mow_nb.envs.vector:make_steer',
+        sets=dict(steer=STEER4),
+        actions=lambda name, full: 2,
+        bounds=lambda task: _WORKED_OUT['steer'],
+        facets=('game', 'look'),
+    ),
+    metaworld=Suite(
+        make='mow_nb.envs.vector:make_robot',
+        sets=dict(mt10=MT10, mt50=MT50),
+        actions=lambda name, full: 4,
+        settings='robots',
+        suffix='-v3',
+        paper=(
+            300_000,
+            0.745,
+            ', {simulated:,} of the simulator. The paper uses {steps:,} of the simulator in each of 50 tasks, '
+            'and {score:.1%} of its episodes succeed.',
+        ),
+    ),
+    user=Suite(make='mow_nb.envs.vector:make_user'),
+)
+
+
+def suite_of(
+    task: Task,  # any task
+) -> Suite:  # one that knows nothing, if the task's suite is not registered
+    "The record of a task's suite"
+    return SUITES.get(task.suite, Suite())
+
+
+def task_sets() -> dict[str, tuple]:  # 'atari100k', 'pocket', 'steer', 'mt10', 'mt50' -> names of tasks
+    "Sets of tasks that can be named with one word"
+    return {word: names for suite in SUITES.values() for word, names in suite.sets.items()}
+
+
+# %% ../../nbs/10_tasks.ipynb #c035
 _USER: dict[str, tuple[Task, object]] = {}
-SUITES = dict(atari100k=ATARI26, pocket=POCKET8, steer=STEER4, mt10=MT10, mt50=MT50)
-_BUILT_IN = (*ATARI26, *POCKET8, *STEER4, *MT50)
+
+
+def _built_in():
+    "Names that are taken: of all tasks, then of all sets"
+    return (*(name for suite in SUITES.values() for name in suite.names), *task_sets())
 
 
 def acts_of(
@@ -166,7 +260,7 @@ def _asked(name, make):
     return found
 
 
-# %% ../../nbs/10_tasks.ipynb #c032
+# %% ../../nbs/10_tasks.ipynb #c037
 def register(
     name: str,  # the new task's name
     make: str
@@ -180,7 +274,7 @@ def register(
         raise ConfigError(
             f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit and not end with a blank'
         )
-    if name in _BUILT_IN or name in SUITES or name.startswith('mt1:'):
+    if name in _built_in() or name.startswith('mt1:'):
         raise ConfigError(f"task '{name}' is built in: choose another name")
     if not isinstance(make, str) and not callable(make) and not hasattr(make, 'make'):
         raise ConfigError(
@@ -197,7 +291,7 @@ def register(
     return task
 
 
-# %% ../../nbs/10_tasks.ipynb #c033
+# %% ../../nbs/10_tasks.ipynb #c038
 def maker(
     task: Task,  # a task made by `register`
 ) -> object:  # its gymnasium id, function or `workers.IsolatedEnv`
@@ -209,45 +303,39 @@ def maker(
     return _USER[task.name][1]
 
 
-# %% ../../nbs/10_tasks.ipynb #c039
+# %% ../../nbs/10_tasks.ipynb #c044
 def _task(name, full_actions):
     "The task of that name"
     if name in _USER:
         return _USER[name][0]
-    if name in POCKET8:
-        moves = _POCKET_MOVES[name.split('-')[0]]
-        return Task(name, 'pocket', len(moves), 0, moves)
-    if name in STEER4:
-        return Task(name, 'steer', 0, 2)
-    if name in MT50:
-        return Task(name, 'metaworld', 0, 4)
-    if name in ATARI26:
-        moves = tuple(JOYSTICK) if full_actions else _MOVES[name]
-        return Task(name, 'atari100k', len(moves), 0, moves)
+    for key, suite in SUITES.items():
+        if name in suite.names:
+            acts = suite.actions(name, full_actions)
+            return Task(name, key, 0, acts) if isinstance(acts, int) else Task(name, key, len(acts), 0, acts)
     own = '' if _USER else '; if it is one of your own, say which module registers it: --import MODULE'
-    raise ConfigError(suggest(name, (*_BUILT_IN, *SUITES, *_USER), 'game' if name[:1].isupper() else 'task') + own)
+    raise ConfigError(suggest(name, (*_built_in(), *_USER), 'game' if name[:1].isupper() else 'task') + own)
 
 
-# %% ../../nbs/10_tasks.ipynb #c041
+# %% ../../nbs/10_tasks.ipynb #c046
 def tasks_of(
     spec: str,  # names of tasks or suites, joined by commas
     full_actions: bool = False,  # all 18 joystick positions for Atari
 ) -> tuple[Task, ...]:  # K tasks in the order named
     "Tasks from words"
-    words = [w.strip() for w in spec.split(',') if w.strip()]
+    words, sets = [w.strip() for w in spec.split(',') if w.strip()], task_sets()
     if not words:
         raise ConfigError("no task named: try 'Pong', 'Pong,Breakout', 'pocket' or 'atari100k'")
     for name in (w[4:] for w in words if w.startswith('mt1:')):
         if name not in MT50:
             raise ConfigError(suggest(name, MT50, 'robot task'))
-    names = [n for w in words for n in SUITES.get(w, (w.removeprefix('mt1:'),))]
+    names = [n for w in words for n in sets.get(w, (w.removeprefix('mt1:'),))]
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
     if twice:
         raise ConfigError(f"task '{twice[0]}' is named twice")
     return tuple(_task(n, full_actions) for n in names)
 
 
-# %% ../../nbs/10_tasks.ipynb #c046
+# %% ../../nbs/10_tasks.ipynb #c051
 def d_max(
     tasks: tuple[Task, ...],  # K tasks
 ) -> int:  # width of the continuous part
@@ -262,7 +350,7 @@ def action_width(
     return N_DISCRETE + d_max(tasks)
 
 
-# %% ../../nbs/10_tasks.ipynb #c049
+# %% ../../nbs/10_tasks.ipynb #c054
 def action_masks(
     tasks: tuple[Task, ...],  # K tasks
 ) -> np.ndarray:  # (K, 18) bool, the discrete actions each task knows
@@ -278,7 +366,7 @@ def continuous_masks(
     return np.arange(d_max) < np.array([t.d_continuous for t in tasks])[:, None]
 
 
-# %% ../../nbs/10_tasks.ipynb #c054
+# %% ../../nbs/10_tasks.ipynb #c059
 def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
@@ -289,7 +377,7 @@ def decode(
     return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)
 
 
-# %% ../../nbs/10_tasks.ipynb #c057
+# %% ../../nbs/10_tasks.ipynb #c062
 def random_actions(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
@@ -304,7 +392,7 @@ def random_actions(
     return out
 
 
-# %% ../../nbs/10_tasks.ipynb #c060
+# %% ../../nbs/10_tasks.ipynb #c065
 @cache
 def reference(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
@@ -335,7 +423,7 @@ def _score(kind, name):
     return table[name]
 
 
-# %% ../../nbs/10_tasks.ipynb #c064
+# %% ../../nbs/10_tasks.ipynb #c069
 _WORKED_OUT = dict(
     track=(15.859693877551, 38.963265306122445),
     reach=(2.4407641955224517, 40.0),  # exact
@@ -347,14 +435,10 @@ def bounds(
     task: Task,  # any task
 ) -> tuple[float, float] | None:  # return of random play and of the reference player; None if unknown
     "Between which two players a task's score is read"
-    if task.suite == 'atari100k':
-        return random_score(task.name), human_score(task.name)
-    if task.suite in ('pocket', 'steer'):
-        return _WORKED_OUT[task.name.split('-')[0]]
-    return None
+    return suite_of(task).bounds(task)
 
 
-# %% ../../nbs/10_tasks.ipynb #c067
+# %% ../../nbs/10_tasks.ipynb #c072
 def published(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
 ) -> dict[str, dict]:  # method -> source, and 'mean_hns', 'median_hns' or 'scores' (game -> scores of the seeds), ...

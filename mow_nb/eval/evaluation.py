@@ -36,7 +36,7 @@ from ..agent.player import Agent
 from ..config import Config
 from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
-from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions
+from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions, suite_of
 from ..envs.vector import Pool
 from .metrics import success_rate
 from ..files import disk, get_json, put
@@ -111,7 +111,7 @@ def robots_of(
     config: Config,  # of a run
 ) -> dict:  # plain data; empty if no robot takes part
     "How its robots are stepped, seen and rewarded"
-    if not any(t.suite == 'metaworld' for t in check(config)):
+    if not any(suite_of(t).settings == 'robots' for t in check(config)):
         return {}
     return asdict(config.robots) | dict(
         reward=REWARD, camera=CAMERA, place=list(PLACE), gl=choose_gl(), style=asdict(STYLES[config.robots.render])

@@ -9,7 +9,7 @@ __all__ = [
     'write_manifest',
     'read_files',
     'verify',
-    'deal',
+    'shard',
     'unshard',
     'weights_hash',
     'check_fit',
@@ -140,7 +140,7 @@ def verify(
 _MEMBER = re.compile(r'(?:^|\.)members\.(\d+)\.')
 
 
-def deal(
+def shard(
     tensors: dict,  # name -> Tensor
     per_task=(),  # names whose leading axis is K
 ) -> dict:  # file name -> {name -> Tensor}
@@ -286,7 +286,7 @@ def _publish(tmp: Path, final: Path) -> None:
 def _write(tmp: Path, step: int, tensors: dict, text: str, per_task) -> None:
     "All files of a checkpoint, synced, in a directory nobody reads yet"
     tmp.mkdir(parents=True)
-    for file, part in deal(tensors, per_task).items():
+    for file, part in shard(tensors, per_task).items():
         save_file(part, tmp / file)
     (tmp / 'extra.json').write_text(text)
     write_manifest(tmp, format=1, step=step, names=list(tensors), rows=sorted(per_task))
@@ -347,18 +347,18 @@ def read_checkpoint(
     return Checkpoint(body.get('step', 0), unshard(tensors, body.get('names', []), body.get('rows', [])), extra)
 
 
-def _set_aside(path: Path, why: str, mine: bool) -> None:
+def _set_aside(path: Path, why: str, holds_lock: bool) -> None:
     "Say that a checkpoint is damaged, and move it out of the way if it is ours"
     new, i = path.with_name(f'damaged-{path.name}'), 1
     while new.exists():
         new, i = path.with_name(f'damaged-{path.name}.{i}'), i + 1
     try:
-        os.rename(path, new) if mine else None
+        os.rename(path, new) if holds_lock else None
     except OSError:
-        mine = False  # a read-only disk: say it, go on
+        holds_lock = False  # a read-only disk: say it, go on
     print(
         f'checkpoint {path.name} is damaged ({why}); '
-        + (f'set aside as {new.name}' if mine else 'an older one is used'),
+        + (f'set aside as {new.name}' if holds_lock else 'an older one is used'),
         file=sys.stderr,
     )
 
@@ -375,21 +375,21 @@ def _first(root, said):
 
 def load(
     root: Path,  # the `checkpoints` directory of a run
-    mine: bool = False,  # does the caller hold the run's lock? then damaged ones are renamed
+    holds_lock: bool = False,  # does the caller hold the run's lock? then damaged ones are renamed
 ) -> Checkpoint | None:  # the newest valid checkpoint; None if there has never been one
     "The newest checkpoint that can be trusted"
     for patience in (0.05, 0.1, 0.2, 0.4, 0):
         before, bad = checkpoints(root), []
         found = _first(root, bad)
         # whoever holds the lock is alone; others may have looked while a checkpoint was being replaced
-        if mine or not bad or not patience:
+        if holds_lock or not bad or not patience:
             break
         time.sleep(patience)
         if before == checkpoints(root) and verify(bad[0][0]) == bad[0][1]:
             break
     if found is not None:
         for path, why in bad:
-            _set_aside(path, why, mine)
+            _set_aside(path, why, holds_lock)
         return found
     if bad:
         raise CheckpointError(f'no usable checkpoint in {root}: {bad[0][0].name}: {bad[0][1]} ({len(bad)} tried)')

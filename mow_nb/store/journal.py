@@ -14,7 +14,7 @@ __all__ = [
     'plan',
     'check_memory',
     'plan_text',
-    'Lines',
+    'ProgressLines',
     'progress',
 ]
 
@@ -221,7 +221,7 @@ def plan_text(
 
 
 # %% ../../nbs/46_journal.ipynb #c018
-class Lines:
+class ProgressLines:
     "Progress of a phase in plain lines, at most one in `every` seconds"
 
     def __init__(
@@ -294,4 +294,4 @@ def progress(
             file=sys.stdout,
             dynamic_ncols=True,
         )
-    return Lines(total, initial, what, unit)
+    return ProgressLines(total, initial, what, unit)

@@ -12,14 +12,14 @@ __all__ = [
     'from_toml',
     'versions',
     'read_table',
-    'hold',
-    'begun',
-    'own_actions',
-    'enter',
+    'lock_run',
+    'has_data',
+    'user_task_actions',
+    'check_can_open',
     'open_run',
     'read_config',
-    'same_model',
-    'same_run',
+    'check_same_config',
+    'check_same_run',
 ]
 
 # %% ../../nbs/44_run_folder.ipynb #c002
@@ -126,7 +126,7 @@ def versions() -> dict[str, str]:  # library -> version, of those that are insta
 
 
 # %% ../../nbs/44_run_folder.ipynb #c018
-def _sittings(there):
+def _version_history(there):
     "Versions of this sitting, behind those of earlier ones where they differ"
     old = read_table(there, 'versions') if there.exists() else {}
     return {
@@ -155,7 +155,7 @@ def read_table(
 
 # %% ../../nbs/44_run_folder.ipynb #c020
 @contextmanager
-def hold(
+def lock_run(
     path: Path,  # the run's directory, made if missing
 ):  # nothing
     "Keep everybody else out of a run inside a `with`"
@@ -172,7 +172,7 @@ def hold(
 
 
 # %% ../../nbs/44_run_folder.ipynb #c023
-def begun(
+def has_data(
     path: Path,  # a run's directory
 ) -> bool:  # False if nothing was played, trained or saved in it
     "Is there anything to lose?"
@@ -191,7 +191,7 @@ def begun(
 
 
 # %% ../../nbs/44_run_folder.ipynb #c025
-def own_actions(
+def user_task_actions(
     config: Config,  # of a run
 ) -> dict:  # name of each task of the user's own -> [n_actions, d_continuous]
     "What the config does not say about its tasks"
@@ -200,7 +200,7 @@ def own_actions(
     }
 
 
-def _same_actions(config, wanted):
+def _check_actions(config, wanted):
     "Refuse tasks that are registered with other actions than the run was made with"
     for name, (n, d) in wanted.items():
         try:
@@ -214,17 +214,17 @@ def _same_actions(config, wanted):
 
 
 # %% ../../nbs/44_run_folder.ipynb #c027
-def enter(
+def check_can_open(
     config: Config,  # checked
     path: Path,  # the run's directory
     resume: bool = False,  # go on with a run that is there
 ) -> None:
     "Refuse to enter a run that is there, unless it shall go on and is the same"
-    if not os.path.exists(path / 'config.toml') or not begun(path):
+    if not os.path.exists(path / 'config.toml') or not has_data(path):
         return
     if not resume:
         raise ConfigError(f"run '{path.name}' exists in {path.parent}/: resume it, or choose another name")
-    same_model(flat(read_config(path)), config)
+    check_same_config(flat(read_config(path)), config)
 
 
 def open_run(
@@ -233,14 +233,19 @@ def open_run(
     resume: bool = False,  # go on with a run that is there
 ) -> Path:  # the directory, with its config written
     "Make a run's directory, or enter it again"
-    enter(config, path, resume)
+    check_can_open(config, path, resume)
     there = path / 'config.toml'
     for part in ('', 'eval', 'analysis'):  # what a kill in mid-writing has left
         for left in (path / part).glob('.tmp-*'):
             left.unlink(missing_ok=True)
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
-    put(there, to_toml(config) + '\n' + tomli_w.dumps(dict(versions=_sittings(there), actions=own_actions(config))))
+    put(
+        there,
+        to_toml(config)
+        + '\n'
+        + tomli_w.dumps(dict(versions=_version_history(there), actions=user_task_actions(config))),
+    )
     return path
 
 
@@ -256,7 +261,7 @@ def read_config(
         config = from_toml(get(path / 'config.toml').decode())
     except (ConfigError, UnicodeDecodeError) as e:
         raise CheckpointError(f'{path}/config.toml: {e}') from None
-    _same_actions(config, read_table(path / 'config.toml', 'actions'))
+    _check_actions(config, read_table(path / 'config.toml', 'actions'))
     return config
 
 
@@ -279,7 +284,7 @@ _FREE = (
 )
 
 
-def same_model(
+def check_same_config(
     old: dict,  # dotted name -> value, of the run on disk
     new: Config,  # that wants to go on with it
 ) -> None:
@@ -292,12 +297,12 @@ def same_model(
         raise ConfigError(f'cannot resume with {name}={value!r}: the run was made with {old[name]!r}')
 
 
-def same_run(
+def check_same_run(
     config: Config,  # of a run, read from its `config.toml`
     extra: dict,  # of its checkpoint
 ) -> None:
     "Refuse a checkpoint that was made under another config than the one beside it"
     try:
-        same_model(extra.get('config', {}), config)
+        check_same_config(extra.get('config', {}), config)
     except ConfigError as e:
         raise CheckpointError(f'the checkpoint does not belong to config.toml: {e}') from None

@@ -31,7 +31,7 @@ from pathlib import Path
 from .. import __version__
 from ..config import Config, flat
 from ..core import ConfigError, DiskError, MowError, suggest
-from ..envs.tasks import SUITES, bounds, tasks_of
+from ..envs.tasks import bounds, task_sets, tasks_of
 from ..store.presets import MEANINGS, PRESETS, changed, check, preset
 
 
@@ -257,8 +257,10 @@ def tasks_command(
     "tasks [NAME ...]          what can be learned, and what players earn"
     about = 'List tasks: their suite, their actions, and what random play and the reference player earn.'
     p = argparse.ArgumentParser('mow tasks', description=about)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f"tasks or suites ({', '.join(SUITES)}); all if not given")
-    names = p.parse_args(args).names or dict.fromkeys(n for suite in SUITES.values() for n in suite)
+    p.add_argument(
+        'names', nargs='*', metavar='NAME', help=f"tasks or suites ({', '.join(task_sets())}); all if not given"
+    )
+    names = p.parse_args(args).names or dict.fromkeys(n for names in task_sets().values() for n in names)
     tasks = tasks_of(','.join(names))
     print(f"{'task':29}{'suite':11}{'actions':14}{'random':>10}{'reference':>12}")
     for t in tasks:

@@ -35,11 +35,11 @@ from mow_nb.store.journal import (
 )
 from ..store.presets import check
 from ..store.replay import Replay
-from ..store.run_folder import enter, hold, open_run, run_path
-from ..store.snapshot import check_never_saved, remember, snapshot, stand
+from ..store.run_folder import check_can_open, lock_run, open_run, run_path
+from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .clustering import save_analysis
 from .grouping import find_groups
-from .interrupt import GracefulInterrupt, Stopped, Voice
+from .interrupt import GracefulInterrupt, SafeStdout, Stopped
 from .isolation import assert_finite
 from .learner import Learner
 
@@ -57,8 +57,8 @@ class Run:
         t, self.config, self.path, self.quiet = config.train, config, Path(path), quiet
         if t.threads:
             torch.set_num_threads(t.threads)
-        self.tasks, self.saved, self.patience = check(config), None, GracefulInterrupt()
-        self.voice = Voice(self.patience, quiet)
+        self.tasks, self.saved, self.interrupt = check(config), None, GracefulInterrupt()
+        self.stdout = SafeStdout(self.interrupt, quiet)
         self.names = [task.name for task in self.tasks]
         self.learner = Learner(config)
         self.player = Agent(
@@ -92,15 +92,15 @@ class Run:
         "Go on until enough is done, leaving only where it is safe"
         with progress(what, unit, total, min(done(), total), self.quiet) as bar:
             while (n := done()) < total:
-                self.pause()
+                self.stop_if_asked()
                 yield n
                 bar.update()
 
-    def pause(self) -> None:
+    def stop_if_asked(self) -> None:
         "Everything agrees here: if somebody asked to stop, save and leave"
-        if self.patience.asked:
+        if self.interrupt.asked:
             self.save()
-            raise Stopped(self.patience.asked)
+            raise Stopped(self.interrupt.asked)
 
     def play_round(
         self,
@@ -110,7 +110,7 @@ class Run:
         s = self.pool.step(actions)
         self.replay.append(s.obs, s.act, s.rew, s.cont, s.done)
 
-    def fill(self) -> None:
+    def prefill(self) -> None:
         "Random play until the replay holds enough"
         total, width = self.config.train.prefill, d_max(self.tasks)
         for n in self.steps('random play', 'round', total, lambda: self.rounds):
@@ -148,18 +148,18 @@ class Run:
     ) -> None:
         "A line about the updates since the last one"
         assert_finite(self.sums, self.names, self.learner.updates)
-        row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.clock(), 3), phase=phase)
+        row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
         row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
         self.sums, self.since, self.pool.finished = {}, 0, []
         journal.write(row)
 
-    def clock(self) -> float:  # seconds of computing so far, earlier sittings included
+    def elapsed(self) -> float:  # seconds of computing so far, earlier sittings included
         "How long the run has taken"
         return self.seconds + time.perf_counter() - self.began
 
-    def tick(
+    def after_update(
         self,
         journal: Journal,  # where lines go
         phase: str,  # what is going on
@@ -169,12 +169,12 @@ class Run:
         if u % t.log_every == 0:
             self.log(journal, phase)
         if t.eval_every and u % t.eval_every == 0 and phase == 'live':
-            self.judge()
+            self.evaluate()
         if u % t.save_every == 0:
-            self.look()
+            self.save_rollouts()
             self.save()
 
-    def warm(
+    def warmup(
         self,
         journal: Journal,  # where lines go
     ) -> None:
@@ -183,9 +183,9 @@ class Run:
             self.learner.world.pictures.fit(self.sample('pictures', seqs=16).obs)
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
-            self.tick(journal, 'warm-up')
+            self.after_update(journal, 'warm-up')
 
-    def group(self) -> None:
+    def assign_clusters(self) -> None:
         "Tasks part company, if they are to"
         if self.grouped:
             return
@@ -197,7 +197,7 @@ class Run:
             )
         self.grouped = True
 
-    def judge(self) -> dict:  # the record
+    def evaluate(self) -> dict:  # the record
         "Evaluate the agent as it stands"
         record = evaluate_agent(
             self.config,
@@ -207,7 +207,7 @@ class Run:
         save_record(self.path / 'eval', record)
         return record
 
-    def look(self) -> None:
+    def save_rollouts(self) -> None:
         "Real, reconstructed and dreamt pictures of every task, for report and explorer"
         t = self.config.train
         batch = self.replay.sample(np_rng(self.config.seed, 'look'), 4, t.context + t.horizon, self.learner.device)
@@ -216,7 +216,7 @@ class Run:
             strips(self.learner.world, batch, t.context, self.learner.gen('look')),
         )
 
-    def live(
+    def train_online(
         self,
         journal: Journal,  # where lines go
     ) -> None:
@@ -228,7 +228,7 @@ class Run:
                 self.learn(behaviour=True)
             self.play_round(actions)
             if due:
-                self.tick(journal, 'live')
+                self.after_update(journal, 'live')
 
     def save(self) -> Path:  # the checkpoint's directory
         "Write a checkpoint, unless it would be the one that was just written"
@@ -239,18 +239,18 @@ class Run:
         self.replay.flush()
         tensors, extra, rows = snapshot(self)
         path = checkpoint.save(folder, self.learner.updates, tensors, extra, per_task=rows)
-        remember(self.path)
+        mark_saved(self.path)
         self.saved = now
         return path
 
     def load(self) -> bool:  # False if there is no checkpoint yet
         "Stand where the newest valid checkpoint stood"
-        found = checkpoint.load(self.path / 'checkpoints', mine=True)
+        found = checkpoint.load(self.path / 'checkpoints', holds_lock=True)
         if found is None:
             check_never_saved(self.path)
             self.replay.truncate({})
             return False
-        stand(self, found.tensors, found.extra)
+        restore_snapshot(self, found.tensors, found.extra)
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
 
@@ -259,17 +259,17 @@ class Run:
         journal: Journal,  # where lines go
     ) -> None:
         "All four, each from wherever its counter stands"
-        self.fill()
-        self.warm(journal)
-        self.pause()
+        self.prefill()
+        self.warmup(journal)
+        self.stop_if_asked()
         if not self.grouped:
-            self.group()
+            self.assign_clusters()
             self.save()
-        self.live(journal)
+        self.train_online(journal)
         if self.since:
             self.log(journal, 'live')
         self.save()
-        self.pause()
+        self.stop_if_asked()
 
     def finish(
         self,
@@ -277,9 +277,9 @@ class Run:
     ) -> None:
         "Evaluate, look, and say how it went"
         say('evaluating ...')
-        self.look()
+        self.save_rollouts()
         save_record(self.path / 'eval', evaluate_random(self.config))
-        say(score_text(score_rows(self.tasks, self.judge())))
+        say(score_text(score_rows(self.tasks, self.evaluate())))
 
 
 # %% ../../nbs/65_run.ipynb #c039
@@ -292,24 +292,24 @@ def train(
 ) -> Path:  # the run's directory
     "A run from nothing to an evaluated agent, or from wherever it was left"
     check_memory(config)
-    with hold(path := run_path(name, root)), ExitStack() as last:
-        enter(config, path, resume)
+    with lock_run(path := run_path(name, root)), ExitStack() as last:
+        check_can_open(config, path, resume)
         run = Run(config, path, quiet)
         last.callback(run.pool.close)
         open_run(config, path, resume)  # only now, as what could not be made must not use up a name
-        last.enter_context(redirect_stdout(run.voice))
+        last.enter_context(redirect_stdout(run.stdout))
         print(f'run {path}: {plan_text(config)}')
         if run.load():
             print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
         last.callback((journal := Journal(path, run.learner.updates - run.since)).close)
         try:
-            with run.patience:
+            with run.interrupt:
                 run.phases(journal)
         except KeyboardInterrupt:
             print(
                 f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with resume=True or --resume'
             )
             raise
-    with redirect_stdout(run.voice):
+    with redirect_stdout(run.stdout):
         run.finish()
     return path

@@ -24,7 +24,7 @@ from ..eval.evaluation import evaluate_agent, save_record
 from ..files import disk, memory, put
 from ..store import checkpoint
 from ..store.presets import build, changed, check, count
-from ..store.run_folder import own_actions, read_config, same_run, to_toml
+from ..store.run_folder import check_same_run, read_config, to_toml, user_task_actions
 
 
 # %% ../../nbs/66_share.ipynb #c008
@@ -59,7 +59,7 @@ def load(
         return from_pretrained(Path(path) / 'agent')
     if found is None:
         raise CheckpointError(f'run {path} has no checkpoint yet')
-    same_run(config, found.extra)
+    check_same_run(config, found.extra)
     return restore(config, found.tensors, found.extra.get('labels'), found.step)
 
 
@@ -101,7 +101,7 @@ def save_pretrained(
     }
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
     put(folder / 'agent.safetensors', save_bytes(tensors))
-    put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=own_actions(config))))
+    put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=user_task_actions(config))))
     checkpoint.write_manifest(folder, only=['agent.safetensors', 'config.toml'], step=agent.updates)
 
 

@@ -28,6 +28,7 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list
 from scipy.cluster.hierarchy import linkage as tree_of
 from scipy.spatial.distance import squareform
 
+from ..envs.tasks import suite_of
 from ..training.clustering import Analysis, adjusted_rand, cluster, distances, silhouette_curve, suggest_n
 
 
@@ -111,9 +112,10 @@ def truths(
     tasks: tuple,  # K tasks
 ) -> dict:  # what was shared when the tasks were made -> (K,) labels; empty if nobody knows
     "True groups, where somebody knows them"
-    if not tasks or {t.suite for t in tasks} - {'pocket', 'steer'}:
+    facets = {suite_of(t).facets for t in tasks}
+    if len(facets) != 1:
         return {}
-    words = dict(zip(('game', 'look'), zip(*(t.name.split('-') for t in tasks))))
+    words = dict(zip(facets.pop(), zip(*(t.name.split('-') for t in tasks))))
     return {what: np.unique(w, return_inverse=True)[1] for what, w in words.items() if 1 < len(set(w)) < len(tasks)}
 
 
@@ -122,7 +124,7 @@ def _common(tasks, others):
     "What all members have; best of all, what only they have"
     of = {
         'suite': lambda t: {t.suite},
-        'name': lambda t: set(t.name.split('-')[:-1] if t.suite == 'metaworld' else t.name.split('-')),
+        'name': lambda t: set(t.name.removesuffix(suite_of(t).suffix).split('-')),
         'moves': lambda t: set(t.action_names),
     }
     out = []

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib import rc_context
 
 from ..core import MowError
-from ..envs.tasks import bounds
+from ..envs.tasks import Suite, bounds, suite_of
 from ..eval.evaluation import normalised, protocol_of, successes
 from ..eval.metrics import aggregate_metrics
 from ..files import put
@@ -175,17 +175,16 @@ def _facts(summary):
         t.warmup + (t.env_steps - t.prefill) // t.train_every,
         _weights(c, summary.groups.labels.tolist() if summary.groups else None),
     )
+    settings = {suite_of(x).settings for x in f.tasks}
     rules = (
         f"Atari '{c.protocol}' ("
         + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items())
         + '); '
-        if any(x.suite == 'atari100k' for x in summary.tasks)
+        if 'protocol' in settings
         else ''
     )
     rules += (
-        'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); '
-        if any(x.suite == 'metaworld' for x in summary.tasks)
-        else ''
+        'robots (' + ', '.join(f'{k} {v}' for k, v in vars(c.robots).items()) + '); ' if 'robots' in settings else ''
     )
     return {
         'Steps per task': f"{at['rounds']:,} of {t.env_steps:,}",
@@ -244,13 +243,9 @@ def _scores(summary):
     "Who earned what"
     if not summary.records and not summary.random_play:
         return tag('p', 'Nobody has been evaluated yet.', cls='none')
-    players, suites = (
-        [x or dict(episodes={}) for x in (summary.records[-1] if summary.records else None, summary.random_play)],
-        {t.suite for t in summary.tasks},
-    )
-    low, high = {'atari100k': ('random (published)', 'human'), 'pocket': ('random (exact)', 'optimum')}.get(
-        suites.pop() if len(suites) == 1 else '', ('random (known)', 'reference')
-    )
+    players = [x or dict(episodes={}) for x in (summary.records[-1] if summary.records else None, summary.random_play)]
+    named = {suite_of(t).players for t in summary.tasks}
+    low, high = named.pop() if len(named) == 1 else Suite.players
     cut = any(e['cut'] for x in players for p in x['episodes'].values() for e in p)
     return join(
         tag(
@@ -273,7 +268,7 @@ def _scores(summary):
 # %% ../../nbs/74_report.ipynb #c019
 def _together(summary, players):
     "All Atari games in three figures"
-    games = [t.name for t in summary.tasks if t.suite == 'atari100k']
+    games = [t.name for t in summary.tasks if suite_of(t).settings == 'protocol']
     rows = {
         who: aggregate_metrics({g: [mean_and_stderr(x, g)[0]] for g in games})
         for who, x in players.items()

@@ -30,7 +30,7 @@ import numpy as np
 
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
-from ..envs.tasks import Task, bounds, tasks_of
+from ..envs.tasks import SUITES, Suite, Task, bounds, suite_of, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
@@ -136,13 +136,14 @@ def permutation_p(
 
 
 # %% ../../nbs/70_summary.ipynb #c019
-PAPER_STEPS, PAPER_MEAN = 100_000, 1.104  # Atari: agent steps per game, mean human-normalised score
-ROBOT_STEPS, ROBOT_MEAN = 300_000, 0.745  # MT50: simulator steps per task, success rate
+PAPER_STEPS, PAPER_MEAN, _ = SUITES['atari100k'].paper  # agent steps per game, mean human-normalised score
+ROBOT_STEPS, ROBOT_MEAN, _ = SUITES['metaworld'].paper  # MT50: simulator steps per task, success rate
 
 
 def _word(tasks):
     "What a normalised score is called"
-    return 'human-normalised score' if {t.suite for t in tasks} == {'atari100k'} else 'normalised score'
+    words = {suite_of(t).score for t in tasks}
+    return words.pop() if len(words) == 1 else Suite.score
 
 
 def _scale(task, a, r):
@@ -181,12 +182,12 @@ def verdict(
 
 
 # %% ../../nbs/70_summary.ipynb #c023
-def _paper(suites, simulated):
+def _paper(tasks, simulated):
     "What the paper had and reached"
-    if suites == {'atari100k'}:
-        return f'. The paper uses {PAPER_STEPS:,} in every game, and reaches a mean of {PAPER_MEAN:.1%} over 26 games.'
-    if suites == {'metaworld'}:
-        return f', {simulated:,} of the simulator. The paper uses {ROBOT_STEPS:,} of the simulator in each of 50 tasks, and {ROBOT_MEAN:.1%} of its episodes succeed.'
+    papers = {suite_of(t).paper for t in tasks}
+    if len(papers) == 1 and () not in papers:
+        steps, score, sentence = papers.pop()
+        return sentence.format(steps=steps, score=score, simulated=simulated)
     return f'. (The paper, whose tasks are others, uses {PAPER_STEPS:,} per Atari game.)'
 
 
@@ -195,9 +196,7 @@ def sentence(
 ) -> tuple:  # headline and explanation, plain texts
     "What is to be said first"
     steps, K = summary.rows[-1]['rounds'] if summary.rows else 0, len(summary.tasks)
-    budget = f'This agent had {steps:,} steps per task' + _paper(
-        {t.suite for t in summary.tasks}, steps * summary.config.robots.repeat
-    )
+    budget = f'This agent had {steps:,} steps per task' + _paper(summary.tasks, steps * summary.config.robots.repeat)
     if not summary.records or not summary.random_play:
         return (
             'Not judged yet',
