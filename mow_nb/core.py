@@ -23,7 +23,6 @@ __all__ = [
     'running_sum',
     'onehot_at',
     'sample_onehot',
-    'patch',
     'explain',
     'symlog',
     'symexp',
@@ -242,18 +241,7 @@ def sample_onehot(
     return onehot_at(probs, torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device))
 
 
-# %% ../nbs/00_core.ipynb #c055
-def patch(
-    f,  # a function whose first parameter is annotated with a class
-):  # the same function
-    "Make `f` a method of the class its first parameter names"
-    cls = next(iter(f.__annotations__.values()))
-    f.__qualname__ = f'{cls.__name__}.{f.__name__}'
-    setattr(cls, f.__name__, f)
-    return f
-
-
-# %% ../nbs/00_core.ipynb #c058
+# %% ../nbs/00_core.ipynb #c057
 def explain(
     thing,  # a function or class of ours
 ):  # the same, with a docstring that names every parameter and its meaning
@@ -289,7 +277,7 @@ def _parameters(node):
     return found + ([('returns', gives.lineno)] if gives else [])
 
 
-# %% ../nbs/00_core.ipynb #c062
+# %% ../nbs/00_core.ipynb #c061
 def symlog(
     x: 'Tensor',  # (...) any numbers
 ) -> 'Tensor':  # (...) squeezed; near zero almost unchanged
@@ -304,7 +292,7 @@ def symexp(
     return x.sign() * x.abs().expm1()
 
 
-# %% ../nbs/00_core.ipynb #c066
+# %% ../nbs/00_core.ipynb #c065
 class TwoHot:
     "Numbers as weights on bins that are even in symlog units"
 
@@ -357,7 +345,7 @@ class TwoHot:
         return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
 
-# %% ../nbs/00_core.ipynb #c080
+# %% ../nbs/00_core.ipynb #c079
 _HUES = (
     (0, 114, 178),
     (230, 159, 0),
@@ -378,7 +366,7 @@ def _tint(hue, level):
     return '#' + ''.join(f'{round(c + (goal - c) * abs(amount)):02x}' for c in _HUES[hue])
 
 
-# %% ../nbs/00_core.ipynb #c083
+# %% ../nbs/00_core.ipynb #c082
 def task_colors(
     names: list[str],  # the tasks of one run or one suite, in any order
 ) -> dict[str, str]:  # name to '#rrggbb', every one different

@@ -3,12 +3,13 @@
 usage: python tests/book.py run NOTEBOOK              run every cell, name the first that fails
        python tests/book.py execute [NOTEBOOK ...]    run in place and keep the outputs, cleaned (default: all)
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
-       python tests/book.py readme                    write README.md from nbs/index.ipynb
+       python tests/book.py readme                    write the chapter map of nbs/index.ipynb, and README.md from it
        python tests/book.py export                    write mow_nb/ from the notebooks
 """
 
 import ast
 import io
+import itertools
 import os
 import posixpath
 import re
@@ -46,6 +47,14 @@ def directives(cell):
 def module_of(path):
     "The module that a notebook exports, or None for a page"
     return directives(read(path).cells[0]).get('default_exp')
+
+
+def opening(path):
+    "Title and question of a notebook"
+    cell = next(c for c in read(path).cells if c.cell_type == 'markdown' and c.source.startswith('# '))
+    title, *rest = cell.source.splitlines()
+    quoted = itertools.takewhile(lambda line: line.startswith('>'), itertools.dropwhile(lambda line: not line, rest))
+    return title.removeprefix('# '), ' '.join(line.lstrip('> ') for line in quoted)
 
 
 def without_directives(source):
@@ -260,6 +269,51 @@ def joined(outputs):
     return out
 
 
+# ---- the chapter map
+
+FLOORS = {
+    '0': 'Words of the book: `mow_nb`',
+    '1': 'Environments: `mow_nb.envs`',
+    '2': 'The world model: `mow_nb.model`',
+    '3': 'The agent: `mow_nb.agent`',
+    '4': 'What is kept: `mow_nb.store`',
+    '5': 'What it is worth: `mow_nb.eval`',
+    '6': 'Training: `mow_nb.training`',
+    '7': 'Views: `mow_nb.view`',
+    '8': 'Tools: `mow_nb.tools`',
+    '9': 'Pages without a module',
+}
+MAP_TITLE = '## Chapters'
+
+
+def chapter_map():
+    "The cell of the front page that lists all chapters, as they name themselves"
+    lines = [
+        MAP_TITLE,
+        '',
+        'Each chapter asks one question, builds the answer in small pieces and exports one module. Ten numbers are a',
+        'folder, and chapters use only chapters above them.',
+    ]
+    for tens, title in FLOORS.items():
+        lines += ['', f'#### {title}', '', '| | chapter | the question |', '|---|---|---|']
+        for path in notebooks():
+            if path.name.startswith(tens):
+                name, question = opening(path)
+                lines.append(f'| {path.stem[:2]} | [{name}]({path.name}) | {question} |')
+    return '\n'.join(lines)
+
+
+def write_chapter_map():
+    "Bring the chapter map of the front page up to date"
+    import nbformat
+
+    nb = read(NBS / 'index.ipynb')
+    cell = next(c for c in nb.cells if c.source.startswith(MAP_TITLE))
+    if cell.source != chapter_map():
+        cell.source = chapter_map()
+        nbformat.write(nb, NBS / 'index.ipynb')
+
+
 # ---- render
 
 LINK = re.compile(r'''(\]\(|\b(?:src|href)=["'])(?![a-z]+:|[#/])([^)\s"']+)''')
@@ -322,6 +376,7 @@ def main(verb=None, *paths):
     elif verb == 'export' and not paths:
         export()
     elif verb == 'readme' and not paths:
+        write_chapter_map()
         for old in (NBS / 'images').glob('index_*.png'):
             old.unlink()
         for name, data in readme().items():

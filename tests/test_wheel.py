@@ -79,13 +79,14 @@ def test_wheel_works_elsewhere(wheel, tmp_path):
 import importlib, json, pkgutil
 from importlib.resources import files
 import mow_nb
-modules = [m.name for m in pkgutil.iter_modules(mow_nb.__path__)]
-homes = [importlib.import_module(f'mow_nb.{m}').__file__ for m in modules]
-print(json.dumps(dict(homes=homes, version=mow_nb.__version__, data=sorted(f.name for f in (files('mow_nb')/'data').iterdir()))))
+modules = [m.name for m in pkgutil.walk_packages(mow_nb.__path__, 'mow_nb.') if not m.name.endswith('.__main__')]
+homes = [importlib.import_module(m).__file__ for m in modules]
+data = sorted(f.name for f in (files('mow_nb') / 'data').iterdir())
+print(json.dumps(dict(homes=homes, version=mow_nb.__version__, data=data)))
 '''
     env = {**os.environ, 'PYTHONPATH': str(target), 'MPLBACKEND': 'agg'}
     told = json.loads(shell('-c', code, cwd=tmp_path, env=env).splitlines()[-1])
     assert all(Path(home).is_relative_to(target) for home in told['homes']), told['homes']
-    assert len(told['homes']) == len(list(LIB.glob('*.py'))) - 1
+    assert len(told['homes']) == len(list(LIB.rglob('*.py'))) - 2  # all but the package itself and `__main__`
     assert told['data'] == sorted(p.name for p in (LIB / 'data').iterdir())
     assert f'mow_nb-{told["version"]}-' in wheel.name

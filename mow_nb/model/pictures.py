@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/22_pictures.ipynb #c003
+
 from ..core import ConfigError, suggest, symexp
 
 # %% ../../nbs/22_pictures.ipynb #c008

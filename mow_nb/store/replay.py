@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_mirror', 'Replay']
 
-# %% ../../nbs/42_replay.ipynb #c002
+# %% ../../nbs/42_replay.ipynb #c003
 import os
 import re
 import sys
@@ -20,7 +20,7 @@ from ..records import Batch
 from .ring import Ring, check_room, planned_bytes, step_fields
 
 
-# %% ../../nbs/42_replay.ipynb #c005
+# %% ../../nbs/42_replay.ipynb #c006
 def load_mirror(
     rings: list,  # K of `Ring`, all alike
     device: str,  # 'cpu' or 'cuda'
@@ -48,7 +48,7 @@ def load_mirror(
     return blocks
 
 
-# %% ../../nbs/42_replay.ipynb #c009
+# %% ../../nbs/42_replay.ipynb #c010
 def _task_folders(tasks: int | list) -> list:  # K directory names, all different
     names = [f'task-{k:04d}' for k in range(tasks)] if isinstance(tasks, int) else list(tasks)
     folders = [re.sub(r'^[^A-Za-z0-9]|[^A-Za-z0-9._-]', '-', n).lstrip('-.')[:64] for n in names]
@@ -60,7 +60,7 @@ def _task_folders(tasks: int | list) -> list:  # K directory names, all differen
     return folders
 
 
-# %% ../../nbs/42_replay.ipynb #c011
+# %% ../../nbs/42_replay.ipynb #c012
 class Replay:
     "A ring per task on the disk, sampled evenly over tasks"
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['pick_device', 'fast_bfloat16', 'Learner', 'recalibrate_batchnorm', 'source_name']
 
-# %% ../../nbs/62_learner.ipynb #c002
+# %% ../../nbs/62_learner.ipynb #c003
 import dataclasses
 import re
 from functools import partial
 from pathlib import Path
 from typing import Callable
 
-# %% ../../nbs/62_learner.ipynb #c003
+# %% ../../nbs/62_learner.ipynb #c004
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
@@ -27,7 +27,7 @@ from ..store.presets import build
 from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 
 
-# %% ../../nbs/62_learner.ipynb #c006
+# %% ../../nbs/62_learner.ipynb #c007
 def pick_device(
     name: str,  # 'auto', 'cpu' or 'cuda'
 ) -> str:  # 'cpu' or 'cuda'
@@ -45,7 +45,7 @@ def fast_bfloat16(
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
 
 
-# %% ../../nbs/62_learner.ipynb #c009
+# %% ../../nbs/62_learner.ipynb #c010
 class Learner:
     "Models, optimisers and how far they have come"
 
@@ -281,7 +281,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c032
+# %% ../../nbs/62_learner.ipynb #c033
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -306,7 +306,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c035
+# %% ../../nbs/62_learner.ipynb #c036
 def source_name(
     model: Module,  # after its banks were regrouped
     name: str,  # of one of its parameters now

@@ -175,7 +175,7 @@ def _facts(summary):
         t.warmup + (t.env_steps - t.prefill) // t.train_every,
         _weights(c, summary.groups.labels.tolist() if summary.groups else None),
     )
-    settings = {suite_of(x).settings for x in f.tasks}
+    settings = {suite_of(x).settings for x in summary.tasks}
     rules = (
         f"Atari '{c.protocol}' ("
         + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in vars(protocol_of(c)).items())

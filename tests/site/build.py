@@ -221,7 +221,7 @@ def contents(index, stems):
     groups, title = {}, ''
     for line in '\n'.join(c.source for c in index.cells if c.cell_type == 'markdown').splitlines():
         if found := re.match(r'#+ (.+)', line):
-            title = found[1]
+            title = plain(found[1])
         elif found := re.match(r'\|\s*(\w+)\s*\|\s*\[(.+?)\]\((\w+)\.ipynb\)\s*\|', line):
             if found[3] in stems:
                 groups.setdefault(title, {})[found[3]] = f'{found[1]} · {plain(found[2])} <{found[3]}>'
@@ -238,17 +238,22 @@ def contents(index, stems):
 
 
 class Links:
-    "`vae.Encoder`, `Encoder` and `Encoder()` in prose become links to the card of Encoder"
+    "`model.vae.Encoder`, `vae.Encoder`, `Encoder` and `Encoder()` in prose become links to the card of Encoder"
 
     def __init__(self, places):
-        self.places = places  # 'vae.Encoder' -> page
+        self.places = places  # 'model.vae.Encoder' -> (module, page)
+        self.short = {}  # 'Encoder' -> all whose name in their module this is; 'vae.Encoder' is as good
+        for full, (module, _) in places.items():
+            name = full.removeprefix(module + '.')
+            for called in {name, f'{module.rpartition(".")[2]}.{name}'}:
+                self.short.setdefault(called, []).append(full)
 
     def find(self, text, here):
         name = text.removesuffix('()').removeprefix(LIBRARY + '.')
         if name in self.places:
             return name
-        same = [n for n in self.places if n.partition('.')[2] == name]
-        own = [n for n in same if self.places[n] == here]
+        same = self.short.get(name, [])
+        own = [n for n in same if self.places[n][1] == here]
         telling = text.endswith('()') or re.search(r'[A-Z_.]', name)  # `state` alone may be anything
         return own[0] if own else same[0] if len(same) == 1 and telling else None
 
@@ -257,7 +262,8 @@ class Links:
         for node in list(doctree.findall(nodes.literal)):
             if isinstance(node.parent, (nodes.reference, nodes.title)) or not (name := self.find(node.astext(), here)):
                 continue
-            uri = '' if self.places[name] == here else self.places[name] + '.html'
+            page = self.places[name][1]
+            uri = '' if page == here else page + '.html'
             node.replace_self(
                 nodes.reference(
                     '', '', node.deepcopy(), refuri=f'{uri}#{LIBRARY}.{name}', internal=True, classes=['name']
@@ -324,7 +330,7 @@ def build(out, paths=None):
         for stem, nb in books.items()
     }
     places = {
-        f'{modules[stem]}.{n}': stem
+        f'{modules[stem]}.{n}': (modules[stem], stem)
         for stem, nb in books.items()
         if modules[stem]
         for c in nb.cells
