@@ -29,10 +29,12 @@ import textwrap
 from pathlib import Path
 
 # %% ../../nbs/84_cli.ipynb #c003
+from ..suites import task_sets
+
 from .. import __version__
 from ..config import Config, flat
 from ..core import ConfigError, DiskError, MowError, suggest
-from ..envs.tasks import bounds, task_sets, tasks_of
+from ..envs.tasks import bounds, tasks_of
 from ..store.presets import MEANINGS, PRESETS, changed, check, preset
 
 
