@@ -43,7 +43,7 @@ from ..store.presets import changed, check
 from ..training.learner import Learner
 
 
-# %% ../../nbs/80_bench.ipynb #c006
+# %% ../../nbs/80_bench.ipynb #c007
 def random_batch(
     config: Config,  # whose shapes
     device: str,  # where to
@@ -58,7 +58,7 @@ def random_batch(
     return Batch(obs=obs, act=act, rew=0 * one, cont=one).to(device)
 
 
-# %% ../../nbs/80_bench.ipynb #c009
+# %% ../../nbs/80_bench.ipynb #c010
 def clock(
     device: str,  # 'cpu' or 'cuda'
 ) -> Callable[[], float]:  # reads the time in seconds
@@ -72,7 +72,7 @@ def clock(
     return now
 
 
-# %% ../../nbs/80_bench.ipynb #c011
+# %% ../../nbs/80_bench.ipynb #c012
 PHASES = ('forward', 'backward', 'step', 'imagine', 'agent')
 
 
@@ -117,7 +117,7 @@ def laps(
     return spent | rest
 
 
-# %% ../../nbs/80_bench.ipynb #c014
+# %% ../../nbs/80_bench.ipynb #c015
 def one_task_of(
     config: Config,  # whose sizes
     d_act: int,  # A, number of buttons
@@ -143,7 +143,7 @@ def one_task_of(
     return one
 
 
-# %% ../../nbs/80_bench.ipynb #c018
+# %% ../../nbs/80_bench.ipynb #c019
 def one_task_laps(
     one: OneTask,  # learns
     config: Config,  # sizes of batch and dreams
@@ -169,7 +169,7 @@ def one_task_laps(
     return {phase: spent * whole[phase] for phase, spent in zip(whole, (b - a, c - b, end - c))}
 
 
-# %% ../../nbs/80_bench.ipynb #c021
+# %% ../../nbs/80_bench.ipynb #c022
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **kw: (
         flop_counter.sdpa_flop_count(q, k, v)
@@ -196,7 +196,7 @@ def flops(
     return counted(lambda meter: laps(learner, batch, meter))
 
 
-# %% ../../nbs/80_bench.ipynb #c030
+# %% ../../nbs/80_bench.ipynb #c031
 def ceiling(
     device: str,  # 'cpu' or 'cuda'
     dtype: torch.dtype,  # of the matrices
@@ -215,7 +215,7 @@ def ceiling(
     return 2 * size**3 / best
 
 
-# %% ../../nbs/80_bench.ipynb #c035
+# %% ../../nbs/80_bench.ipynb #c036
 def round_seconds(
     config: Config,  # whose tasks
     learner: Learner,  # whose agent
@@ -241,7 +241,7 @@ def round_seconds(
     return best
 
 
-# %% ../../nbs/80_bench.ipynb #c038
+# %% ../../nbs/80_bench.ipynb #c039
 def _turns(learner, batch, one, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
     device, side = (
@@ -276,7 +276,7 @@ def pace(
     return (now() - start) / n
 
 
-# %% ../../nbs/80_bench.ipynb #c039
+# %% ../../nbs/80_bench.ipynb #c040
 def measure(
     config: Config,  # what to measure
     budget: float = 60.0,  # seconds for repetitions
@@ -345,7 +345,7 @@ def machine(
     return names[0] if names else platform.processor() or platform.machine()
 
 
-# %% ../../nbs/80_bench.ipynb #c042
+# %% ../../nbs/80_bench.ipynb #c043
 def table(
     m: dict,  # from `measure`
 ) -> str:  # some lines
