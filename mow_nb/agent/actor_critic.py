@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Actor', 'Critic', 'lambda_return', 'spread', 'ActorCritic']
 
-# %% ../../nbs/31_actor_critic.ipynb #c002
+# %% ../../nbs/31_actor_critic.ipynb #c003
 import copy
 
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/31_actor_critic.ipynb #c003
+# %% ../../nbs/31_actor_critic.ipynb #c004
 
 from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast_per_task
 from ..config import AgentConfig
@@ -20,7 +20,7 @@ from ..model.blocks import MLP, ClusterBank, join_task
 from ..records import Rollout
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c008
+# %% ../../nbs/31_actor_critic.ipynb #c009
 class Actor(nn.Module):
     "States to policies, one network for all tasks"
 
@@ -50,7 +50,7 @@ class Actor(nn.Module):
         )
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c015
+# %% ../../nbs/31_actor_critic.ipynb #c016
 class Critic(nn.Module):
     "States to two-hot logits of their worth"
 
@@ -72,7 +72,7 @@ class Critic(nn.Module):
         return self.trunk(s)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c018
+# %% ../../nbs/31_actor_critic.ipynb #c019
 def lambda_return(
     rew: Tensor,  # (..., H) rewards
     cont: Tensor,  # (..., H) probability of going on
@@ -88,7 +88,7 @@ def lambda_return(
     return torch.stack(out[::-1], -1)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c024
+# %% ../../nbs/31_actor_critic.ipynb #c025
 def spread(
     ret: Tensor,  # (K, ...) returns
 ) -> Tensor:  # (K,) per task
@@ -104,7 +104,7 @@ def spread(
     return at(0.95) - at(0.05)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c027
+# %% ../../nbs/31_actor_critic.ipynb #c028
 class ActorCritic(nn.Module):
     "One actor for all tasks, critics per cluster"
 

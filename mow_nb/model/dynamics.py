@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['Memory', 'Dynamics']
 
-# %% ../../nbs/25_dynamics.ipynb #c002
+# %% ../../nbs/25_dynamics.ipynb #c003
 from dataclasses import dataclass
 
-# %% ../../nbs/25_dynamics.ipynb #c003
+# %% ../../nbs/25_dynamics.ipynb #c004
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-# %% ../../nbs/25_dynamics.ipynb #c004
+# %% ../../nbs/25_dynamics.ipynb #c005
 
 from ..config import DynamicsConfig
 from .blocks import join_task
@@ -21,7 +21,7 @@ from .router import Router, Routing, anneal_schedule
 from .transformer import MixerBank, TransformerBank, in_order
 
 
-# %% ../../nbs/25_dynamics.ipynb #c007
+# %% ../../nbs/25_dynamics.ipynb #c008
 @dataclass
 class Memory:
     "Made once for a batch or a dream; the caches fill as steps are read"
@@ -32,7 +32,7 @@ class Memory:
     order: tuple | None = None  # (K*n,) picks in the order of their experts, and where each went; None: as they come
 
 
-# %% ../../nbs/25_dynamics.ipynb #c009
+# %% ../../nbs/25_dynamics.ipynb #c010
 class Dynamics(nn.Module):
     "From latents and actions to a memory of what matters"
 

@@ -20,11 +20,11 @@ __all__ = [
     'TransformerBank',
 ]
 
-# %% ../../nbs/23_transformer.ipynb #c002
+# %% ../../nbs/23_transformer.ipynb #c003
 import math
 from dataclasses import dataclass
 
-# %% ../../nbs/23_transformer.ipynb #c003
+# %% ../../nbs/23_transformer.ipynb #c004
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -34,7 +34,7 @@ from ..core import ConfigError
 from .blocks import dropout
 
 
-# %% ../../nbs/23_transformer.ipynb #c008
+# %% ../../nbs/23_transformer.ipynb #c009
 def bank_linear(
     x: Tensor,  # (picks, rows, in) rows of every pick
     w: Tensor,  # (picks, in, out) gathered weights, or `Sorted` (E, in, out) ones
@@ -45,7 +45,7 @@ def bank_linear(
     return y if b is None else y + b[:, None].to(y.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c011
+# %% ../../nbs/23_transformer.ipynb #c012
 def linear_init(
     experts: int,  # E
     d_in: int,  # width of the input
@@ -56,7 +56,7 @@ def linear_init(
     return nn.Parameter(nn.init.uniform_(torch.empty(experts, d_in, d_out), -bound, bound))
 
 
-# %% ../../nbs/23_transformer.ipynb #c014
+# %% ../../nbs/23_transformer.ipynb #c015
 def norm_init(
     experts: int,  # E
     width: int,  # D
@@ -78,7 +78,7 @@ def bank_norm(
     return torch.addcmul(b[:, None], F.layer_norm(x, x.shape[-1:], eps=eps), w[:, None])
 
 
-# %% ../../nbs/23_transformer.ipynb #c017
+# %% ../../nbs/23_transformer.ipynb #c018
 class Bank(nn.Module):
     "A module whose parameters all carry a leading expert axis (E, ...)"
 
@@ -106,7 +106,7 @@ def part(
     return {k[len(name) + 1 :]: v for k, v in w.items() if k.startswith(name + '.')}
 
 
-# %% ../../nbs/23_transformer.ipynb #c021
+# %% ../../nbs/23_transformer.ipynb #c022
 @dataclass(frozen=True)
 class Sorted:
     "Matrices of all experts, for picks that stand in the order of their experts"
@@ -115,7 +115,7 @@ class Sorted:
     ends: object  # last pick of each expert, plus one: list of int on the host, or (E,) int32 on the device
 
 
-# %% ../../nbs/23_transformer.ipynb #c023
+# %% ../../nbs/23_transformer.ipynb #c024
 def sorted_linear(
     x: Tensor,  # (picks, rows, in) picks in the order of their experts
     s: Sorted,  # (E, in, out)
@@ -143,7 +143,7 @@ def in_order(
     return order, order.argsort(), ends.tolist() if host else ends
 
 
-# %% ../../nbs/23_transformer.ipynb #c029
+# %% ../../nbs/23_transformer.ipynb #c030
 class MixerBank(Bank):
     "E token mixers: Linear, LayerNorm, ReLU, Linear, LayerNorm"
 
@@ -168,7 +168,7 @@ class MixerBank(Bank):
         return rearrange(y, 'p (s t) d -> p s t d', s=x.shape[1])
 
 
-# %% ../../nbs/23_transformer.ipynb #c032
+# %% ../../nbs/23_transformer.ipynb #c033
 class Cache:
     "Projected keys and values of one Transformer, allocated once"
 
@@ -201,7 +201,7 @@ class Cache:
         return tuple(old[:, :, :end] for old in mine)
 
 
-# %% ../../nbs/23_transformer.ipynb #c036
+# %% ../../nbs/23_transformer.ipynb #c037
 def attend_last(
     q: Tensor,  # (rows, heads, 1, d_head) one query
     k: Tensor,  # (rows, heads, T, d_head) all keys so far
@@ -212,7 +212,7 @@ def attend_last(
     return (p[..., None] * v.float()).sum(2, keepdim=True).to(v.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c038
+# %% ../../nbs/23_transformer.ipynb #c039
 class BlockBank(nn.Module):
     "E blocks of a causal Transformer: attention, then feed-forward, each added and normalised"
 
@@ -266,7 +266,7 @@ class BlockBank(nn.Module):
         return bank_norm(x + dropout(y, self.drop, gen), w['norm2.scale'], w['norm2.shift'], 1e-6)
 
 
-# %% ../../nbs/23_transformer.ipynb #c042
+# %% ../../nbs/23_transformer.ipynb #c043
 class TransformerBank(Bank):
     "E causal Transformers with learned positions, norms behind the additions"
 
