@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Actor', 'Critic', 'lambda_return', 'return_range', 'ActorCritic']
 
-# %% ../../nbs/31_actor_critic.ipynb #c002
+# %% ../../nbs/31_actor_critic.ipynb #c003
 import copy
 
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/31_actor_critic.ipynb #c003
+# %% ../../nbs/31_actor_critic.ipynb #c004
 
 from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast_per_task
 from ..config import AgentConfig
@@ -20,7 +20,7 @@ from ..model.blocks import MLP, ClusterBank, join_task
 from ..records import Rollout
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c008
+# %% ../../nbs/31_actor_critic.ipynb #c009
 class Actor(nn.Module):
     "Policy network of all tasks: agent states to distributions over actions"
 
@@ -51,7 +51,7 @@ class Actor(nn.Module):
         )
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c015
+# %% ../../nbs/31_actor_critic.ipynb #c016
 class Critic(nn.Module):
     "Value network: agent states to two-hot logits of the return"
 
@@ -73,7 +73,7 @@ class Critic(nn.Module):
         return self.trunk(s)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c018
+# %% ../../nbs/31_actor_critic.ipynb #c019
 def lambda_return(
     rew: Tensor,  # (..., H) rewards
     cont: Tensor,  # (..., H) probability that the episode goes on
@@ -89,7 +89,7 @@ def lambda_return(
     return torch.stack(out[::-1], -1)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c024
+# %% ../../nbs/31_actor_critic.ipynb #c025
 def return_range(
     ret: Tensor,  # (K, ...) returns
 ) -> Tensor:  # (K,) one range per task
@@ -105,7 +105,7 @@ def return_range(
     return at(0.95) - at(0.05)
 
 
-# %% ../../nbs/31_actor_critic.ipynb #c027
+# %% ../../nbs/31_actor_critic.ipynb #c028
 class ActorCritic(nn.Module):
     "Actor of all tasks, a critic and its slow copy per cluster, and a return scale per task"
 

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['broadcast_per_task', 'MaskedCategorical', 'ndtr', 'npdf', 'TruncatedNormal', 'Policy']
 
-# %% ../../nbs/30_distributions.ipynb #c002
+# %% ../../nbs/30_distributions.ipynb #c003
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/30_distributions.ipynb #c003
+# %% ../../nbs/30_distributions.ipynb #c004
 
 from ..core import N_DISCRETE, sample_onehot
 
 
-# %% ../../nbs/30_distributions.ipynb #c008
+# %% ../../nbs/30_distributions.ipynb #c009
 def broadcast_per_task(
     m: Tensor,  # (K, A) one row per task
     ndim: int,  # axes of the tensor to broadcast against
@@ -26,7 +26,7 @@ def broadcast_per_task(
     return m.reshape(m.shape[0], *[1] * (ndim - 2), m.shape[-1])
 
 
-# %% ../../nbs/30_distributions.ipynb #c013
+# %% ../../nbs/30_distributions.ipynb #c014
 @dataclass(frozen=True)
 class MaskedCategorical:
     "Categorical distribution over the discrete actions that a task has"
@@ -53,7 +53,7 @@ class MaskedCategorical:
         return -(self.logp.exp() * self.logp).sum(-1) * self.used[..., 0]
 
 
-# %% ../../nbs/30_distributions.ipynb #c018
+# %% ../../nbs/30_distributions.ipynb #c019
 def ndtr(
     x: Tensor,  # (...) any numbers
 ) -> Tensor:  # (...) in [0, 1]
@@ -68,7 +68,7 @@ def npdf(
     return torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
-# %% ../../nbs/30_distributions.ipynb #c021
+# %% ../../nbs/30_distributions.ipynb #c022
 @dataclass(frozen=True)
 class TruncatedNormal:
     "Independent normal distributions truncated to [-1, 1], one per continuous dimension"
@@ -110,7 +110,7 @@ class TruncatedNormal:
         return (ent * self.used).sum(-1)
 
 
-# %% ../../nbs/30_distributions.ipynb #c029
+# %% ../../nbs/30_distributions.ipynb #c030
 @dataclass(frozen=True)
 class Policy:
     "Distribution over action vectors: an independent discrete and continuous half"

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['MirroredGenerator', 'Agent']
 
-# %% ../../nbs/33_player.ipynb #c002
+# %% ../../nbs/33_player.ipynb #c003
 import numpy as np
 import torch
 
-# %% ../../nbs/33_player.ipynb #c003
+# %% ../../nbs/33_player.ipynb #c004
 from einops import rearrange
 from torch import Tensor
 
@@ -19,7 +19,7 @@ from ..core import ConfigError
 from ..model.world_model import WorldModel
 
 
-# %% ../../nbs/33_player.ipynb #c006
+# %% ../../nbs/33_player.ipynb #c007
 class MirroredGenerator(StepGenerators):
     "A persistent generator for recordings that takes over the state of the caller's generator"
 
@@ -38,7 +38,7 @@ class MirroredGenerator(StepGenerators):
         self.by_purpose['act'].set_state(gen.get_state())
 
 
-# %% ../../nbs/33_player.ipynb #c007
+# %% ../../nbs/33_player.ipynb #c008
 class Agent:
     "Acts in all K tasks at once, with a context of the last latents and actions of each"
 

@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['ExpertWeights', 'Dynamics']
 
-# %% ../../nbs/25_dynamics.ipynb #c002
+# %% ../../nbs/25_dynamics.ipynb #c003
 from dataclasses import dataclass
 
-# %% ../../nbs/25_dynamics.ipynb #c003
+# %% ../../nbs/25_dynamics.ipynb #c004
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-# %% ../../nbs/25_dynamics.ipynb #c004
+# %% ../../nbs/25_dynamics.ipynb #c005
 
 from ..config import DynamicsConfig
 from .blocks import join_task
@@ -21,7 +21,7 @@ from .router import Router, Routing, anneal_schedule
 from .transformer import KVCache, MixerBank, TransformerBank, sort_by_expert
 
 
-# %% ../../nbs/25_dynamics.ipynb #c007
+# %% ../../nbs/25_dynamics.ipynb #c008
 @dataclass
 class ExpertWeights:
     "Routing of a batch or dream and the weights it selects, gathered once and used at every step"
@@ -31,7 +31,7 @@ class ExpertWeights:
     order: tuple | None = None  # (K*n,) picks sorted by expert and the inverse permutation; None: not sorted
 
 
-# %% ../../nbs/25_dynamics.ipynb #c009
+# %% ../../nbs/25_dynamics.ipynb #c010
 class Dynamics(nn.Module):
     "Sequence model: latents and actions to hidden states, by a mixture of causal Transformers"
 

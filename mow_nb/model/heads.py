@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['Head', 'Heads']
 
-# %% ../../nbs/26_heads.ipynb #c002
+# %% ../../nbs/26_heads.ipynb #c003
 from collections.abc import Sequence
 
-# %% ../../nbs/26_heads.ipynb #c003
+# %% ../../nbs/26_heads.ipynb #c004
 from torch import Tensor, nn
 
-# %% ../../nbs/26_heads.ipynb #c004
+# %% ../../nbs/26_heads.ipynb #c005
 from .blocks import MLP, ClusterBank, join_task
 
 
-# %% ../../nbs/26_heads.ipynb #c007
+# %% ../../nbs/26_heads.ipynb #c008
 class Head(nn.Module):
     "MLP on the hidden state and the task embedding"
 
@@ -39,7 +39,7 @@ class Head(nn.Module):
         return self.trunk(join_task(h, e))
 
 
-# %% ../../nbs/26_heads.ipynb #c012
+# %% ../../nbs/26_heads.ipynb #c013
 class Heads(nn.Module):
     "Prior, reward and continue heads with one copy per cluster, and one task head for all"
 

@@ -18,18 +18,18 @@ __all__ = [
     'harmonious_optimum',
 ]
 
-# %% ../../nbs/27_losses.ipynb #c002
+# %% ../../nbs/27_losses.ipynb #c003
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/27_losses.ipynb #c003
+# %% ../../nbs/27_losses.ipynb #c004
 from ..core import ConfigError, TwoHot
 
 
-# %% ../../nbs/27_losses.ipynb #c008
+# %% ../../nbs/27_losses.ipynb #c009
 def rec_loss(
     obs_hat: Tensor,  # (K, B, T, 3, size, size) decoded pictures
     obs: Tensor,  # (K, B, T, 3, size, size) target pictures
@@ -38,7 +38,7 @@ def rec_loss(
     return F.mse_loss(obs_hat.float(), obs, reduction='none').sum((-3, -2, -1))
 
 
-# %% ../../nbs/27_losses.ipynb #c011
+# %% ../../nbs/27_losses.ipynb #c012
 def rew_loss(
     logits: Tensor,  # (K, B, T, bins) of the reward head
     rew: Tensor,  # (K, B, T) true rewards, not in symlog units
@@ -48,7 +48,7 @@ def rew_loss(
     return twohot.loss(logits, rew)
 
 
-# %% ../../nbs/27_losses.ipynb #c014
+# %% ../../nbs/27_losses.ipynb #c015
 def cont_loss(
     logit: Tensor,  # (K, B, T) of the continue flag
     cont: Tensor,  # (K, B, T) 1 where the episode goes on, 0 where it has terminated
@@ -57,7 +57,7 @@ def cont_loss(
     return F.binary_cross_entropy_with_logits(logit.float(), cont, reduction='none')
 
 
-# %% ../../nbs/27_losses.ipynb #c017
+# %% ../../nbs/27_losses.ipynb #c018
 def task_loss(
     logits: Tensor,  # (K, B, T, K) one score per candidate task on the last axis
 ) -> Tensor:  # (K, B, T) in nats
@@ -65,7 +65,7 @@ def task_loss(
     return -logits.float().log_softmax(-1).diagonal(dim1=0, dim2=-1).movedim(-1, 0)
 
 
-# %% ../../nbs/27_losses.ipynb #c021
+# %% ../../nbs/27_losses.ipynb #c022
 def kl(
     p: Tensor,  # (K, B, T, G, C) probabilities over which the expectation is taken
     q: Tensor,  # (K, B, T, G, C) probabilities compared with them
@@ -77,7 +77,7 @@ def kl(
     return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum((-2, -1))
 
 
-# %% ../../nbs/27_losses.ipynb #c025
+# %% ../../nbs/27_losses.ipynb #c026
 def dyn_loss(
     post: Tensor,  # (K, B, T, G, C) posterior probabilities
     prior: Tensor,  # (K, B, T, G, C) prior probabilities; prior[:, :, t] predicts step t+1
@@ -94,7 +94,7 @@ def rep_loss(
     return kl(post[:, :, 1:], prior[:, :, :-1].detach())
 
 
-# %% ../../nbs/27_losses.ipynb #c031
+# %% ../../nbs/27_losses.ipynb #c032
 def balance_loss(
     gates: Tensor,  # (K, E) straight-through gates; E may be 0
     n: int,  # experts active per task
@@ -106,7 +106,7 @@ def balance_loss(
     return (F.relu(load - high).square() + F.relu(low - load).square()).sum()
 
 
-# %% ../../nbs/27_losses.ipynb #c040
+# %% ../../nbs/27_losses.ipynb #c041
 def within_episodes(
     loss: Tensor,  # (K, B, T-1) loss of predicting step t+1 at step t
     done: Tensor,  # (K, B, T) 1 where step t+1 belongs to another episode
@@ -116,7 +116,7 @@ def within_episodes(
     return loss * keep / keep.mean((1, 2), keepdim=True).clamp(min=1e-6)
 
 
-# %% ../../nbs/27_losses.ipynb #c042
+# %% ../../nbs/27_losses.ipynb #c043
 def combine(
     losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss; T may differ by one
     weights: dict[str, float],  # same names to weights
@@ -134,7 +134,7 @@ def combine(
     return sum(weights[name] * mean[name] for name in losses)
 
 
-# %% ../../nbs/27_losses.ipynb #c049
+# %% ../../nbs/27_losses.ipynb #c050
 def harmonious_loss(
     L: Tensor,  # (K,) total loss of every task, positive
     s: Tensor,  # (K,) learned logarithms of the scales sigma
@@ -143,7 +143,7 @@ def harmonious_loss(
     return (L * (-s).exp() + F.softplus(s)).sum()
 
 
-# %% ../../nbs/27_losses.ipynb #c051
+# %% ../../nbs/27_losses.ipynb #c052
 def harmonious_optimum(
     L: Tensor,  # (K,) total loss of every task, positive
 ) -> Tensor:  # (K,) s = ln sigma

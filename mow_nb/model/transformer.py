@@ -20,12 +20,12 @@ __all__ = [
     'TransformerBank',
 ]
 
-# %% ../../nbs/23_transformer.ipynb #c002
+# %% ../../nbs/23_transformer.ipynb #c003
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# %% ../../nbs/23_transformer.ipynb #c003
+# %% ../../nbs/23_transformer.ipynb #c004
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -35,7 +35,7 @@ from ..core import ConfigError
 from .blocks import dropout
 
 
-# %% ../../nbs/23_transformer.ipynb #c010
+# %% ../../nbs/23_transformer.ipynb #c011
 def bank_linear(
     x: Tensor,  # (picks, rows, in) rows of every pick
     w: Tensor,  # (picks, in, out) gathered weights, or `SortedWeights` (E, in, out) ones
@@ -46,7 +46,7 @@ def bank_linear(
     return y if b is None else y + b[:, None].to(y.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c013
+# %% ../../nbs/23_transformer.ipynb #c014
 def linear_init(
     experts: int,  # E
     d_in: int,  # width of the input
@@ -57,7 +57,7 @@ def linear_init(
     return nn.Parameter(nn.init.uniform_(torch.empty(experts, d_in, d_out), -bound, bound))
 
 
-# %% ../../nbs/23_transformer.ipynb #c016
+# %% ../../nbs/23_transformer.ipynb #c017
 def norm_init(
     experts: int,  # E
     width: int,  # D
@@ -79,7 +79,7 @@ def bank_norm(
     return torch.addcmul(b[:, None], F.layer_norm(x, x.shape[-1:], eps=eps), w[:, None])
 
 
-# %% ../../nbs/23_transformer.ipynb #c019
+# %% ../../nbs/23_transformer.ipynb #c020
 class Bank(nn.Module):
     "A module whose parameters all carry a leading expert axis (E, ...)"
 
@@ -107,7 +107,7 @@ def child_weights(
     return {k[len(name) + 1 :]: v for k, v in w.items() if k.startswith(name + '.')}
 
 
-# %% ../../nbs/23_transformer.ipynb #c023
+# %% ../../nbs/23_transformer.ipynb #c024
 @dataclass(frozen=True)
 class SortedWeights:
     "Matrices of all experts together with where the sorted picks of each expert end"
@@ -116,7 +116,7 @@ class SortedWeights:
     ends: list | Tensor  # one past the last pick of each expert: E ints on the host, or (E,) int32 on the device
 
 
-# %% ../../nbs/23_transformer.ipynb #c025
+# %% ../../nbs/23_transformer.ipynb #c026
 def sorted_linear(
     x: Tensor,  # (picks, rows, in) rows of every pick, picks sorted by expert
     s: SortedWeights,  # (E, in, out) matrices and ends
@@ -144,7 +144,7 @@ def sort_by_expert(
     return order, order.argsort(), ends.tolist() if host else ends
 
 
-# %% ../../nbs/23_transformer.ipynb #c031
+# %% ../../nbs/23_transformer.ipynb #c032
 class MixerBank(Bank):
     "E token mixers: Linear, LayerNorm, ReLU, Linear, LayerNorm on latent, action and task embedding"
 
@@ -170,7 +170,7 @@ class MixerBank(Bank):
         return rearrange(y, 'p (s t) d -> p s t d', s=x.shape[1])
 
 
-# %% ../../nbs/23_transformer.ipynb #c034
+# %% ../../nbs/23_transformer.ipynb #c035
 class KVCache:
     "Key-value cache of one Transformer, allocated once at its final length"
 
@@ -205,7 +205,7 @@ class KVCache:
         return tuple(old[:, :, :end] for old in mine)
 
 
-# %% ../../nbs/23_transformer.ipynb #c038
+# %% ../../nbs/23_transformer.ipynb #c039
 def attend_last(
     q: Tensor,  # (rows, heads, 1, d_head) one query
     k: Tensor,  # (rows, heads, T, d_head) all keys so far
@@ -216,7 +216,7 @@ def attend_last(
     return (p[..., None] * v.float()).sum(2, keepdim=True).to(v.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c040
+# %% ../../nbs/23_transformer.ipynb #c041
 class BlockBank(nn.Module):
     "E post-norm Transformer blocks: causal attention, then feed-forward, each added and normalised"
 
@@ -272,7 +272,7 @@ class BlockBank(nn.Module):
         return bank_norm(x + dropout(y, self.drop, gen), w['norm2.scale'], w['norm2.shift'], 1e-6)
 
 
-# %% ../../nbs/23_transformer.ipynb #c044
+# %% ../../nbs/23_transformer.ipynb #c045
 class TransformerBank(Bank):
     "E post-norm causal Transformers with learned position embeddings"
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channels', 'Encoder', 'unimix_probs', 'straight_through', 'Decoder']
 
-# %% ../../nbs/21_vae.ipynb #c002
+# %% ../../nbs/21_vae.ipynb #c003
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,7 +15,7 @@ from ..core import ConfigError, sample_onehot
 from .blocks import join_task
 
 
-# %% ../../nbs/21_vae.ipynb #c005
+# %% ../../nbs/21_vae.ipynb #c006
 def channels(
     size: int,  # side of a picture, a power of two from 8 on
     stem: int,  # channels after the first convolution
@@ -26,7 +26,7 @@ def channels(
     return [stem * 2**i for i in range(size.bit_length() - 3)]
 
 
-# %% ../../nbs/21_vae.ipynb #c008
+# %% ../../nbs/21_vae.ipynb #c009
 class Encoder(nn.Module):
     "Convolutional encoder: pictures and task embeddings to logits of the latent"
 
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         return self.out(join_task(rearrange(x, '(k b t) c h w -> k b t (c h w)', k=K, b=B), e))
 
 
-# %% ../../nbs/21_vae.ipynb #c013
+# %% ../../nbs/21_vae.ipynb #c014
 def unimix_probs(
     logits: Tensor,  # (..., G*C)
     G: int,  # categorical variables
@@ -68,7 +68,7 @@ def unimix_probs(
     return (1 - mix) * p + mix / p.shape[-1]
 
 
-# %% ../../nbs/21_vae.ipynb #c018
+# %% ../../nbs/21_vae.ipynb #c019
 def straight_through(
     p: Tensor,  # (..., G, C) probabilities
     gen: torch.Generator,  # draws the classes, on the device of `p`
@@ -78,7 +78,7 @@ def straight_through(
     return rearrange(one + (p - p.detach()), '... g c -> ... (g c)')
 
 
-# %% ../../nbs/21_vae.ipynb #c022
+# %% ../../nbs/21_vae.ipynb #c023
 class Decoder(nn.Module):
     "Transposed-convolutional decoder: latent samples and task embeddings to pictures"
 

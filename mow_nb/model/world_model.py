@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WorldModel', 'contexts']
 
-# %% ../../nbs/28_world_model.ipynb #c002
+# %% ../../nbs/28_world_model.ipynb #c003
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-# %% ../../nbs/28_world_model.ipynb #c003
+# %% ../../nbs/28_world_model.ipynb #c004
 
 from ..config import WorldModelConfig
 from ..core import TwoHot, onehot_at
@@ -38,7 +38,7 @@ from .vae import Decoder, Encoder, straight_through, unimix_probs
 from ..records import Batch, Rollout, State
 
 
-# %% ../../nbs/28_world_model.ipynb #c008
+# %% ../../nbs/28_world_model.ipynb #c009
 class WorldModel(nn.Module):
     "World model: a VAE and heads per cluster around one dynamics with experts"
 
@@ -219,7 +219,7 @@ class WorldModel(nn.Module):
             bank.split_clusters(labels)
 
 
-# %% ../../nbs/28_world_model.ipynb #c029
+# %% ../../nbs/28_world_model.ipynb #c030
 def contexts(
     z: Tensor,  # (K, B, T, Z) latents of a batch
     act: Tensor,  # (K, B, T, A) its actions

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['pick_device', 'fast_bfloat16', 'Learner', 'recalibrate_batchnorm', 'source_name']
 
-# %% ../../nbs/62_learner.ipynb #c002
+# %% ../../nbs/62_learner.ipynb #c003
 import dataclasses
 import re
 from functools import partial
 from pathlib import Path
 from typing import Callable
 
-# %% ../../nbs/62_learner.ipynb #c003
+# %% ../../nbs/62_learner.ipynb #c004
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
@@ -27,7 +27,7 @@ from ..store.snapshot import check_fit
 from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 
 
-# %% ../../nbs/62_learner.ipynb #c006
+# %% ../../nbs/62_learner.ipynb #c007
 def pick_device(
     name: str,  # 'auto', 'cpu' or 'cuda'
 ) -> str:  # 'cpu' or 'cuda'
@@ -47,7 +47,7 @@ def fast_bfloat16(
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
 
 
-# %% ../../nbs/62_learner.ipynb #c009
+# %% ../../nbs/62_learner.ipynb #c010
 class Learner:
     "World model, actor-critic, their optimisers, and the number of updates"
 
@@ -286,7 +286,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c032
+# %% ../../nbs/62_learner.ipynb #c033
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -311,7 +311,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c035
+# %% ../../nbs/62_learner.ipynb #c036
 def source_name(
     model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now
