@@ -137,7 +137,7 @@ class Dream:
         def every(x):  # the same row for every task: (K, 1, T, ...)
             return x.float().expand(w.tasks, 1, -1, -1)
 
-        h = w.dyn(every(z), every(a), e, w.dyn.memory(w.dyn.route(e)))[0][:, :, -1:]
+        h = w.dyn(every(z), every(a), e, w.dyn.expert_weights(w.dyn.route(e)))[0][:, :, -1:]
         rew = w.twohot.decode(w.heads.rew(h, e))[self.k, 0, 0].item()
         cont = w.heads.cont(h, e)[..., 0].float().sigmoid()[self.k, 0, 0].item()
         return w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0], rew, cont
@@ -186,14 +186,14 @@ class Dream:
         w, L = self.agent.world.eval(), self.agent.context
         z = torch.stack([*self.z, *(m.z for m in self.moments)]).float()
         a = torch.stack([*self.a, *(torch.from_numpy(m.act) for m in self.moments)]).float()
-        e, watching = w.task_vectors(), Agent(w, self.agent.critic, L)
+        e, watching = w.task_vectors(), Agent(w, self.agent.actor_critic, L)
 
         def every(x):  # the same row for every task: (K, 1, T, ...)
             return x.expand(w.tasks, 1, -1, -1)
 
         watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
-        h = watching.recall(e, watching.z, watching.a)
-        act = self.agent.critic.act(every(z[-1:]), h, e, self.gen('advice', len(self.moments)))
+        h = watching.hidden_state(e, watching.z, watching.a)
+        act = self.agent.actor_critic.act(every(z[-1:]), h, e, self.gen('advice', len(self.moments)))
         return act[self.k, 0, 0].numpy()
 
 
