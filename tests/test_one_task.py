@@ -102,11 +102,11 @@ def test_transformer_at_once_and_step_by_step(pair, play):
     dyn, e, act = learner.world.dyn, vectors(learner), play[1]
     z = one.eval().encode(play[0], generator(0, 'z'))[1].detach()
     h = one.read(z, act, [])
-    same(dyn(z[None], act[None], e, dyn.memory(dyn.route(e)))[0][0], h, tol=1e-5)
-    memory, past = dyn.memory(dyn.route(e), (1, B), T), []
+    same(dyn(z[None], act[None], e, dyn.expert_weights(dyn.route(e)))[0][0], h, tol=1e-5)
+    weights, caches, past = dyn.expert_weights(dyn.route(e)), dyn.kv_caches((1, B), T), []
     for t in range(T):
         now = z[:, t : t + 1], act[:, t : t + 1]
-        theirs = dyn(now[0][None], now[1][None], e, memory)[0][0]
+        theirs = dyn(now[0][None], now[1][None], e, weights, caches)[0][0]
         same(theirs, one.read(*now, past), tol=1e-5)
         same(theirs, h[:, t : t + 1], tol=1e-5)
 
@@ -118,7 +118,7 @@ def test_losses_of_the_world_model_and_their_gradients(pair, play):
     post = unimix_probs(world.enc(obs[None], e), one.groups, world.cfg.vae.unimix)
     draws = one.encode(obs, generator(0, 'z'))[1].detach().round()
     z = draws + (post - post.detach()).flatten(-2)
-    h, gates = world.dyn(z, act[None], e, world.dyn.memory(world.dyn.route(e)))
+    h, gates = world.dyn(z, act[None], e, world.dyn.expert_weights(world.dyn.route(e)))
     state = State(seen=obs[None], post=post, z=z, h=h, prior=world.predict(h, e), gates=gates)
     batch = Batch(obs=obs[None], act=act[None], rew=rew[None], cont=cont[None])
     theirs = world.losses(batch, state)
@@ -188,11 +188,11 @@ def test_losses_of_actor_and_critic(pair, play, pay):
         same(theirs[name][0], mine[name], tol=1e-4)
 
 
-def test_memory_of_the_player(pair, play):
+def test_hidden_state_of_the_player(pair, play):
     learner, one = pair
     z = one.eval().encode(play[0], generator(0, 'z'))[1].detach()
     agent = Agent(learner.world, learner.actor_critic, context=T)
-    h = agent.recall(vectors(learner), z[:1, None], play[1][:1, None])
+    h = agent.hidden_state(vectors(learner), z[:1, None], play[1][:1, None])
     same(h[0], one.read(z[:1], play[1][:1], [])[:, -1:], tol=1e-5)
 
 

@@ -268,7 +268,7 @@ def pace(
     "Seconds of an update when nobody looks"
     now = clock(learner.device)
     # not those in which a card is still told what to do, or records it
-    for _ in range(learner.recorder.warm + 1):
+    for _ in range(learner.recorder.warmup + 1):
         learner.update(batch)
     start = now()
     for _ in range(n):
