@@ -47,6 +47,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..config import RobotConfig
+from ..core import ConfigError
 
 # %% ../../nbs/13_metaworld.ipynb #c006
 REPEAT = RobotConfig.repeat  # simulator steps per agent step (ours)
@@ -56,11 +57,14 @@ LENGTH = RobotConfig.length  # simulator steps of an episode, as in Meta-World
 NO_PICTURE = "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6), and MUJOCO_GL=osmesa chooses it"
 
 
-def choose_gl() -> str:  # 'egl', 'osmesa', or what MUJOCO_GL says
-    "Decide what draws, before MuJoCo is imported"
+def choose_gl() -> str:  # 'egl', 'osmesa' or 'glfw': what MUJOCO_GL says, if it says anything; raises `ConfigError`
+    "OpenGL backend for MuJoCo, set before MuJoCo is imported"
     if not os.environ.get('MUJOCO_GL'):
         os.environ['MUJOCO_GL'] = 'egl' if glob.glob('/dev/nvidia[0-9]*') and find_library('EGL') else 'osmesa'
-    return os.environ['MUJOCO_GL']
+    gl = os.environ['MUJOCO_GL'].lower().strip()
+    if gl not in ('egl', 'osmesa', 'glfw'):
+        raise ConfigError(f"MUJOCO_GL={gl} cannot draw: choose egl, osmesa or glfw, or unset it and one is chosen")
+    return gl
 
 
 def load_library() -> tuple:  # the modules mujoco and metaworld

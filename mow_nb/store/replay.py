@@ -119,7 +119,7 @@ class Replay:
         rng: np.random.Generator,  # whose draws decide
         B: int,  # windows per task
         T: int,  # steps per window
-        whole: bool = False,  # only windows within one episode
+        within_episode: bool = False,  # only windows within one episode
     ) -> np.ndarray:  # (K, B, T) rows in the rings
         "Draw windows of consecutive steps, evenly over all there are"
         low, stop = self.oldest(), self.total - T + 1
@@ -131,7 +131,9 @@ class Replay:
             (rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))[..., None] + np.arange(T)) % self.rows
         )
         rows = draw()
-        for _ in range(20 if whole else 0):  # where episodes are shorter than a window, some windows stay as they are
+        for _ in range(
+            20 if within_episode else 0
+        ):  # where episodes are shorter than a window, some windows stay as they are
             bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
             if not bad.any():
                 break
@@ -155,10 +157,10 @@ class Replay:
         rng: np.random.Generator,  # whose draws decide
         B: int,  # windows per task
         T: int,  # steps per window
-        whole: bool = False,  # only windows within one episode
+        within_episode: bool = False,  # only windows within one episode
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "A batch of bytes, a quarter of the way to carry"
-        got = self._take(self.windows(rng, B, T, whole))
+        got = self._take(self.windows(rng, B, T, within_episode))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
 
@@ -168,10 +170,10 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         device: str = None,  # where to; bytes travel and become floats there
-        whole: bool = False,  # only windows within one episode
+        within_episode: bool = False,  # only windows within one episode
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "A batch for the world model"
-        raw = self.sample_raw(rng, B, T, whole)
+        raw = self.sample_raw(rng, B, T, within_episode)
         if device:
             raw = raw.to(device)
         return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)

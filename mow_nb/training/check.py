@@ -26,7 +26,7 @@ from ..store.journal import read_lines
 from ..store.presets import build, check
 from ..store.replay import task_folders
 from ..store.ring import Ring, map_rows, step_fields
-from ..store.run_folder import read_config, same_run
+from ..store.run_folder import check_same_run, read_config
 from ..store.snapshot import check_never_saved
 from .clustering import load_analysis
 from .share import from_pretrained
@@ -127,7 +127,7 @@ def _weights(folder, config):
     found = next(filter(None, map(_readable, checkpoint.checkpoints(folder))), None)
     if found is None:
         raise CheckpointError('no checkpoint can be read')
-    same_run(config, found.extra)
+    check_same_run(config, found.extra)
     checkpoint.check_labels(found.extra.get('labels'), len(check(config)))
     with torch.device('meta'):  # shapes without memory
         sketch = build(config, found.extra['labels'])
