@@ -16,7 +16,7 @@ BROWSERS := chromium chromium-browser google-chrome
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test setup setup-system export notebooks readme docs example clean
+.PHONY: help demo test quick setup setup-system export notebooks readme docs example clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ demo: setup ## train one agent on four Atari games in about five minutes, and wr
 
 test: setup ## run every notebook and every test  (make test ARGS="-k replay")
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 --durations-min=5 $(ARGS)
+
+quick: setup ## after changing a chapter: export, look at it, run it and its module's tests  (make quick CH=24)
+	@$(BIN)/python tests/book.py quick $(CH)
 
 setup: $(READY) ## make .venv with everything in it (the others call this by themselves)
 

@@ -48,7 +48,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path'] + '.*']),
-    package_data={cfg['lib_path']: ['data/*', 'data/**/*']},
+    package_data={cfg['lib_path']: ['py.typed', 'data/*', 'data/**/*']},
     install_requires=words('requirements'),
     extras_require=extras,
     entry_points={

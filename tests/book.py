@@ -5,6 +5,7 @@ usage: python tests/book.py run NOTEBOOK              run every cell, name the f
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write the chapter map of nbs/index.ipynb, and README.md from it
        python tests/book.py export                    write mow_nb/ from the notebooks
+       python tests/book.py quick 24                  export; check, run and test one chapter
 """
 
 import ast
@@ -14,6 +15,7 @@ import os
 import posixpath
 import re
 import sys
+import tempfile
 import time
 import tokenize
 import traceback
@@ -188,7 +190,8 @@ def table(seconds):
             continue
         m = measures(path)
         yield (
-            f"{path.stem:18} {m['cells']:5}  {m['longest cell']:5}  {m['longest function']:8}  {m['words per line']:8.1f}  {m['exported']:8.0%}  {m['shapes']:6}  "
+            f"{path.stem:18} {m['cells']:5}  {m['longest cell']:5}  {m['longest function']:8}  "
+            f"{m['words per line']:8.1f}  {m['exported']:8.0%}  {m['shapes']:6}  "
             f"{m['figures']:7}  {m['kB']:4.0f}  {seconds[path.stem]:6.1f}"
         )
 
@@ -197,7 +200,52 @@ def table(seconds):
 
 
 def run(path):
-    "Run a notebook in this process; returns None, or the story of the first cell that failed"
+    "Run a notebook; returns None, or the story of the first cell that failed"
+    cells = read(path).cells
+    if not module_of(path) or any(is_long(cell) for cell in cells):
+        return run_in_kernel(Path(path))
+    return run_here(path)
+
+
+def is_long(cell):
+    "Is this a cell that keeps its stored results wherever it is not run? (chapter 06)"
+    return cell['cell_type'] == 'code' and directives(cell).get('eval:', '').lower() == 'false'
+
+
+def run_in_kernel(path):
+    "Run all cells as JupyterLab would, in a clone without runs; long cells must keep what they hold"
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+    nb = read(path)
+    for cell in nb.cells:
+        if cell.cell_type == 'code' and SLOW_FLAGS & directives(cell).keys():
+            cell.metadata['tags'] = ['skip-execution']
+    before = {cell.id: results(cell) for cell in nb.cells if is_long(cell)}
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    with tempfile.TemporaryDirectory() as clone:
+        (Path(clone) / 'nbs').mkdir()
+        for there in [*NBS.iterdir(), *(p for p in ROOT.iterdir() if p.name not in ('nbs', 'runs', '.git'))]:
+            (Path(clone) / there.relative_to(ROOT)).symlink_to(there)
+        kernel = dict(timeout=600, kernel_name='python3', extra_arguments=['--IPKernelApp.log_level=40'])
+        try:
+            NotebookClient(nb, resources={'metadata': {'path': f'{clone}/nbs'}}, **kernel).execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as e:
+            return f'{path.name}, in a kernel of Jupyter:\n\n' + re.sub(r'\x1b\[[0-9;]*m', '', str(e))
+    lost = [cell.source for cell in nb.cells if cell.id in before and results(cell) != before[cell.id]]
+    return f'{path.name}: long cells that lost their stored results:\n\n' + '\n\n'.join(lost) if lost else None
+
+
+def results(cell):
+    "What a cell shows, but for the sentence that it was not run: (text, pictures and tables)"
+    text = ''.join(o.text for o in cell.outputs if o.output_type == 'stream')
+    lines = [line for line in text.splitlines() if not line.startswith('Not run:')]
+    plain = [{kind: str(part).strip() for kind, part in o.data.items()} for o in cell.outputs if 'data' in o]
+    return lines, plain
+
+
+def run_here(path):
+    "Run a notebook in this process"
     import torch
     from execnb.shell import CaptureShell
 
@@ -245,7 +293,7 @@ def execute(path):
 
 
 def clean(nb):
-    "Take away what differs from run to run"
+    "Take away what differs from run to run, and what JupyterLab adds where a cell is not run"
     from nbdev.clean import clean_nb
 
     nb.metadata = dict(kernelspec=dict(display_name='python3', language='python', name='python3'))
@@ -255,7 +303,18 @@ def clean(nb):
             cell.outputs = joined(
                 o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})
             )
+            if is_long(cell):
+                cell.outputs = [o for o in map(without_sentence, cell.outputs) if o]
     return nb
+
+
+def without_sentence(output):
+    "An output without the sentence that a long cell was not run; None if it held nothing else"
+    if output.output_type != 'stream':
+        return output
+    lines = [line for line in output.text.splitlines(keepends=True) if not line.startswith('Not run:')]
+    output.text = ''.join(lines)
+    return output if lines else None
 
 
 def joined(outputs):
@@ -354,6 +413,32 @@ def front(cell):
     return cell
 
 
+# ---- one chapter
+
+
+def quick(number):
+    "Export, then look at one chapter: style, the book's rules for it and for its module, and all its cells"
+    import subprocess
+
+    import nbformat
+
+    path = next(NBS.glob(f'{number}_*.ipynb'), None)
+    if not path:
+        sys.exit(f'There is no chapter {number}. (make quick CH=24)')
+    module, start = module_of(path), time.time()
+    subprocess.run([sys.executable, '-m', 'ruff', 'format', '-q', str(path)], check=True)
+    export()
+    nbformat.write(clean(read(path)), path)
+    files = [path, *([LIB / f'{module.replace(".", "/")}.py'] if module else [])]
+    style = subprocess.run([sys.executable, '-m', 'ruff', 'check', *map(str, files)]).returncode
+    rules = [f'[{path.stem}]', 'downwards', 'explicit', 'every_chapter_has', *([f'[{module}]'] if module else [])]
+    tests = [path, ROOT / 'tests/test_book.py', ROOT / 'tests/test_editor.py']
+    which = ' or '.join([path.stem, *rules])
+    tested = subprocess.run([sys.executable, '-m', 'pytest', '-q', *map(str, tests), '-k', which], cwd=ROOT).returncode
+    print(f'{path.name}: {"mend what is said above" if style or tested else "fine"} ({time.time() - start:.0f} s)')
+    sys.exit(style or tested)
+
+
 # ---- from the shell
 
 
@@ -370,11 +455,13 @@ def main(verb=None, *paths):
         import nbformat
 
         for path in map(Path, paths or notebooks()):
-            if (nb := read(path)) != (cleaned := clean(read(path))):
+            if read(path) != (cleaned := clean(read(path))):
                 nbformat.write(cleaned, path)
                 print(f'cleaned {path.name}')
     elif verb == 'export' and not paths:
         export()
+    elif verb == 'quick' and len(paths) <= 1:
+        quick(*paths or ('',))
     elif verb == 'readme' and not paths:
         write_chapter_map()
         for old in (NBS / 'images').glob('index_*.png'):

@@ -1,4 +1,7 @@
-"Environments that answer oddly, in a module of its own so that a worker process can import it. Each is named after what it does."
+"""Environments that answer oddly, each named after what it does.
+
+They stand in a module of their own so that a worker process can import it.
+"""
 
 import sys
 

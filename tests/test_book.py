@@ -1,5 +1,5 @@
-"""What must hold for the whole book: which chapter may use which, that every public name is explained, where chance comes from,
-that the library is what the notebooks export, and that the notebooks are clean."""
+"""What must hold for the whole book: which chapter may use which, that every public name is explained, where chance
+comes from, that the library is what the notebooks export, and that the notebooks are clean."""
 
 import ast
 import re
@@ -9,8 +9,10 @@ from graphlib import TopologicalSorter
 import pytest
 from book import (
     LIB,
+    MAP_TITLE,
     NBS,
     ROOT,
+    chapter_map,
     clean,
     code_lines,
     comments,
@@ -194,7 +196,7 @@ def gives_back(fn):
 
 
 def public_parts(tree):
-    "(where, line, annotation) of each public parameter, return value and dataclass field; line None = cannot carry a docment"
+    "(where, line, annotation) of each public parameter, result and field; line None = cannot carry a docment"
 
     def of_function(fn, owner):
         name = f'{owner}{fn.name}'
@@ -262,7 +264,7 @@ def shape_fault(docment):
 
 @with_module
 def test_docments(path):
-    "Each public parameter, result and record field has a docment; a tensor's starts with its shape in letters of the alphabet"
+    "Each public parameter, result and field has a docment; a tensor's starts with its shape in the alphabet's letters"
     source = path.read_text()
     notes, faults = comments(source), []
     for where, line, annotation in public_parts(ast.parse(source)):
@@ -532,7 +534,7 @@ def ritual_faults(nb, module):
 
 @pytest.mark.parametrize('notebook', CHAPTERS)
 def test_chapter_explains(notebook):
-    "Enough prose for the code, spread over the chapter, and something to see (the table after `make test` shows all measures)"
+    "Enough prose for the code, spread over the chapter (the table after `make test` shows all measures)"
     m, nb, faults = measures(NBS / f'{notebook}.ipynb'), read(NBS / f'{notebook}.ipynb'), []
     if m['words per line'] < MIN_WORDS:
         faults.append(f"{m['words per line']:.2f} words per line of code, the floor is {MIN_WORDS}")
@@ -548,6 +550,12 @@ def test_chapter_explains(notebook):
 
 
 # ---- the front page
+
+
+def test_front_page_lists_the_chapters():
+    "Its map has the numbers, titles and questions that the chapters have"
+    cells = [c.source for c in read(NBS / 'index.ipynb').cells if c.source.startswith(MAP_TITLE)]
+    assert cells == [chapter_map()], 'not the chapters as they are; run `make readme`'
 
 
 def test_readme_is_the_index():

@@ -1,5 +1,8 @@
-"""Nothing is lost, and nothing is trained on wrongly, without a word. Each test begins with the number of what was once seen to go wrong:
-'row 1.7' is the seventh of the faults that cost somebody work or spoilt a result in silence, 'group 2' are the tracebacks where one line belongs."""
+"""Nothing is lost, and nothing is trained on wrongly, without a word.
+
+Each test begins with the number of what was once seen to go wrong: 'row 1.7' is the seventh of the faults that cost
+somebody work or spoilt a result in silence, 'group 2' are the tracebacks where one line belongs.
+"""
 
 import json
 import os
@@ -158,7 +161,7 @@ def test_group_2_refused(make, words):
     'make, words',
     [
         (lambda: None, 'returned nothing'),
-        (lambda: out_of_order(), 'cannot be made (NameError'),
+        (lambda: out_of_order(), 'cannot be made (NameError'),  # noqa: F821
         ('NoModule-v0', 'there_is_no_such_module'),
         ('CartPole-v9', 'cannot be made'),
         ('no such id', 'cannot be made'),
@@ -195,7 +198,7 @@ def test_group_2_names(name):
 
 
 def test_group_2_actions_are_read():
-    "group 2: without n_actions the space is read; an instance in place of a class, or a space that is none, is one line"
+    "group 2: without n_actions the space is read; an instance for a class, or a space that is none, is one line"
     assert register('own', odd.Silent).n_actions == register('own', lambda: odd.Silent()).n_actions == 3
     assert register('own', 'Pendulum-v1').d_continuous == 1 and register('own', IsolatedEnv(odd.Silent)).n_actions == 3
     for make in (odd.Silent(), odd.Own, lambda: None, None):
@@ -216,7 +219,7 @@ for n in range(10**6):
 
 
 def test_row_1_1_readers_never_rename(tmp_path):
-    "row 1.1: one process saves the same two steps again and again, another reads without pause: every read gives a whole checkpoint, and nothing is set aside"
+    "row 1.1: one process saves two steps again and again, another reads: each read gives a whole checkpoint"
     child = subprocess.Popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         child.stdout.readline()
@@ -358,7 +361,7 @@ def learner_rows(tensors):
 
 
 def test_row_1_5_checkpoints_gone(run):
-    "row 1.5: a run that has had checkpoints does not begin again from zero (exit 3); one that was killed before its first does"
+    "row 1.5: a run that has had checkpoints does not begin again (exit 3); one killed before its first does"
     before = (run / 'metrics.jsonl').read_text()
     shutil.rmtree(run / 'checkpoints')
     with pytest.raises(CheckpointError, match='has had checkpoints, and they are gone'):
@@ -392,7 +395,7 @@ def test_row_1_6_a_bad_line(run, line, capsys):
 
 
 def test_row_1_8_other_actions(tmp_path):
-    "row 1.8: actions of own tasks belong to the run: with five buttons, or two, a run of three is neither evaluated nor resumed"
+    "row 1.8: actions of own tasks belong to the run: with five, or two, a run of three is not evaluated or resumed"
     register('g', odd.Own, n_actions=3)
     config = changed(preset('toy'), {'tasks': 'g,track-sea', 'model.vae.size': 32})
     path = train(config, 'x', tmp_path, quiet=True)
@@ -470,7 +473,7 @@ def test_row_1_14_nobody_listens(tmp_path):
 
 
 def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
-    "row 1.16: a start that fails before anything was played has not used the name up, whatever the next start looks like"
+    "row 1.16: a start that fails before anything was played has not used the name up for the next"
     register('g', odd.Silent, n_actions=5)
     with pytest.raises(ConfigError, match='n_actions=5'):
         train(changed(preset('toy'), {'tasks': 'g,track-sea'}), 'x', tmp_path, quiet=True)
@@ -479,7 +482,7 @@ def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
         with pytest.raises(DiskError):
             train(preset('toy'), 'x', tmp_path, quiet=True)
     with monkeypatch.context() as m:
-        m.setattr('mow_nb.training.run.Run.prefill', lambda self: out_of_order())
+        m.setattr('mow_nb.training.run.Run.prefill', lambda self: out_of_order())  # noqa: F821
         with pytest.raises(NameError):
             train(changed(preset('toy'), {'model.vae.size': 16, 'model.vae.stem': 8}), 'x', tmp_path, quiet=True)
     train(preset('toy'), 'x', tmp_path, quiet=True)
@@ -513,7 +516,7 @@ def with_nan(batch, field, k=1):
 
 @pytest.mark.parametrize('labels', [(0, 0, 0), (0, 0, 1)], ids=['shared', 'grouped'])
 def test_row_1_3_one_task_is_isolated(labels):
-    "row 1.3: NaN in one task's reward, picture, action or vector: that task is left out and counted; all others come out the same, to the last bit, whatever it was"
+    "row 1.3: NaN in one task's reward, picture, action or vector: it is left out and counted, others stay bit for bit"
     results = []
     for field in ('rew', 'obs', 'act', 'cont', 'embed', 'other values'):
         learner, batch = learner_and_batch(labels)
@@ -546,7 +549,7 @@ def test_row_1_3_one_task_is_isolated(labels):
 
 
 def test_row_1_3_as_if_left_out():
-    "row 1.3: with VAEs of its own, the world model's gradients of the others are those of a loss without the poisoned task"
+    "row 1.3: with VAEs of its own, gradients of the others are those of a loss without the poisoned task"
     learner, batch = learner_and_batch((0, 1, 2))
     twin, _ = learner_and_batch((0, 1, 2))
     means = learner.update(with_nan(batch, 'rew'), behaviour=False)

@@ -162,7 +162,8 @@ class Notebook:
         return [
             e.inner_text()[-600:]
             for e in self.page.locator(
-                '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], .jp-RenderedText[data-mime-type*=error]'
+                '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], '
+                '.jp-RenderedText[data-mime-type*=error]'
             ).all()
         ]
 
@@ -181,7 +182,8 @@ class Notebook:
 
     def looks(self):
         "A digest of every picture that the outputs show: of its bytes, since its address changes with every drawing"
-        return self.page.evaluate("""() => Promise.all([...document.querySelectorAll('.jp-OutputArea-output img')].filter(i => i.offsetParent && i.naturalWidth).map(async i => {
+        return self.page.evaluate("""() => Promise.all([...document.querySelectorAll('.jp-OutputArea-output img')]
+            .filter(i => i.offsetParent && i.naturalWidth).map(async i => {
             const bytes = await (await fetch(i.src)).arrayBuffer();
             return [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map(b => b.toString(16)).join('');
         }))""")
@@ -255,14 +257,18 @@ SMALL = '''
 import ipywidgets as w, matplotlib.pyplot as plt
 from IPython.display import display
 {}
-parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'), colour=w.Dropdown(options=['C0', 'C1'], description='Colour'), grid=w.Checkbox(False, description='Grid'),
-             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'), dead=w.Dropdown(options=['a', 'b'], description='Dead'))
+parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'),
+             colour=w.Dropdown(options=['C0', 'C1'], description='Colour'),
+             grid=w.Checkbox(False, description='Grid'),
+             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'),
+             dead=w.Dropdown(options=['a', 'b'], description='Dead'))
 out = w.Output()
 def draw(_=None):
     with out:
         out.clear_output(wait=True)
         fig, ax = plt.subplots(figsize=(4, 2))
-        getattr(ax, parts['kind'].value)(range(parts['bars'].value), range(parts['bars'].value), color=parts['colour'].value)
+        bars = range(parts['bars'].value)
+        getattr(ax, parts['kind'].value)(bars, bars, color=parts['colour'].value)
         ax.grid(parts['grid'].value)
         plt.show()
 for part in parts.values(): part.observe(draw, 'value')

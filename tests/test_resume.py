@@ -1,5 +1,6 @@
-"""A run that is killed anywhere and started again ends like one that was left alone: every weight, every moment of the optimisers,
-the replay, the journal, the evaluations; on pocket tasks and on real Atari games. The kills are SIGKILLs of real processes."""
+"""A run that is killed anywhere and started again ends like one that was left alone: every weight, every moment of the
+optimisers, the replay, the journal, the evaluations; on pocket tasks and on real Atari games. The kills are SIGKILLs of
+real processes."""
 
 import importlib.util
 import json
@@ -23,7 +24,7 @@ from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
 from mow_nb.training.run import train
 
-# log_every and save_every do not divide one another, and a round is left over at the end: each counter must be right by itself
+# log_every and save_every do not divide one another, and a round is left over at the end: each counter must be right
 TIMES = {'train.warmup': 10, 'train.train_every': 3, 'train.log_every': 4, 'train.save_every': 7, 'train.threads': 1}
 OPTIONS = dict(
     pocket=TIMES | {'train.prefill': 45, 'train.env_steps': 121, 'train.eval_every': 9},
@@ -44,7 +45,7 @@ def child(kind, root, death=None):
 
 
 def arm(name, count, late=False):
-    "Let this process die in the `count`-th call of a function, before it does anything or (`late`) when it has done everything"
+    "Let this process die in the `count`-th call of a function, before it does anything or (`late`) after it has"
     owner, _, last = name.rpartition('.')
     owner, calls = pkgutil.resolve_name(owner), [0]
     plain = getattr(owner, last)
@@ -138,12 +139,8 @@ def test_undisturbed(alone):
     "The runs that all others are compared with have been through all phases"
     for kind, last in (('pocket', 35), ('atari', 33)):
         found, rows = checkpoint.load(alone / kind / 'checkpoints'), read_metrics(alone / kind)
-        assert (found.step, found.extra['grouped'], found.extra['since'], len(set(found.extra['labels']))) == (
-            last,
-            True,
-            0,
-            2,
-        )
+        assert found.step == last and found.extra['grouped'] is True and found.extra['since'] == 0
+        assert len(set(found.extra['labels'])) == 2
         assert [r['updates'] for r in rows] == [*range(4, last, 4), last]
         assert {r['phase'] for r in rows} == {'warm-up', 'live'}
         assert not found.extra['pool']['finished'], 'episodes pile up in the checkpoints'
@@ -152,11 +149,8 @@ def test_undisturbed(alone):
     assert all((s['episode'], s['length']) == (0, 101) for s in state.values()), (
         'a game should be open from beginning to end'
     )
-    rounds = sum(
-        p['length']
-        for p in json.loads((alone / 'pocket' / 'eval' / 'step-000000018.json').read_text())['episodes']['track-sea']
-    )
-    assert rounds == 10
+    record = json.loads((alone / 'pocket' / 'eval' / 'step-000000018.json').read_text())
+    assert sum(episode['length'] for episode in record['episodes']['track-sea']) == 10
 
 
 # ---- killed
@@ -169,13 +163,13 @@ DEATHS = [
     ('mow_nb.training.run.save_analysis', 1, True),  # groups written for the report, none in a checkpoint
     ('mow_nb.envs.vector.Pool.step', 4, True),  # live: the environments have moved, the replay has not
     ('mow_nb.training.learner.Learner.learn_behaviour', 3),  # the world has learned and the agent has not
-    ('mow_nb.training.run.Run.evaluate', 1, True),  # judged at 18 and no checkpoint since 14
+    ('mow_nb.training.run.Run.evaluate', 1, True),  # evaluated at 18 and no checkpoint since 14
     ('mow_nb.store.checkpoint._discard', 1),  # the new checkpoint is there, an old one too many
     ('mow_nb.store.journal.Journal.write', 2, True),  # a line about updates that will be made again
     ('mow_nb.training.run.Run.log', 4, True),  # the last line is written, the last checkpoint is not
-    ('mow_nb.training.run.Run.finish', 1),  # trained and not judged
-    ('numpy.savez_compressed', 1),
-]  # judging has begun
+    ('mow_nb.training.run.Run.finish', 1),  # trained and not evaluated
+    ('numpy.savez_compressed', 1),  # the final evaluation has begun
+]
 
 
 def test_killed_where_it_hurts(alone, tmp_path):
@@ -204,7 +198,7 @@ def grouping(path):
     return lambda: any(path.glob('checkpoints/step-*')) and noted(path, 2)()
 
 
-def strike(process, moment, sign, pause=0.0):
+def send_signal(process, moment, sign, pause=0.0):
     "Send a signal when the moment has come; was the process still there?"
     end = time.time() + 200
     while process.exitcode is None and time.time() < end and not moment():
@@ -229,7 +223,7 @@ def test_killed_from_outside(alone, tmp_path):
         played(path, 83),
     ):
         process = start('atari', tmp_path)
-        kills += strike(process, moment, signal.SIGKILL, rng.uniform(0, 0.02))
+        kills += send_signal(process, moment, signal.SIGKILL, rng.uniform(0, 0.02))
         finished(process)
     assert kills >= 5, words(tmp_path)
     assert finished(start('atari', tmp_path)) == 0, words(tmp_path)
@@ -241,17 +235,14 @@ def test_interrupted(alone, tmp_path):
     path = tmp_path / 'pocket'
     for n, sign in ((20, signal.SIGINT), (70, signal.SIGINT), (95, signal.SIGTERM)):
         process = start('pocket', tmp_path)
-        assert strike(process, played(path, n), sign), words(tmp_path)
+        assert send_signal(process, played(path, n), sign), words(tmp_path)
         assert finished(process) == 1
         found = checkpoint.load(path / 'checkpoints')
-        assert (
-            set(found.extra['replay'].values()) <= set(range(n, 122)) and len(set(found.extra['replay'].values())) == 1
-        )
+        counters = set(found.extra['replay'].values())
+        assert counters <= set(range(n, 122)) and len(counters) == 1
         last = [line for line in words(tmp_path).splitlines() if line.startswith('interrupted')][-1]
-        assert (
-            last
-            == f"interrupted at update {found.step}, round {found.extra['replay']['track-sea']}; go on with resume=True or --resume"
-        )
+        place = f"update {found.step}, round {found.extra['replay']['track-sea']}"
+        assert last == f'interrupted at {place}; go on with resume=True or --resume'
     assert finished(start('pocket', tmp_path)) == 0, words(tmp_path)
     same_run(path, alone / 'pocket')
 

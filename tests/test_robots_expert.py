@@ -1,4 +1,7 @@
-"Meta-World's own players reach their goal through the same door as our agent: shared action vector, worker process, pictures, repeat."
+"""Meta-World's own players reach their goal through the same door as our agent.
+
+That is: shared action vector, worker process, pictures, repeat.
+"""
 
 import numpy as np
 import pytest

@@ -1,5 +1,8 @@
-"""A run with a robot task is killed with SIGKILL in mid-episode; no worker may be left, and the run that goes on must end with the weights,
-the open episodes and the replay of a run that nobody disturbed."""
+"""A run with a robot task is killed with SIGKILL in mid-episode.
+
+No worker may be left, and the run that goes on must end with the weights, the open episodes and the replay of a run
+that nobody disturbed.
+"""
 
 import os
 import signal
@@ -19,8 +22,9 @@ import sys, torch
 from mow_nb.store.presets import changed, preset
 from mow_nb.training.run import train
 torch.set_num_threads(1)
-train(changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.env_steps': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.save_every': 8, 'train.threads': 1,
-                              'eval.max_steps': 4}), 'robots', sys.argv[1], resume=True, quiet=True)
+steps = {'train.env_steps': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.save_every': 8, 'eval.max_steps': 4}
+config = changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.threads': 1} | steps)
+train(config, 'robots', sys.argv[1], resume=True, quiet=True)
 '''
 
 

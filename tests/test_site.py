@@ -1,4 +1,4 @@
-"""The site can be read from a stick: every link leads somewhere, nothing comes from elsewhere, and a browser shows it well."""
+"""The site can be read from a stick: every link leads somewhere, all is there, and a browser shows it well."""
 
 import ast
 import html

@@ -1,5 +1,8 @@
-"""A question that needs no tensors is answered without loading them: what each command line imports, each in a process of its own.
-Modules are looked at and not seconds, so that the answer is the same on every machine."""
+"""A question that needs no tensors is answered without loading them: what each command line imports.
+
+Each is asked in a process of its own. Modules are looked at and not seconds, so that the answer is
+the same on every machine.
+"""
 
 import json
 import subprocess
@@ -62,7 +65,10 @@ def test_quick_answers(line, says, tmp_path):
 
 def test_import_is_light(tmp_path):
     "The package itself loads nothing at all, and its names are there when they are asked for"
-    code = "before = set(sys.modules); import mow_nb; new = {m.partition('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names; print(sorted(new))"
+    code = (
+        'before = set(sys.modules); import mow_nb; '
+        "new = {m.partition('.')[0] for m in set(sys.modules) - before} - sys.stdlib_module_names; print(sorted(new))"
+    )
     told, names = loaded(code, tmp_path)
     assert told.strip() == "['mow_nb']" and names == []
     told, names = loaded(
@@ -73,7 +79,10 @@ def test_import_is_light(tmp_path):
 
 def test_settings_without_tensors(tmp_path):
     "Presets, their checks and the file they become need no PyTorch"
-    code = 'from mow_nb.store.presets import PRESETS, preset, check, flat; print(len([flat(preset(n)) for n in PRESETS if check(preset(n))]))'
+    code = (
+        'from mow_nb.store.presets import PRESETS, preset, check, flat; '
+        'print(len([flat(preset(n)) for n in PRESETS if check(preset(n))]))'
+    )
     told, names = loaded(code, tmp_path)
     assert int(told) > 15 and names == []
 
@@ -82,7 +91,8 @@ def test_first_line_of_training(tmp_path):
     "The first line of `mow train` does not wait for libraries that are needed later, if at all"
     code = (
         "import builtins; said, tell = [], print; "
-        "exec('class Enough(Exception): pass\\ndef first(*a, **k): said.extend(a); raise Enough'); builtins.print = first; "
+        "exec('class Enough(Exception): pass\\ndef first(*a, **k): said.extend(a); raise Enough'); "
+        'builtins.print = first; '
         "from mow_nb.tools.cli import main; "
         "exec('try: main([\\'train\\', \\'toy\\'])\\nexcept Enough: pass'); builtins.print = tell; print(said)"
     )

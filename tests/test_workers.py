@@ -1,5 +1,5 @@
-"""Environments that crash, raise, hang, exit and return NaN, through the same pool that training uses; and the death of the trainer itself,
-after which no process may be left. What a notebook cannot show."""
+"""Environments that crash, raise, hang, exit and return NaN, through the same pool that training uses; and the death of
+the training process itself, after which no other may be left. What a notebook cannot show."""
 
 import os
 import signal
@@ -44,10 +44,9 @@ def test_delivered(shaken, capsys):
     "At least 99 % of the steps come from the environments, and every loss is counted under its name"
     pool, log = shaken
     share = 1 - sum(pool.lost) / (pool.played * len(pool.tasks))
+    lost, played = sum(pool.lost), pool.played * len(pool.tasks)
     with capsys.disabled():
-        print(
-            f'\nworkers: {sum(pool.lost)} of {pool.played * len(pool.tasks):,} steps lost, {share:.2%} delivered; {pool.faults}'
-        )
+        print(f'\nworkers: {lost} of {played:,} steps lost, {share:.2%} delivered; {pool.faults}')
     assert share >= 0.99 and pool.played == STEPS
     assert {t: list(f) for t, f in pool.faults.items()} == {f'bad-{k}': [k] for k in FAULTS}
     rew = np.array([s.rew for s in log])

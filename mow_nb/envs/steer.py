@@ -21,10 +21,11 @@ from functools import cache
 
 import gymnasium as gym
 import numpy as np
+from ..suites import STEER4
 
 from ..core import ConfigError, np_rng
 from .pocket import LENGTH, SIDE, background, sprite
-from .tasks import STEER4, Task
+from .tasks import Task
 
 # %% ../../nbs/12_steer.ipynb #c005
 STRIDE = 1 / 6  # the longest step, in sides of the square

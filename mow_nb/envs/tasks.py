@@ -4,21 +4,7 @@
 
 # %% auto #0
 __all__ = [
-    'JOYSTICK',
-    'MINIMAL',
-    'ATARI26',
-    'PROTOCOLS',
-    'LOOKS',
-    'POCKET8',
-    'STEER4',
-    'MT50',
-    'MT10',
-    'SUITES',
     'Task',
-    'AtariProtocol',
-    'Suite',
-    'suite_of',
-    'task_sets',
     'acts_of',
     'register',
     'maker',
@@ -29,23 +15,18 @@ __all__ = [
     'continuous_masks',
     'decode',
     'random_actions',
-    'reference',
-    'random_score',
-    'human_score',
+    'suite_of',
     'bounds',
-    'published',
 ]
 
 # %% ../../nbs/10_tasks.ipynb #c002
-import json
 import re
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.resources import files
 from typing import Callable
 
 import numpy as np
+from ..suites import MT50, SUITES, Suite, task_sets
 
 from ..core import N_DISCRETE, ConfigError, suggest
 
@@ -53,197 +34,41 @@ from ..core import N_DISCRETE, ConfigError, suggest
 # %% ../../nbs/10_tasks.ipynb #c005
 @dataclass(frozen=True)
 class Task:
-    "One task: its name and the shape of its actions"
+    "Description of one task: its name, its suite and its action space"
 
     name: str  # what the user types
-    suite: str  # where it comes from, a key of `SUITES`: 'atari100k', 'pocket', 'user', ...
+    suite: str  # key of `suites.SUITES`: 'atari100k', 'pocket', 'steer', 'metaworld' or 'user'
     n_actions: int = 0  # number of discrete actions, 0 = none, at most 18
     d_continuous: int = 0  # number of continuous action values, 0 = none
     action_names: tuple = ()  # names of the discrete actions, for people
 
 
 # %% ../../nbs/10_tasks.ipynb #c009
-JOYSTICK = (
-    'NOOP FIRE UP RIGHT LEFT DOWN UPRIGHT UPLEFT DOWNRIGHT DOWNLEFT UPFIRE RIGHTFIRE LEFTFIRE '
-    'DOWNFIRE UPRIGHTFIRE UPLEFTFIRE DOWNRIGHTFIRE DOWNLEFTFIRE'
-).split()
-
-# %% ../../nbs/10_tasks.ipynb #c011
-MINIMAL = {
-    'Alien BankHeist BattleZone Boxing ChopperCommand Frostbite Hero Jamesbond Kangaroo Krull '
-    'PrivateEye RoadRunner Seaquest': range(18),
-    'KungFuMaster': (0, 2, 3, 4, 5, 8, 9, 11, 12, 13, 14, 15, 16, 17),
-    'Amidar': (0, 1, 2, 3, 4, 5, 10, 11, 12, 13),
-    'Asterix CrazyClimber MsPacman': (0, 2, 3, 4, 5, 6, 7, 8, 9),
-    'Gopher': (0, 1, 2, 3, 4, 10, 11, 12),
-    'Assault': (0, 1, 2, 3, 4, 11, 12),
-    'DemonAttack Pong': (0, 1, 3, 4, 11, 12),
-    'Qbert': (0, 1, 2, 3, 4, 5),
-    'UpNDown': (0, 1, 2, 5, 10, 13),
-    'Breakout': (0, 1, 3, 4),
-    'Freeway': (0, 2, 5),
-}
-
-# %% ../../nbs/10_tasks.ipynb #c012
-_MOVES = {name: tuple(JOYSTICK[i] for i in moves) for names, moves in MINIMAL.items() for name in names.split()}
-ATARI26 = tuple(sorted(_MOVES))
-
-
-# %% ../../nbs/10_tasks.ipynb #c018
-@dataclass(frozen=True)
-class AtariProtocol:
-    "The rules under which a score was earned"
-
-    sticky: float = 0.25  # probability that the last button is repeated (as in STORM's code)
-    noops: int = 0  # idle frames at the start, up to this many, drawn from the seed (as in STORM's code)
-    frame_skip: int = 4  # frames per action; the picture is the maximum of the last two (as in STORM)
-    max_frames: int = 108_000  # an episode is truncated after so many frames, half an hour of play (common practice)
-    full_actions: bool = False  # all 18 joystick positions instead of the game's own (as in STORM's code)
-    life_loss: bool = True  # a lost life counts as the end for learning, the game goes on (as in STORM's code)
-
-
-PROTOCOLS = dict(storm=AtariProtocol(), iris=AtariProtocol(sticky=0.0, noops=30))
-
-# %% ../../nbs/10_tasks.ipynb #c022
-LOOKS = ('night', 'paper', 'brick', 'sea')
-_POCKET_MOVES = dict(track=('LEFT', 'STAY', 'RIGHT'), reach=('STAY', 'UP', 'DOWN', 'LEFT', 'RIGHT'))
-POCKET8 = tuple(f'{kind}-{look}' for kind in _POCKET_MOVES for look in LOOKS)
-STEER4 = tuple(f'steer-{look}' for look in LOOKS)
-
-# %% ../../nbs/10_tasks.ipynb #c025
-MT50 = tuple(
-    f'{name}-v3'
-    for name in (
-        'assembly basketball bin-picking box-close button-press-topdown button-press-topdown-wall button-press button-press-wall '
-        'coffee-button coffee-pull coffee-push dial-turn disassemble door-close door-lock door-open door-unlock hand-insert '
-        'drawer-close drawer-open faucet-open faucet-close hammer handle-press-side handle-press handle-pull-side handle-pull '
-        'lever-pull pick-place-wall pick-out-of-hole pick-place plate-slide plate-slide-side plate-slide-back plate-slide-back-side '
-        'peg-insert-side peg-unplug-side soccer stick-push stick-pull push push-wall push-back reach reach-wall shelf-place '
-        'sweep-into sweep window-open window-close'
-    ).split()
-)
-MT10 = tuple(
-    f'{name}-v3'
-    for name in (
-        'reach push pick-place door-open drawer-open drawer-close button-press-topdown '
-        'peg-insert-side window-open window-close'
-    ).split()
-)
-
-
-# %% ../../nbs/10_tasks.ipynb #c030
-def _no_bounds(task):
-    "Nobody knows how well this task can be played"
-    return None
-
-
-@dataclass(frozen=True)
-class Suite:
-    "What tasks of one origin share: their maker, their actions, the range of their scores and what they are called"
-
-    make: str = ''  # 'module:function' of (task, size) or (task, size, settings) -> `wrappers.Env`; '' = cannot be made
-    sets: dict = field(default_factory=dict)  # what a user may type -> names of those tasks
-    actions: Callable | None = None  # (name, full_actions) -> names of discrete actions, or number of continuous values
-    bounds: Callable = _no_bounds  # task -> returns of random play and of the reference player; None if unknown
-    players: tuple = ('random (known)', 'reference')  # what those two players are called in a table
-    score: str = 'normalised score'  # what a return between those bounds is called
-    settings: str = ''  # what the maker is also given: 'protocol' (rules of Atari), 'robots' (options), '' = nothing
-    facets: tuple = ()  # what each word of a name 'track-sea' says, where other tasks share it; () = nothing is shared
-    suffix: str = ''  # end of all names that tells no task from another
-    paper: tuple = ()  # steps per task and score of the paper, and a sentence with {steps}, {score} and {simulated} steps
-
-    @property
-    def names(self) -> tuple:  # each once
-        "Names of all its tasks"
-        return tuple(dict.fromkeys(name for names in self.sets.values() for name in names))
-
-
-# %% ../../nbs/10_tasks.ipynb #c032
-SUITES = dict(
-    atari100k=Suite(
-        make='mow_nb.envs.wrappers:AtariEnv',
-        sets=dict(atari100k=ATARI26),
-        actions=lambda name, full: tuple(JOYSTICK) if full else _MOVES[name],
-        bounds=lambda task: (random_score(task.name), human_score(task.name)),
-        players=('random (published)', 'human'),
-        score='human-normalised score',
-        settings='protocol',
-        paper=(
-            100_000,
-            1.104,
-            '. The paper uses {steps:,} in every game, and reaches a mean of {score:.1%} over 26 games.',
-        ),
-    ),
-    pocket=Suite(
-        make='mow_nb.envs.vector:make_pocket',
-        sets=dict(pocket=POCKET8),
-        actions=lambda name, full: _POCKET_MOVES[name.split('-')[0]],
-        bounds=lambda task: _WORKED_OUT[task.name.split('-')[0]],
-        players=('random (exact)', 'optimum'),
-        facets=('game', 'look'),
-    ),
-    steer=Suite(
-        make='mow_nb.envs.vector:make_steer',
-        sets=dict(steer=STEER4),
-        actions=lambda name, full: 2,
-        bounds=lambda task: _WORKED_OUT['steer'],
-        facets=('game', 'look'),
-    ),
-    metaworld=Suite(
-        make='mow_nb.envs.vector:make_robot',
-        sets=dict(mt10=MT10, mt50=MT50),
-        actions=lambda name, full: 4,
-        settings='robots',
-        suffix='-v3',
-        paper=(
-            300_000,
-            0.745,
-            ', {simulated:,} of the simulator. The paper uses {steps:,} of the simulator in each of 50 tasks, '
-            'and {score:.1%} of its episodes succeed.',
-        ),
-    ),
-    user=Suite(make='mow_nb.envs.vector:make_user'),
-)
-
-
-def suite_of(
-    task: Task,  # any task
-) -> Suite:  # one that knows nothing, if the task's suite is not registered
-    "The record of a task's suite"
-    return SUITES.get(task.suite, Suite())
-
-
-def task_sets() -> dict[str, tuple]:  # 'atari100k', 'pocket', 'steer', 'mt10', 'mt50' -> names of tasks
-    "Sets of tasks that can be named with one word"
-    return {word: names for suite in SUITES.values() for word, names in suite.sets.items()}
-
-
-# %% ../../nbs/10_tasks.ipynb #c035
 _USER: dict[str, tuple[Task, object]] = {}
 
 
 def _built_in():
-    "Names that are taken: of all tasks, then of all sets"
+    "Names that are taken: those of all tasks, then those of all sets"
     return (*(name for suite in SUITES.values() for name in suite.names), *task_sets())
 
 
 def acts_of(
     space,  # a gymnasium space of actions
 ) -> tuple[int, int]:  # n_actions, d_continuous; both 0 if it is neither Discrete nor a bounded Box
-    "How many buttons and motors an action space has"
+    "Number of discrete actions and of continuous action values in a gymnasium action space"
     from gymnasium import spaces
 
     if isinstance(space, spaces.Discrete):
         return int(space.n), 0
-    return 0, int(np.prod(space.shape)) if isinstance(space, spaces.Box) and space.is_bounded() else 0
+    if isinstance(space, spaces.Box) and space.is_bounded():
+        return 0, int(np.prod(space.shape))
+    return 0, 0
 
 
 def _asked(name, make):
-    "The same of an environment that is about to be registered"
-    make, where = (
-        getattr(make, 'make', make),
-        f"task '{name}': n_actions and d_continuous were not given, and ",
-    )  # an `IsolatedEnv` holds its recipe
+    "The same for an environment that is about to be registered"
+    make = getattr(make, 'make', make)  # an `IsolatedEnv` holds its recipe
+    where = f"task '{name}': n_actions and d_continuous were not given, and "
     space = getattr(make, 'action_space', None)
     try:
         if not hasattr(space, 'sample'):  # nothing, or a property
@@ -260,25 +85,26 @@ def _asked(name, make):
     return found
 
 
-# %% ../../nbs/10_tasks.ipynb #c037
+# %% ../../nbs/10_tasks.ipynb #c011
 def register(
     name: str,  # the new task's name
-    make: str
-    | Callable,  # a gymnasium id, a function that returns a gymnasium env, or a `workers.IsolatedEnv` around one that shall live in a process of its own
-    n_actions: int = 0,  # number of discrete actions; if neither this nor `d_continuous` is given, the environment is asked
+    make: str | Callable,  # a gymnasium id, a function that returns an environment, or a `workers.IsolatedEnv`
+    n_actions: int = 0,  # number of discrete actions; if this and `d_continuous` are 0, read from the environment
     d_continuous: int = 0,  # number of continuous action values
     action_names: tuple = (),  # names of the discrete actions, for people
 ) -> Task:  # the task, also found by `tasks_of` from now on
-    "Add a task of your own"
+    "Register a user's task under a name; raises ConfigError if name, environment or action space is unusable"
     if not isinstance(name, str) or not re.fullmatch(r'[^\W_][^,\0-\x1f\x7f]{0,63}', name) or name != name.strip():
         raise ConfigError(
-            f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit and not end with a blank'
+            f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit '
+            'and not end with a blank'
         )
     if name in _built_in() or name.startswith('mt1:'):
         raise ConfigError(f"task '{name}' is built in: choose another name")
     if not isinstance(make, str) and not callable(make) and not hasattr(make, 'make'):
         raise ConfigError(
-            f"task '{name}': give a class, a function that makes an environment, or a gymnasium id, not a {type(make).__name__}"
+            f"task '{name}': give a class, a function that makes an environment, or a gymnasium id, "
+            f'not a {type(make).__name__}'
         )
     if not n_actions and not d_continuous:
         n_actions, d_continuous = _asked(name, make)
@@ -291,43 +117,46 @@ def register(
     return task
 
 
-# %% ../../nbs/10_tasks.ipynb #c038
+# %% ../../nbs/10_tasks.ipynb #c012
 def maker(
     task: Task,  # a task made by `register`
 ) -> object:  # its gymnasium id, function or `workers.IsolatedEnv`
-    "How a user's environment is made"
+    "What `register` was given to make a user task's environment; raises ConfigError if it was never registered"
+    if not _USER:
+        raise ConfigError(f"task '{task.name}' was never registered")
     if task.name not in _USER:
-        raise ConfigError(
-            suggest(task.name, _USER, 'user task') if _USER else f"task '{task.name}' was never registered"
-        )
+        raise ConfigError(suggest(task.name, _USER, 'user task'))
     return _USER[task.name][1]
 
 
-# %% ../../nbs/10_tasks.ipynb #c044
+# %% ../../nbs/10_tasks.ipynb #c018
 def _task(name, full_actions):
-    "The task of that name"
+    "Task with a given name"
     if name in _USER:
         return _USER[name][0]
     for key, suite in SUITES.items():
         if name in suite.names:
             acts = suite.actions(name, full_actions)
-            return Task(name, key, 0, acts) if isinstance(acts, int) else Task(name, key, len(acts), 0, acts)
+            if isinstance(acts, int):
+                return Task(name, key, 0, acts)
+            return Task(name, key, len(acts), 0, acts)
     own = '' if _USER else '; if it is one of your own, say which module registers it: --import MODULE'
     raise ConfigError(suggest(name, (*_built_in(), *_USER), 'game' if name[:1].isupper() else 'task') + own)
 
 
-# %% ../../nbs/10_tasks.ipynb #c046
+# %% ../../nbs/10_tasks.ipynb #c020
 def tasks_of(
     spec: str,  # names of tasks or suites, joined by commas
     full_actions: bool = False,  # all 18 joystick positions for Atari
 ) -> tuple[Task, ...]:  # K tasks in the order named
-    "Tasks from words"
-    words, sets = [w.strip() for w in spec.split(',') if w.strip()], task_sets()
+    "Tasks named by a comma-separated text; raises ConfigError for unknown or repeated names"
+    words = [w.strip() for w in spec.split(',') if w.strip()]
     if not words:
         raise ConfigError("no task named: try 'Pong', 'Pong,Breakout', 'pocket' or 'atari100k'")
     for name in (w[4:] for w in words if w.startswith('mt1:')):
         if name not in MT50:
             raise ConfigError(suggest(name, MT50, 'robot task'))
+    sets = task_sets()
     names = [n for w in words for n in sets.get(w, (w.removeprefix('mt1:'),))]
     twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
     if twice:
@@ -335,26 +164,26 @@ def tasks_of(
     return tuple(_task(n, full_actions) for n in names)
 
 
-# %% ../../nbs/10_tasks.ipynb #c051
+# %% ../../nbs/10_tasks.ipynb #c025
 def d_max(
     tasks: tuple[Task, ...],  # K tasks
 ) -> int:  # width of the continuous part
-    "The widest continuous action among the tasks"
+    "Largest number of continuous action values among the tasks"
     return max((t.d_continuous for t in tasks), default=0)
 
 
 def action_width(
     tasks: tuple[Task, ...],  # K tasks
 ) -> int:  # A = 18 + d_max
-    "Width of the action vector that serves them all"
+    "Width of the action vector that all tasks share"
     return N_DISCRETE + d_max(tasks)
 
 
-# %% ../../nbs/10_tasks.ipynb #c054
+# %% ../../nbs/10_tasks.ipynb #c028
 def action_masks(
     tasks: tuple[Task, ...],  # K tasks
 ) -> np.ndarray:  # (K, 18) bool, the discrete actions each task knows
-    "Which of the 18 discrete entries a task may use"
+    "Masks of the valid discrete actions, one row per task"
     return np.arange(N_DISCRETE) < np.array([t.n_actions for t in tasks])[:, None]
 
 
@@ -362,28 +191,28 @@ def continuous_masks(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
 ) -> np.ndarray:  # (K, d_max) bool
-    "Which of the continuous entries a task uses"
+    "Masks of the continuous action values in use, one row per task"
     return np.arange(d_max) < np.array([t.d_continuous for t in tasks])[:, None]
 
 
-# %% ../../nbs/10_tasks.ipynb #c059
+# %% ../../nbs/10_tasks.ipynb #c033
 def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
-) -> int | np.ndarray:  # a button, or (d_continuous,) values in [-1, 1]
-    "A task's own part of the shared action vector"
+) -> int | np.ndarray:  # index of the discrete action, or (d_continuous,) values in [-1, 1]
+    "A task's native action, read from the shared action vector"
     if task.n_actions:
         return int(action[: task.n_actions].argmax())
     return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)
 
 
-# %% ../../nbs/10_tasks.ipynb #c062
+# %% ../../nbs/10_tasks.ipynb #c036
 def random_actions(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
     rng: np.random.Generator,  # source of the draws
 ) -> np.ndarray:  # (K, 18 + d_max) float32
-    "Uniform random play, one action per task"
+    "Shared action vectors of a uniform random policy, one per task"
     out = np.zeros((len(tasks), N_DISCRETE + d_max), np.float32)
     for row, task in zip(out, tasks):
         if task.n_actions:
@@ -392,58 +221,16 @@ def random_actions(
     return out
 
 
-# %% ../../nbs/10_tasks.ipynb #c065
-@cache
-def reference(
-    name: str = 'atari100k',  # 'atari100k' or 'metaworld'
-) -> dict:  # facts with their sources
-    "Figures shipped with the package"
-    return json.loads((files('mow_nb') / 'data' / f'{name}.json').read_text())
-
-
-def random_score(
-    name: str,  # an Atari game
-) -> float:  # score of uniform random play
-    "What random play earns"
-    return _score('random', name)
-
-
-def human_score(
-    name: str,  # an Atari game
-) -> float:  # score of the human tester
-    "What a human tester earned"
-    return _score('human', name)
-
-
-def _score(kind, name):
-    "One constant of the normalisation"
-    table = reference()[kind]
-    if name not in table:
-        raise ConfigError(suggest(name, table, 'game'))
-    return table[name]
-
-
-# %% ../../nbs/10_tasks.ipynb #c069
-_WORKED_OUT = dict(
-    track=(15.859693877551, 38.963265306122445),
-    reach=(2.4407641955224517, 40.0),  # exact
-    steer=(1.2010471540634768, 40.0),
-)  # 20,000 episodes of random play; the optimum is exact
+# %% ../../nbs/10_tasks.ipynb #c039
+def suite_of(
+    task: Task,  # any task
+) -> Suite:  # an empty record if its suite is not registered
+    "Record of a task's suite"
+    return SUITES.get(task.suite, Suite())
 
 
 def bounds(
     task: Task,  # any task
-) -> tuple[float, float] | None:  # return of random play and of the reference player; None if unknown
-    "Between which two players a task's score is read"
+) -> tuple[float, float] | None:  # return of random play, return of the reference player; None if unknown
+    "The two returns that normalise a task's score to 0 and 1"
     return suite_of(task).bounds(task)
-
-
-# %% ../../nbs/10_tasks.ipynb #c072
-def published(
-    name: str = 'atari100k',  # 'atari100k' or 'metaworld'
-) -> dict[str, dict]:  # method -> source, and 'mean_hns', 'median_hns' or 'scores' (game -> scores of the seeds), ...
-    "Results of others, each with its source"
-    facts = reference(name)
-    if name == 'metaworld':
-        return {row['method']: row for row in facts['mt50']}
-    return {**facts['published'], **facts['per_seed']}

@@ -16,10 +16,11 @@ import gymnasium as gym
 import numpy as np
 from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
+from ..suites import AtariProtocol
 
 from ..core import ConfigError, EnvError, MowError
 from .probe import BadAnswer, NoPicture, NotANumber, ask
-from .tasks import AtariProtocol, Task, acts_of, decode
+from .tasks import Task, acts_of, decode
 from .workers import IsolatedEnv, Worker, WorkerError
 
 

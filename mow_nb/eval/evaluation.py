@@ -31,12 +31,13 @@ from typing import Callable
 
 # %% ../../nbs/51_evaluation.ipynb #c003
 import numpy as np
+from ..suites import PROTOCOLS, AtariProtocol
 
 from ..agent.player import Agent
 from ..config import Config
 from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
-from ..envs.tasks import PROTOCOLS, AtariProtocol, Task, bounds, d_max, random_actions, suite_of
+from ..envs.tasks import Task, bounds, d_max, random_actions, suite_of
 from ..envs.vector import Pool
 from .metrics import success_rate
 from ..files import disk, get_json, put

@@ -31,7 +31,7 @@ import numpy as np
 from einops import rearrange
 
 # %% ../../nbs/50_metrics.ipynb #c004
-from ..envs.tasks import human_score, random_score
+from ..suites import human_score, random_score
 
 
 # %% ../../nbs/50_metrics.ipynb #c007

@@ -12,8 +12,6 @@ __all__ = [
     'shard',
     'unshard',
     'weights_hash',
-    'check_fit',
-    'check_labels',
     'checkpoints',
     'save',
     'Checkpoint',
@@ -38,13 +36,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from safetensors.torch import save_file
 
-from ..core import CheckpointError, ConfigError, NonFiniteError
+from ..core import CheckpointError, ConfigError
 from ..files import disk, get, put
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c009
-def _spell(body: dict) -> bytes:
-    "The only spelling of a manifest that we accept"
+def _serialise(body: dict) -> bytes:
+    "Bytes of a manifest, in the only form that is accepted, with the hash of its body"
     text = json.dumps(body, sort_keys=True)
     whole = dict(body=body, sha256=hashlib.sha256(text.encode()).hexdigest())
     return (json.dumps(whole, sort_keys=True, indent=1) + '\n').encode()
@@ -53,21 +51,21 @@ def _spell(body: dict) -> bytes:
 def read_manifest(
     path: Path,  # a checkpoint directory
 ) -> dict:  # the body: step, files, names, rows
-    "The manifest of a checkpoint, or `CheckpointError` if one byte of it is off, or if it is not what a manifest is"
+    "Body of a checkpoint's manifest; `CheckpointError` if a byte was altered or the structure is not a manifest's"
     raw = get(path / 'manifest.json')
     try:
         body = json.loads(raw)['body']
     except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError('manifest.json cannot be read') from None
-    if _spell(body) != raw:
+    if _serialise(body) != raw:
         raise CheckpointError('manifest.json was altered')
-    if not _sound(body):
+    if not _is_manifest(body):
         raise CheckpointError('manifest.json is not the manifest of a checkpoint')
     return body
 
 
-def _sound(body):
-    "Is this what `write_manifest` writes: plain names, sizes and hashes?"
+def _is_manifest(body):
+    "Whether a body has the structure that `write_manifest` writes: plain names, sizes, hashes"
     words = lambda x: isinstance(x, list) and all(isinstance(w, str) for w in x)
     entry = lambda e: isinstance(e, dict) and isinstance(e.get('size'), int) and isinstance(e.get('sha256'), str)
     return (
@@ -84,7 +82,7 @@ def _sound(body):
 def fsync_path(
     path: Path,  # a file or a directory
 ) -> None:
-    "Return when `path` is on the disk, not merely on its way"
+    "Flush a file or a directory to disk and wait for it (`fsync`)"
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -101,11 +99,12 @@ def write_manifest(
     only: list | None = None,  # names of the files to list; None = all of them
     **body,  # what else to record
 ) -> None:
-    "Sync the files in `path`, list them, and sync the list and the directory"
+    "Write `manifest.json` with size and SHA-256 of each file, everything synced to disk"
     names = sorted(only or (p.name for p in path.iterdir() if p.name != 'manifest.json'))
     for name in names:
         fsync_path(path / name)
-    put(path / 'manifest.json', _spell(dict(body, files={name: _digest((path / name).read_bytes()) for name in names})))
+    files = {name: _digest((path / name).read_bytes()) for name in names}
+    put(path / 'manifest.json', _serialise(dict(body, files=files)))
     fsync_path(path)
 
 
@@ -113,8 +112,8 @@ def write_manifest(
 def read_files(
     path: Path,  # a checkpoint directory
     body: dict,  # its manifest
-):  # name and bytes of one file after the other
-    "All of a checkpoint, each byte as its manifest says, or `CheckpointError`"
+):  # yields name and bytes of each file
+    "Read the files of a checkpoint, each verified by size and SHA-256; raises `CheckpointError`"
     for name, want in body['files'].items():
         raw = get(path / name, max(want['size'], 2**20))
         if len(raw) != want['size']:
@@ -127,7 +126,7 @@ def read_files(
 def verify(
     path: Path,  # a checkpoint directory
 ) -> str:  # '' if every byte is as written, else what is wrong
-    "Is this checkpoint what its manifest says?"
+    "First mismatch between a checkpoint and its manifest, as text"
     try:
         for _ in read_files(path, read_manifest(path)):
             pass
@@ -144,7 +143,7 @@ def shard(
     tensors: dict,  # name -> Tensor
     per_task=(),  # names whose leading axis is K
 ) -> dict:  # file name -> {name -> Tensor}
-    "Deal tensors to the file of the entity that owns them"
+    "Partition tensors into files by owner: shared, cluster, or task (one row of each `per_task` tensor)"
     files = {'shared.safetensors': {}}
     if missing := set(per_task) - set(tensors):
         raise ConfigError(f"per_task names no tensor: '{min(missing)}'")
@@ -168,9 +167,9 @@ def shard(
 def unshard(
     files: dict,  # file name -> {name -> Tensor}
     names: list,  # all tensor names in their order
-    rows: list,  # those that were dealt by row
-) -> dict:  # name -> Tensor, as it was before `deal`
-    "Put the dealt tensors together again"
+    rows: list,  # those that were split by row
+) -> dict:  # name -> Tensor, as it was before `shard`; raises `CheckpointError`
+    "Inverse of `shard`: whole tensors by name, per-task rows stacked"
     whole, parts = {}, {name: [] for name in rows}
     for file in sorted(files):
         for name, t in files[file].items():
@@ -179,7 +178,8 @@ def unshard(
             else:
                 whole[name] = t
     try:
-        return {name: (whole | {name: torch.stack(ts) for name, ts in parts.items()})[name] for name in names}
+        whole |= {name: torch.stack(ts) for name, ts in parts.items()}
+        return {name: whole[name] for name in names}
     except KeyError as e:
         raise CheckpointError(f'no file holds the tensor {e}') from None
     except RuntimeError:
@@ -190,7 +190,7 @@ def unshard(
 def weights_hash(
     tensors: dict,  # name -> Tensor
 ) -> str:  # SHA-256, 64 hexadecimal digits
-    "One number that changes when any bit, name, dtype or shape does"
+    "SHA-256 over names, dtypes, shapes and bytes of tensors, whatever their order"
     h = hashlib.sha256()
     for name in sorted(tensors):
         t = tensors[name].detach().cpu().contiguous()
@@ -200,45 +200,13 @@ def weights_hash(
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c027
-def check_fit(
-    model,  # a module, perhaps on the device `meta`
-    tensors: dict,  # name -> Tensor
-    prefix: str = '',  # what their names begin with, such as 'world.'
-) -> dict:  # those of the model, by its own names
-    "Refuse tensors that are not a model's: names, shapes, kinds, finite numbers"
-    found = {}
-    for key, want in model.state_dict().items():
-        got = tensors.get(prefix + key)
-        if got is None:
-            raise CheckpointError(f"'{prefix}{key}' is missing among the weights")
-        if got.shape != want.shape or got.is_floating_point() != want.is_floating_point():
-            raise CheckpointError(
-                f"'{prefix}{key}' is {got.dtype} {tuple(got.shape)}, the config asks for {want.dtype} {tuple(want.shape)}"
-            )
-        if not torch.isfinite(got).all():
-            raise NonFiniteError(f"'{prefix}{key}' holds numbers that are not finite")
-        found[key] = got
-    return found
-
-
-def check_labels(
-    labels: list,  # cluster of each task, from a file
-    K: int,  # how many tasks there are
-) -> None:
-    "Refuse labels that do not give each task a cluster, or leave a cluster without a task"
-    whole = isinstance(labels, list) and len(labels) == K and all(type(c) is int for c in labels)
-    if not whole or set(labels) != set(range(max(labels) + 1)):
-        raise CheckpointError(f'labels {repr(labels)[:60]} do not deal {K} tasks to clusters')
-
-
-# %% ../../nbs/43_checkpoint.ipynb #c030
 _STEP = re.compile(r'step-(\d{9,})(\.old)?')
 
 
 def checkpoints(
     root: Path,  # the `checkpoints` directory of a run
 ) -> list:  # paths, newest first; not looked into
-    "Everything in `root` that is named like a checkpoint"
+    "Paths of the checkpoints in a directory, unverified"
     found = [p for p in Path(root).glob('step-*') if _STEP.fullmatch(p.name)]
     return sorted(found, key=lambda p: (int(_STEP.fullmatch(p.name)[1]), not p.name.endswith('.old')), reverse=True)
 
@@ -269,7 +237,7 @@ def _full_disk(root: Path):
         raise
 
 
-# %% ../../nbs/43_checkpoint.ipynb #c032
+# %% ../../nbs/43_checkpoint.ipynb #c029
 def _publish(tmp: Path, final: Path) -> None:
     "Give a finished directory its name; there is a whole checkpoint at every moment"
     old = final.with_name(final.name + '.old')
@@ -292,7 +260,7 @@ def _write(tmp: Path, step: int, tensors: dict, text: str, per_task) -> None:
     write_manifest(tmp, format=1, step=step, names=list(tensors), rows=sorted(per_task))
 
 
-# %% ../../nbs/43_checkpoint.ipynb #c033
+# %% ../../nbs/43_checkpoint.ipynb #c030
 def save(
     root: Path,  # the `checkpoints` directory of a run
     step: int,  # updates done so far
@@ -301,7 +269,7 @@ def save(
     keep: int = 2,  # how many checkpoints stay, at least 2
     per_task=(),  # names of tensors whose leading axis is K
 ) -> Path:  # the new checkpoint
-    "Write a checkpoint that appears whole or not at all"
+    "Write a checkpoint atomically, then remove those beyond the newest `keep`; `DiskError` if the disk is full"
     if keep < 2:
         raise ConfigError(f'keep = {keep}: at least 2 checkpoints must stay')
     try:
@@ -320,10 +288,10 @@ def save(
     return final
 
 
-# %% ../../nbs/43_checkpoint.ipynb #c036
+# %% ../../nbs/43_checkpoint.ipynb #c033
 @dataclass(frozen=True)
 class Checkpoint:
-    "What came out of a checkpoint directory"
+    "Content of a checkpoint"
 
     step: int  # updates done when it was written
     tensors: dict  # name -> Tensor on the CPU, bit for bit as saved
@@ -333,7 +301,7 @@ class Checkpoint:
 def read_checkpoint(
     path: Path,  # a checkpoint directory
 ) -> Checkpoint:  # its content
-    "Read one checkpoint, verified as it is read, or `CheckpointError`"
+    "Read one checkpoint, verified as it is read; raises `CheckpointError`"
     body = read_manifest(path)
     try:
         parts = {
@@ -353,19 +321,17 @@ def _set_aside(path: Path, why: str, holds_lock: bool) -> None:
     while new.exists():
         new, i = path.with_name(f'damaged-{path.name}.{i}'), i + 1
     try:
-        os.rename(path, new) if holds_lock else None
+        if holds_lock:
+            os.rename(path, new)
     except OSError:
         holds_lock = False  # a read-only disk: say it, go on
-    print(
-        f'checkpoint {path.name} is damaged ({why}); '
-        + (f'set aside as {new.name}' if holds_lock else 'an older one is used'),
-        file=sys.stderr,
-    )
+    done = f'set aside as {new.name}' if holds_lock else 'an older one is used'
+    print(f'checkpoint {path.name} is damaged ({why}); {done}', file=sys.stderr)
 
 
-# %% ../../nbs/43_checkpoint.ipynb #c037
-def _first(root, said):
-    "The newest checkpoint that verifies, or None; what is wrong with the newer ones goes to `said`"
+# %% ../../nbs/43_checkpoint.ipynb #c034
+def _newest_valid(root, said):
+    "Newest checkpoint that passes verification, or None; what is wrong with newer ones is appended to `said`"
     for path in checkpoints(root):
         try:
             return read_checkpoint(path)
@@ -377,14 +343,14 @@ def load(
     root: Path,  # the `checkpoints` directory of a run
     holds_lock: bool = False,  # does the caller hold the run's lock? then damaged ones are renamed
 ) -> Checkpoint | None:  # the newest valid checkpoint; None if there has never been one
-    "The newest checkpoint that can be trusted"
-    for patience in (0.05, 0.1, 0.2, 0.4, 0):
+    "Read the newest checkpoint that passes verification; `CheckpointError` if all are damaged"
+    for pause in (0.05, 0.1, 0.2, 0.4, 0):
         before, bad = checkpoints(root), []
-        found = _first(root, bad)
+        found = _newest_valid(root, bad)
         # whoever holds the lock is alone; others may have looked while a checkpoint was being replaced
-        if holds_lock or not bad or not patience:
+        if holds_lock or not bad or not pause:
             break
-        time.sleep(patience)
+        time.sleep(pause)
         if before == checkpoints(root) and verify(bad[0][0]) == bad[0][1]:
             break
     if found is not None:

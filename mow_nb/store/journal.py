@@ -40,7 +40,7 @@ from .ring import planned_bytes
 
 # %% ../../nbs/46_journal.ipynb #c006
 class Journal:
-    "The lines a run writes about itself"
+    "Metrics of a run as JSON lines and TensorBoard curves"
 
     def __init__(
         self,
@@ -52,27 +52,27 @@ class Journal:
         self.file = Path(path) / 'metrics.jsonl'
         rows, bad = read_lines(path)
         if bad:
-            print(
-                f'{self.file}: {bad} line{"s" * (bad > 1)} could not be read and {"are" if bad > 1 else "is"} left out',
-                file=sys.stderr,
-            )
-        put(self.file, ''.join(json.dumps(r) + '\n' for r in rows if r['updates'] <= updates) if updates else '')
+            lines = '1 line could not be read and is' if bad == 1 else f'{bad} lines could not be read and are'
+            print(f'{self.file}: {lines} left out', file=sys.stderr)
+        kept = [r for r in rows if r['updates'] <= updates] if updates else []
+        put(self.file, ''.join(json.dumps(r) + '\n' for r in kept))
         self.board = SummaryWriter(Path(path) / 'tb', purge_step=updates + 1)
 
     def write(
         self,
         row: dict,  # 'updates' and plain data; a dict of task -> number becomes a curve per task
     ) -> None:
-        "Add a line"
+        "Append a row of metrics; `DiskError` if the disk is full"
         with disk(f'cannot write {self.file}'), open(self.file, 'a') as f:
             f.write(json.dumps(row) + '\n')
         for name, value in row.items():
-            for task, v in value.items() if isinstance(value, dict) else [('', value)]:
+            curves = {f'{name}/{task}': v for task, v in value.items()} if isinstance(value, dict) else {name: value}
+            for curve, v in curves.items():
                 if isinstance(v, (int, float)):
-                    self.board.add_scalar(f'{name}/{task}' if task else name, v, row['updates'])
+                    self.board.add_scalar(curve, v, row['updates'])
 
     def close(self) -> None:
-        "Flush and close"
+        "Flush and close the TensorBoard writer"
         self.board.close()
 
 
@@ -80,37 +80,35 @@ class Journal:
 def read_lines(
     path: Path,  # the run's directory
 ) -> tuple[list[dict], int]:  # the lines, oldest first; how many could not be read
-    "What a run wrote about itself, and how much of it is lost"
-    file, rows, bad = Path(path) / 'metrics.jsonl', [], 0
-    for line in get(file, 2**31).splitlines() if os.path.lexists(file) else []:
+    "Rows of a run's journal, and the number of lines that are damaged"
+    file, rows = Path(path) / 'metrics.jsonl', []
+    lines = get(file, 2**31).splitlines() if os.path.lexists(file) else []
+    for line in lines:
         try:
-            rows.append({**_EMPTY, **json.loads(line)})
+            row = {**_DEFAULTS, **json.loads(line)}
         except (ValueError, TypeError, RecursionError):
-            bad += 1
             continue
-        if any(type(rows[-1][k]) not in (type(v), int) for k, v in _EMPTY.items()) or not _numbers(rows[-1]):
-            rows.pop()
-            bad += 1
-    return rows, bad
+        if all(type(row[k]) in (type(v), int) for k, v in _DEFAULTS.items()) and _is_plain(row):
+            rows.append(row)
+    return rows, len(lines) - len(rows)
 
 
-_EMPTY = dict(updates=0, rounds=0, seconds=0.0, phase='')
+_DEFAULTS = dict(updates=0, rounds=0, seconds=0.0, phase='')
 
 
-def _numbers(x, depth=0):
-    "Is this a number, a word, or a list or table of such?"
-    parts = x.values() if isinstance(x, dict) else x if isinstance(x, list) else ()
-    return (
-        depth < 5
-        and isinstance(x, (bool, int, float, str, dict, list, type(None)))
-        and all(_numbers(v, depth + 1) for v in parts)
-    )
+def _is_plain(x, depth=0):
+    "Whether this is a number, a string, None, or a list or dict of such, nested less than five deep"
+    parts = ()
+    if isinstance(x, (dict, list)):
+        parts = x.values() if isinstance(x, dict) else x
+    plain = isinstance(x, (bool, int, float, str, dict, list, type(None)))
+    return depth < 5 and plain and all(_is_plain(v, depth + 1) for v in parts)
 
 
 def read_metrics(
     path: Path,  # the run's directory
 ) -> list[dict]:  # the lines that can be read, oldest first
-    "What a run wrote about itself"
+    "Rows of a run's journal, damaged lines left out"
     return read_lines(path)[0]
 
 
@@ -120,7 +118,7 @@ def weights_row(
     world: WorldModel,  # with or without experts, with or without scales
     names: list,  # K task names
 ) -> dict:  # 'routing': task -> its E probabilities; 'sigma': task -> its scale; each only where the model has it
-    "Which experts each task prefers, and how much its losses are scaled down"
+    "Routing probabilities and harmonious scales of every task, as a row of metrics"
     e, out = world.task_vectors(), {}
     if world.dyn.route(e) is not None:
         out['routing'] = dict(zip(names, world.dyn.router.scores(e).softmax(-1).tolist()))
@@ -130,32 +128,28 @@ def weights_row(
 
 
 def means_row(
-    sums: dict,  # name -> (K,) sums since the last line, one of them 'skipped', the updates from which a task was left out
-    since: int,  # updates since the last line
+    sums: dict,  # name -> (K,) sums; 'skipped' counts updates that left a task out
+    since: int,  # updates that were summed
     names: list,  # K task names
-    updates: int,  # where we are
-) -> (
-    dict
-):  # name -> task -> mean over the updates that the task took part in; 'skipped' only where there is something to tell
-    "The mean losses; whoever was left out is named on stderr"
+    updates: int,  # updates done so far
+) -> dict:  # name -> task -> mean over the updates the task was part of; 'skipped' -> task -> count, if any
+    "Mean losses since the last row; tasks that were left out are named on stderr"
     sums = {k: v.tolist() for k, v in sums.items()}
     lost = sums.pop('skipped', [0] * len(names))
     out = {k: {n: x / (since - l) for n, x, l in zip(names, v, lost) if since > l} for k, v in sums.items()}
     if not any(lost):
         return out
     gone = {n: int(l) for n, l in zip(names, lost) if l}
-    print(
-        f"update {updates:,}: numbers that are not finite; left out of the last {since}: {', '.join(f'{n} ({l} times)' for n, l in gone.items())}",
-        file=sys.stderr,
-    )
+    who = ', '.join(f'{n} ({l} times)' for n, l in gone.items())
+    print(f'update {updates:,}: numbers that are not finite; left out of the last {since}: {who}', file=sys.stderr)
     return out | dict(skipped=gone)
 
 
 # %% ../../nbs/46_journal.ipynb #c012
 def returns_row(
     episodes: list,  # of `Episode`, those that ended since the last line
-) -> dict:  # 'return', 'success', 'success_end': task -> mean; each only where there is something to tell
-    "How the last episodes went; a broken one tells nothing"
+) -> dict:  # 'return', 'success', 'success_end': task -> mean; each only where known
+    "Mean return and success of finished episodes, by task; broken episodes are not counted"
     whole, out = [e for e in episodes if not e.broken], {}
     for name, key in (('return', 'ret'), ('success', 'success'), ('success_end', 'success_end')):
         by = {}
@@ -172,8 +166,8 @@ def faults_row(
     lost: list,  # K numbers of lost steps
     played: int,  # steps of each task
     names: list,  # K task names
-) -> dict:  # 'faults': task -> kind -> how often, 'delivered': task -> share of its steps; empty if nothing ever failed
-    "What the environments failed to deliver"
+) -> dict:  # 'faults': task -> kind -> count, 'delivered': task -> share in [0, 1]; empty if none
+    "Counts of environment failures and share of steps delivered, by task"
     if not faults:
         return {}
     return dict(
@@ -186,7 +180,7 @@ def faults_row(
 def plan(
     config: Config,  # checked
 ) -> dict[str, int]:  # 'updates', 'parameters', 'memory' and 'disk' in bytes
-    "What a run is going to need"
+    "Number of updates and parameters, bytes of memory and of disk that a run needs"
     tasks, t = check(config), config.train
     N = config.cluster.n or len(tasks)
     labels = [k % N for k in range(len(tasks))] if config.cluster.grouping != 'one' else None
@@ -198,31 +192,33 @@ def plan(
 def check_memory(
     config: Config,  # checked
 ) -> None:
-    "Refuse a run that cannot fit: weights, gradients and moments, one batch as floats, and the latents of its dreams"
+    "Raise `ConfigError` if weights, gradients, moments, one batch and imagined latents exceed the free memory"
     t, m, K = config.train, config.model, len(check(config))
     batch = 4 * K * t.batch_size * t.seq_len * 3 * m.vae.size**2
     dreams = 4 * K * t.n_imagined * (t.context + t.horizon) * (m.vae.groups * m.vae.classes + m.dynamics.width)
     need, have = 16 * count(config) + batch + dreams, memory()
     if need > have:
         raise ConfigError(
-            f'this run needs at least {need / 2**30:,.1f} GiB of memory for weights, one batch and its dreams, and {have / 2**30:,.1f} GiB are free: choose smaller sizes'
+            f'this run needs at least {need / 2**30:,.1f} GiB of memory for weights, one batch and its dreams, '
+            f'and {have / 2**30:,.1f} GiB are free: choose smaller sizes'
         )
 
 
 def plan_text(
     config: Config,  # checked
 ) -> str:  # one line for people
-    "The plan in words"
+    "Plan of a run as a line of text"
     p, K = plan(config), len(check(config))
+    tasks = '1 task' if K == 1 else f'{K} tasks'
     return (
-        f"{K} task{'s' * (K > 1)}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
+        f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"
     )
 
 
 # %% ../../nbs/46_journal.ipynb #c018
 class ProgressLines:
-    "Progress of a phase in plain lines, at most one in `every` seconds"
+    "Progress of a phase as plain text lines, at most one in `every` seconds"
 
     def __init__(
         self,
@@ -232,42 +228,36 @@ class ProgressLines:
         unit: str = 'step',  # what is counted
         every: float = 30.0,  # seconds between two lines
     ):
-        self.total, self.n, self.first, self.desc, self.unit, self.every = (
-            total,
-            initial,
-            initial,
-            desc.strip(),
-            unit,
-            every,
-        )
-        self.began = self.said = time.monotonic()
+        self.total, self.n, self.first = total, initial, initial
+        self.desc, self.unit, self.every = desc.strip(), unit, every
+        self.began = self.printed = time.monotonic()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exc):
         if self.n > self.first:
-            self.say()
+            self.print_line()
 
     def update(self) -> None:
-        "One step more"
+        "Count one step, and print a line if one is due"
         self.n += 1
-        if time.monotonic() - self.said >= self.every and self.n < self.total:
-            self.say()
+        if time.monotonic() - self.printed >= self.every and self.n < self.total:
+            self.print_line()
 
-    def say(self) -> None:
-        "Print where the phase stands"
-        self.said = time.monotonic()
-        spent = self.said - self.began
+    def print_line(self) -> None:
+        "Print how much is done, the time spent and an estimate of the time left"
+        self.printed = time.monotonic()
+        spent = self.printed - self.began
         left = spent / (self.n - self.first) * (self.total - self.n)
-        when = (
-            f', {_clock(spent)} so far, about {_clock(left)} to go' if self.n < self.total else f' in {_clock(spent)}'
-        )
+        when = f' in {_clock(spent)}'
+        if self.n < self.total:
+            when = f', {_clock(spent)} so far, about {_clock(left)} to go'
         print(f'{self.desc}: {self.n:,} of {self.total:,} {self.unit}s{when}', flush=True)
 
 
 def _clock(seconds):
-    "Hours, minutes and seconds"
+    "Seconds as hours:minutes:seconds"
     return f'{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}'
 
 
@@ -279,7 +269,7 @@ def progress(
     initial: int = 0,  # of them already done
     quiet: bool = False,  # say nothing; the variable TQDM_DISABLE asks for the same
 ):  # a context with `update`
-    "A progress bar where one can be drawn, else plain lines"
+    "Context that shows progress: a bar in a terminal or notebook, else plain lines"
     hidden = quiet or bool(os.environ.get('TQDM_DISABLE'))
     if hidden or sys.stdout.isatty() or 'ipykernel' in sys.modules:
         from tqdm.auto import tqdm

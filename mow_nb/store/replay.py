@@ -25,7 +25,7 @@ def load_mirror(
     rings: list,  # K of `Ring`, all alike
     device: str,  # 'cpu' or 'cuda'
 ) -> dict:  # field -> (K, rows, ...) tensor on the device; empty if it does not fit
-    "Copy all rings to a device"
+    "Copies of all rings on a device, or none if they do not fit into half of the free memory"
     fields = {f: rings[0].maps[f] for f in rings[0].fields}
     need = len(rings) * sum(m.nbytes for m in fields.values())
     if torch.device(device).type == 'cuda':
@@ -65,7 +65,7 @@ def task_folders(
 
 # %% ../../nbs/42_replay.ipynb #c011
 class Replay:
-    "A ring per task on the disk, sampled evenly over tasks"
+    "Replay buffer on disk: one ring per task, sampled with as many windows of each"
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Replay:
         cont: np.ndarray,  # (K,) 1 goes on, 0 terminated
         done: np.ndarray | None = None,  # (K,) 1 where the episode ended, or was cut, after this step; None = nowhere
     ) -> None:
-        "Store one step of every task"
+        "Append one step of every task; `ConfigError` if shape or dtype is wrong"
         if np.asarray(obs).dtype != np.uint8:
             raise ConfigError(f'frames must be uint8, not {np.asarray(obs).dtype}')
         step = dict(obs=obs, act=act, rew=rew, cont=cont, done=np.zeros_like(cont) if done is None else done)
@@ -110,7 +110,7 @@ class Replay:
         self.total += 1
 
     def oldest(self) -> np.ndarray:  # (K,) number of the oldest step that may be read
-        "Where the readable past begins"
+        "Number of the oldest step of every task that may be sampled"
         claimed = np.array([r.claimed for r in self.rings])
         return np.maximum(0, np.maximum(self.total - self.capacity, claimed - self.rows))
 
@@ -121,19 +121,20 @@ class Replay:
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
     ) -> np.ndarray:  # (K, B, T) rows in the rings
-        "Draw windows of consecutive steps, evenly over all there are"
+        "Rows of windows of consecutive steps, uniform over all starts; `ConfigError` if a task has fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
             raise ConfigError(
                 f"replay of task '{self.folders[k]}' holds {max(0, stop[k] - low[k] + T - 1)} steps, a window needs T = {T}"
             )
-        draw = lambda: (
-            (rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))[..., None] + np.arange(T)) % self.rows
-        )
+
+        def draw():
+            start = rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))
+            return (start[..., None] + np.arange(T)) % self.rows
+
         rows = draw()
-        for _ in range(
-            20 if within_episode else 0
-        ):  # where episodes are shorter than a window, some windows stay as they are
+        # where episodes are shorter than a window, some windows stay as they are
+        for _ in range(20 if within_episode else 0):
             bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
             if not bad.any():
                 break
@@ -159,7 +160,7 @@ class Replay:
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
-        "A batch of bytes, a quarter of the way to carry"
+        "Sample a batch with frames as bytes"
         got = self._take(self.windows(rng, B, T, within_episode))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
@@ -172,21 +173,21 @@ class Replay:
         device: str = None,  # where to; bytes travel and become floats there
         within_episode: bool = False,  # only windows within one episode
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
-        "A batch for the world model"
+        "Sample a batch with frames as floats in [0, 1], as the world model reads it"
         raw = self.sample_raw(rng, B, T, within_episode)
         if device:
             raw = raw.to(device)
         return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)
 
     def state_dict(self) -> dict:  # task's directory -> steps ever written
-        "What a checkpoint has to know of the replay"
+        "Number of steps ever written, by task"
         return {f: int(n) for f, n in zip(self.folders, self.total)}
 
     def truncate(
         self,
         counters: dict,  # as from `state_dict`; a task it does not name starts empty
     ) -> int:  # steps lost to overwriting, 0 if `spare` was enough
-        "Go back to the moment when the counters were taken"
+        "Rewind the rings to the counters of a checkpoint; `CheckpointError` if they hold fewer steps"
         if unknown := set(counters) - set(self.folders):
             raise ConfigError(f"the replay has no task '{min(unknown)}'")
         goal = np.array([counters.get(f, 0) for f in self.folders])
@@ -204,7 +205,7 @@ class Replay:
         self,
         most: int = 256,  # steps per task, the newest and as many again, evenly spread; 0 = all
     ) -> int:  # steps that were looked at
-        "Compare stored steps with their checksums, or `CheckpointError`"
+        "Verify stored steps against their checksums; `CheckpointError` names the damaged one"
         looked = 0
         for ring, low, n in zip(self.rings, self.oldest(), self.total):
             steps = np.arange(low, n)
@@ -215,7 +216,7 @@ class Replay:
         return looked
 
     def flush(self) -> None:
-        "Return when every step is on the disk; call it before a checkpoint"
+        "Flush all rings to disk (`fsync`), to be called before a checkpoint"
         for ring in self.rings:
             for f in ring.files.values():
                 os.fsync(f.fileno())

@@ -24,7 +24,7 @@ def step_fields(
     size: int,  # side of the square frames in pixels
     act_width: int,  # A
 ) -> dict:  # field -> (shape, dtype) of one stored step
-    "What is kept of one step"
+    "Shape and dtype of every stored field of one step"
     return dict(
         obs=((size, size, 3), '|u1'), act=((act_width,), '<f4'), rew=((), '<f4'), cont=((), '<f4'), done=((), '<f4')
     )
@@ -37,10 +37,10 @@ def planned_bytes(
     act_width: int,  # A
     spare: int = 0,  # further steps per task, see `truncate`
 ) -> int:  # bytes on the disk once all rings are full
-    "What the replay of a run will weigh"
-    step = 4 + sum(
-        int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in step_fields(size, act_width).values()
-    )  # 4 of checksum
+    "Bytes on disk of the replay of a run, checksums included"
+    fields = step_fields(size, act_width).values()
+    checksum = 4
+    step = checksum + sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in fields)
     return tasks * (capacity + spare) * step
 
 
@@ -48,7 +48,7 @@ def planned_bytes(
 def planned_text(
     *plan,  # as for `planned_bytes`
 ) -> str:  # one line for the user
-    "The planned size in words"
+    "Planned size of the replay as a line of text"
     tasks, steps, total = plan[0], plan[1] + sum(plan[4:]), planned_bytes(*plan)
     return (
         f'replay: {tasks} tasks x {steps:,} steps x {total // (tasks * steps):,} bytes = {total / 1e9:.2f} GB on disk'
@@ -60,7 +60,7 @@ def check_room(
     path: Path,  # where the replay is going to be
     need: int,  # bytes it may grow to
 ) -> None:
-    "Stop now, in one line, if the disk cannot hold what is planned"
+    "Raise `DiskError` if the disk cannot hold the planned replay"
     have = sum(p.stat().st_blocks * 512 for p in Path(path).rglob('*.npy'))
     there = next(p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists())
     free = shutil.disk_usage(there).free
@@ -74,7 +74,7 @@ def check_room(
 def map_rows(
     path: Path,  # a `.npy`
 ) -> np.memmap:  # its rows, mapped for reading
-    "Map a file of numbers; `CheckpointError` if it is none, or shorter than its header says"
+    "Memory-map a `.npy` file; `CheckpointError` if it is no array, or shorter than its header says"
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), 'rb') as f:
             if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
@@ -108,7 +108,7 @@ def _open_rows(path: Path, shape: tuple, kind: str, grow: bool = False) -> np.me
 
 # %% ../../nbs/41_ring.ipynb #c019
 class Ring:
-    "One task's steps, in files that are overwritten in a circle"
+    "Ring buffer of one task's steps in memory-mapped files, with a checksum of every step"
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class Ring:
             raise CheckpointError(
                 f"replay of task '{self.path.name}': head.npy counts {self.done} of {self.claimed} steps"
             )
-        self.known = np.zeros(rows, bool)  # rows that were written, or checked, by this process
+        self.verified = np.zeros(rows, bool)  # (rows,) written or verified by this process
 
     def _put(self, field: str, row: int, value) -> None:
         m = self.maps[field]
@@ -150,20 +150,20 @@ class Ring:
         n: int,  # number of the step: 0 for the first ever
         step: dict,  # field -> array, one step of this task
     ) -> None:
-        "Store step `n`, over the oldest if the ring is full"
+        "Write step `n`, over the oldest if the ring is full; `DiskError` if the disk has no room"
         self.claimed, self.done = max(self.claimed, n + 1), n + 1
         self._put('head', 0, self.claimed)
         for f, v in step.items():
             self._put(f, n % self.rows, v)
         self._put('sum', n % self.rows, self.checksum(n))
         self._put('head', 1, self.done)
-        self.known[n % self.rows] = True
+        self.verified[n % self.rows] = True
 
     def inspect_files(
         self,
         shapes: dict,  # field -> (shape, dtype) of the whole file
     ) -> int:  # steps that were claimed so far
-        "What lies there already; files of a ring that has lost one, or of another shape but without a step, are not opened"
+        "Number of steps in the files; `CheckpointError` if a file was lost; files without a step are removed"
         there = [f for f in shapes if (self.path / f'{f}.npy').exists()]
         used = 0
         if 'head' in there:
@@ -182,7 +182,7 @@ class Ring:
         self,
         n: int,  # number of a step
     ) -> int:  # 32 bits
-        "Checksum of a step as it lies in the files"
+        "CRC-32 of a stored step, its number and the task's name"
         crc = zlib.crc32(f'{self.path.name} {n}'.encode())
         for f in self.fields:
             crc = zlib.crc32(np.ascontiguousarray(self.maps[f][n % self.rows]), crc)
@@ -193,9 +193,9 @@ class Ring:
         rows: np.ndarray,  # (...) rows about to be read
         total: int,  # steps that count
     ) -> None:
-        "Compare rows with their checksums, each of them once"
-        for row in np.unique(rows[~self.known[rows]]):
+        "Compare rows with their checksums, once each; `CheckpointError` names the damaged step"
+        for row in np.unique(rows[~self.verified[rows]]):
             n = total - 1 - (total - 1 - int(row)) % self.rows
             if self.checksum(n) != self.maps['sum'][row]:
                 raise CheckpointError(f"replay of task '{self.path.name}': step {n} is not what was written")
-            self.known[row] = True
+            self.verified[row] = True

@@ -41,7 +41,7 @@ from ..store.presets import changed, check
 from ..training.learner import Learner
 
 
-# %% ../../nbs/80_bench.ipynb #c006
+# %% ../../nbs/80_bench.ipynb #c007
 def random_batch(
     config: Config,  # whose shapes
     device: str,  # where to
@@ -56,7 +56,7 @@ def random_batch(
     return Batch(obs=obs, act=act, rew=0 * one, cont=one).to(device)
 
 
-# %% ../../nbs/80_bench.ipynb #c009
+# %% ../../nbs/80_bench.ipynb #c010
 def clock(
     device: str,  # 'cpu' or 'cuda'
 ) -> Callable[[], float]:  # reads the time in seconds
@@ -70,7 +70,7 @@ def clock(
     return now
 
 
-# %% ../../nbs/80_bench.ipynb #c011
+# %% ../../nbs/80_bench.ipynb #c012
 PHASES = ('forward', 'backward', 'step', 'imagine', 'agent')
 
 
@@ -115,7 +115,7 @@ def laps(
     return spent | rest
 
 
-# %% ../../nbs/80_bench.ipynb #c014
+# %% ../../nbs/80_bench.ipynb #c015
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **kw: (
         flop_counter.sdpa_flop_count(q, k, v)
@@ -142,7 +142,7 @@ def flops(
     return counted(lambda meter: laps(learner, batch, meter))
 
 
-# %% ../../nbs/80_bench.ipynb #c023
+# %% ../../nbs/80_bench.ipynb #c024
 def ceiling(
     device: str,  # 'cpu' or 'cuda'
     dtype: torch.dtype,  # of the matrices
@@ -161,7 +161,7 @@ def ceiling(
     return 2 * size**3 / best
 
 
-# %% ../../nbs/80_bench.ipynb #c030
+# %% ../../nbs/80_bench.ipynb #c031
 def round_seconds(
     config: Config,  # whose tasks
     learner: Learner,  # whose agent
@@ -187,7 +187,7 @@ def round_seconds(
     return best
 
 
-# %% ../../nbs/80_bench.ipynb #c033
+# %% ../../nbs/80_bench.ipynb #c034
 def _turns(learner, batch, plain, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
     device, side = (
@@ -222,7 +222,7 @@ def pace(
     return (now() - start) / n
 
 
-# %% ../../nbs/80_bench.ipynb #c034
+# %% ../../nbs/80_bench.ipynb #c035
 def measure(
     config: Config,  # what to measure
     budget: float = 60.0,  # seconds for repetitions
@@ -292,7 +292,7 @@ def machine(
     return names[0] if names else platform.processor() or platform.machine()
 
 
-# %% ../../nbs/80_bench.ipynb #c037
+# %% ../../nbs/80_bench.ipynb #c038
 def table(
     m: dict,  # from `measure`
 ) -> str:  # some lines

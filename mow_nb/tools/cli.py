@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = [
     'COMMANDS',
-    'judge_options',
+    'parse_options',
     'parse_config',
     'presets_text',
     'train_command',
@@ -33,34 +33,32 @@ from pathlib import Path
 from .. import __version__
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, DiskError, MowError, suggest
-from ..envs.tasks import bounds, task_sets, tasks_of
+from ..envs.tasks import bounds, tasks_of
 from ..store.presets import MEANINGS, PRESETS, changed, check, preset
+from ..suites import task_sets
 
 
 # %% ../../nbs/84_cli.ipynb #c006
 def _value(name, old, text):
-    "A word from the shell in the type of the field"
+    "A word of the command line in the type of the field"
     try:
         return type(old)(text)
     except ValueError:
         raise ConfigError(f"--{name} {text}: must be of type {type(old).__name__}") from None
 
 
-def judge_options(
+def parse_options(
     args: list[str],  # what follows the preset, such as ['--train.env_steps', '40']
     config: Config,  # whose fields the options are
 ) -> dict:  # what the options say: dotted name -> value
-    "Refuse unknown names and unfit values in one line"
+    "Values that options give to fields; raises ConfigError for unknown names and unfit values"
     table, said = flat(config), {}
     for i, arg in enumerate(args):
         if not arg.startswith('--') or arg == '--help':
             continue
         name, eq, text = arg[2:].replace('-', '_').partition('=')
-        if (
-            name.rpartition('.')[2].startswith('no_')
-            and (yes := name.replace('no_', '', 1)) in table
-            and type(table[yes]) is bool
-        ):
+        yes = name.replace('no_', '', 1)
+        if yes != name and type(table.get(yes)) is bool:
             said[yes] = False
             continue
         if name not in table:
@@ -81,16 +79,16 @@ def parse_config(
     prog: str = 'mow',  # what the help calls the program
     about: str = '',  # what the program does, in a sentence that the help begins with
 ) -> Config:  # checked
-    "A config from a preset and options"
+    "Config from a preset and options of the command line; raises ConfigError"
     config = preset(names)
     check(
-        changed(config, judge_options(args, config))
+        changed(config, parse_options(args, config))
     )  # a part that refuses is named in full here, by tyro it would not be
     import tyro
 
     about += 'Options and their present values. A preset sets them, an option overrides it.'
     tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # help, and what was not an option
-    config = changed(config, judge_options(args, config))
+    config = changed(config, parse_options(args, config))
     check(config)
     return config
 
@@ -187,15 +185,8 @@ def evaluate_command(
         'Let the agent of a run play whole episodes of its tasks. The scores are printed, and kept in runs/RUN/eval.',
     )
     p.add_argument('run', help='name of the run')
-    p.add_argument(
-        '--episodes', type=int, metavar='N', help="episodes of each task; as in the run's config if not given"
-    )
-    p.add_argument(
-        '--max-steps',
-        type=int,
-        metavar='N',
-        help="steps after which an episode is cut; as in the run's config if not given",
-    )
+    p.add_argument('--episodes', type=int, metavar='N', help="episodes of each task (default: as the run's config)")
+    p.add_argument('--max-steps', type=int, metavar='N', help="steps per episode at most (default: as the config)")
     own = p.parse_args(args)
     from mow_nb.eval.evaluation import record_file, score_rows, score_text
     from mow_nb.store.run_folder import read_config
@@ -382,7 +373,7 @@ COMMANDS = {
 
 # %% ../../nbs/84_cli.ipynb #c036
 def usage() -> str:  # lines for the terminal
-    "What `mow` can do"
+    "Help text of `mow`: its commands and exit codes"
     return '\n'.join(
         [
             f'mow {__version__}: one agent that learns many visual tasks by dreaming',
@@ -404,7 +395,8 @@ def _imported(args):
             modules += [word[9:]] if '=' in word else args[i + 1 : i + 2]
         elif i == 0 or args[i - 1] != '--import':
             out.append(word)
-    sys.path.insert(0, os.getcwd()) if modules else None
+    if modules:
+        sys.path.insert(0, os.getcwd())
     for name in modules:
         try:
             importlib.import_module(name.removesuffix('.py'))
@@ -428,7 +420,7 @@ def _trouble(e):
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
-    "The program"
+    "Runs one command line of `mow`"
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ('-h', '--help', 'help'):
         print(usage())

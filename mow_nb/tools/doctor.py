@@ -32,10 +32,11 @@ from time import perf_counter
 
 # %% ../../nbs/82_doctor.ipynb #c003
 import torch
+from ..suites import ATARI26
 
 from .. import __version__
 from ..core import devices, np_rng
-from ..envs.tasks import ATARI26, random_actions, tasks_of
+from ..envs.tasks import random_actions, tasks_of
 from ..envs.vector import make_env
 
 

@@ -27,7 +27,7 @@ from ..store.presets import build, check
 from ..store.replay import task_folders
 from ..store.ring import Ring, map_rows, step_fields
 from ..store.run_folder import check_same_run, read_config
-from ..store.snapshot import check_never_saved
+from ..store.snapshot import check_fit, check_labels, check_never_saved
 from .clustering import load_analysis
 from .share import from_pretrained
 
@@ -77,7 +77,7 @@ class StoredRing(Ring):
         self.claimed, self.done = map(int, self.maps['head'])
         if not 0 <= self.done <= self.claimed:
             raise CheckpointError(f'{self.path.name}/head.npy counts {self.done} of {self.claimed} steps')
-        self.known = np.zeros(self.rows, bool)
+        self.verified = np.zeros(self.rows, bool)
 
 
 # %% ../../nbs/67_check.ipynb #c011
@@ -128,10 +128,10 @@ def _weights(folder, config):
     if found is None:
         raise CheckpointError('no checkpoint can be read')
     check_same_run(config, found.extra)
-    checkpoint.check_labels(found.extra.get('labels'), len(check(config)))
+    check_labels(found.extra.get('labels'), len(check(config)))
     with torch.device('meta'):  # shapes without memory
         sketch = build(config, found.extra['labels'])
-    n = sum(len(checkpoint.check_fit(m, found.tensors, p)) for m, p in zip(sketch, ('world.', 'agent.')))
+    n = sum(len(check_fit(m, found.tensors, p)) for m, p in zip(sketch, ('world.', 'agent.')))
     return f'{n:,} tensors at update {found.step:,} fit the config and are finite'
 
 

@@ -43,7 +43,7 @@ from ..files import disk, get_arrays, get_json, put
 def layer_means(
     named_grads: dict,  # name -> Tensor, one task's gradient
 ) -> Tensor:  # (layers,) one mean per tensor, float32
-    "The mean gradient of every layer (the paper's reduction)"
+    "Mean gradient of every parameter tensor (the paper's reduction)"
     return torch.stack([g.float().mean() for g in named_grads.values()])
 
 
@@ -61,7 +61,7 @@ def _hashed(start: int, stop: int, key: int, dim: int, device='cpu') -> tuple:  
 
 # %% ../../nbs/60_clustering.ipynb #c016
 class SignProjection:
-    "A sparse random sign projection of a whole gradient (a count sketch)"
+    "Sparse random sign projection of a whole gradient (count sketch), a function of seed and tensor names"
 
     def __init__(
         self,
@@ -110,13 +110,11 @@ def task_gradients(
     params: dict,  # name -> Parameter, those to be shared or split
     reduce: Callable,  # dict of gradients -> (dim,), such as `layer_means`
 ) -> Tensor:  # (K, dim) one reduced gradient per task
-    "Each task's gradient, reduced before the next one is computed"
-    rows = []
+    "Reduced gradient of each task's loss, with one full gradient in memory at a time"
+    rows, wanted = [], list(params.values())
     for loss in losses:
         # zeros where a task does not touch a parameter: a layer mean needs its place in the row
-        grads = torch.autograd.grad(
-            loss, list(params.values()), retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        grads = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
         rows.append(reduce(dict(zip(params, grads))))
     return torch.stack(rows)
 
@@ -125,8 +123,8 @@ def task_gradients(
 def cosine_similarity(
     R: Tensor,  # (K, dim) reduced gradients
     names: list | None = None,  # K task names, for an error; None = their numbers
-) -> Tensor:  # (K, K) cosines, float64, on the CPU; raises `NonFiniteError`
-    "Cosine similarity of the tasks' gradients"
+) -> Tensor:  # (K, K) cosines, float64, on the CPU
+    "Cosine similarity of the tasks' reduced gradients; `NonFiniteError` names tasks with a non-finite one"
     R = R.detach().double().cpu()
     if poisoned := [(names or range(len(R)))[k] for k in (~R.isfinite()).any(1).nonzero().flatten().tolist()]:
         raise NonFiniteError(f"the gradient of task {', '.join(map(str, poisoned))} is not finite")
@@ -146,7 +144,7 @@ def _renumber(labels) -> np.ndarray:  # (K,) the same groups, numbered 0, 1, ...
 def distances(
     similarity: Tensor,  # (K, K) cosines
 ) -> np.ndarray:  # (K, K) one minus cosine, in [0, 2], zero on the diagonal
-    "How far apart tasks are"
+    "Cosine distances, symmetrised and clipped"
     d = 1 - np.asarray(similarity, dtype=np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1]:
         raise ConfigError(f'a similarity is a square matrix, not {d.shape}')
@@ -161,7 +159,7 @@ def cluster(
     n: int,  # N, groups wanted
     method: str = 'spectral',  # or agglomerative with linkage 'average', 'complete' or 'single'
 ) -> np.ndarray:  # (K,) labels 0 .. N-1, by first appearance
-    "Group tasks whose gradients point the same way"
+    "Cluster labels of tasks from their cosine similarities"
     d = distances(similarity)
     K = len(d)
     if not 1 <= n <= K:
@@ -169,17 +167,13 @@ def cluster(
     if method not in METHODS:
         raise ConfigError(suggest(method, METHODS, 'clustering method'))
     if n in (1, K):
-        return np.arange(K) * (n == K)
+        return np.arange(K) if n == K else np.zeros(K, dtype=np.int64)
     from sklearn.cluster import AgglomerativeClustering, SpectralClustering
 
     if method == 'spectral':
-        model, data = (
-            SpectralClustering(n, affinity='precomputed', assign_labels='cluster_qr', random_state=0),
-            1 - d / 2,
-        )
-    else:
-        model, data = AgglomerativeClustering(n, metric='precomputed', linkage=method), d
-    return _renumber(model.fit_predict(data))
+        model = SpectralClustering(n, affinity='precomputed', assign_labels='cluster_qr', random_state=0)
+        return _renumber(model.fit_predict(1 - d / 2))
+    return _renumber(AgglomerativeClustering(n, metric='precomputed', linkage=method).fit_predict(d))
 
 
 # %% ../../nbs/60_clustering.ipynb #c042
@@ -187,7 +181,7 @@ def silhouette_curve(
     similarity: Tensor,  # (K, K) cosines
     method: str = 'spectral',  # as in `cluster`
 ) -> dict:  # N -> score in [-1, 1], for N = 2 .. K-1
-    "How well separated the groups are, for every N that can be judged"
+    "Mean silhouette of the clustering, for every N from 2 to K-1"
     from sklearn.metrics import silhouette_score
 
     d = distances(similarity)
@@ -197,7 +191,7 @@ def silhouette_curve(
 def suggest_n(
     curve: dict,  # N -> score, from `silhouette_curve`
 ) -> int:  # the best N; 1 if nothing can be judged
-    "The number of groups that the data suggest"
+    "Number of clusters with the best silhouette, the smaller of equals"
     # rounded, so that a tie stays a tie whatever the order of summation
     return min(curve, key=lambda n: (-round(curve[n], 9), n), default=1)
 
@@ -207,7 +201,7 @@ def adjusted_rand(
     a: np.ndarray,  # (K,) labels
     b: np.ndarray,  # (K,) other labels
 ) -> float:  # 1 for the same groups, about 0 for chance
-    "How well two groupings agree"
+    "Adjusted Rand index of two labellings"
     from sklearn.metrics import adjusted_rand_score
 
     return float(adjusted_rand_score(np.asarray(a), np.asarray(b)))
@@ -217,14 +211,14 @@ def random_groups(
     labels: np.ndarray,  # (K,) groups whose sizes are kept
     rng: np.random.Generator,  # whose draws decide
 ) -> np.ndarray:  # (K,) labels by first appearance
-    "Random groups of the same sizes, the ablation of clustering"
+    "Labels of random clusters of the same sizes, the ablation of clustering"
     return _renumber(rng.permutation(np.asarray(labels)))
 
 
 # %% ../../nbs/60_clustering.ipynb #c048
 @dataclass(frozen=True)
 class Analysis:
-    "One clustering of the tasks, with what it was decided on"
+    "A clustering of the tasks with the similarities and silhouette it was decided on"
 
     names: list  # K task names
     similarity: dict  # reduction -> (K, K) float64 array: 'layer_means', 'projection', 'even'
@@ -244,7 +238,7 @@ def analyse(
     method: str = 'spectral',  # as in `cluster`
     step: int = 0,  # updates done so far
 ) -> Analysis:  # ready to be saved or drawn
-    "From reduced gradients to labels, in one call"
+    "Similarities, silhouette and labels from reduced gradients"
     if source not in reduced:
         raise ConfigError(suggest(source, reduced, 'gradient reduction'))
     if len(reduced[source]) != len(names):
@@ -261,13 +255,12 @@ def save_analysis(
     found: Analysis,  # what to keep
     stem: str = 'clusters',  # name of the two files
 ) -> None:
-    "Write an analysis as .npz and .json"
+    "Write an analysis as `.npz` and `.json`; `DiskError` if that fails"
     path, out = Path(path), io.BytesIO()
-    arrays = {f'similarity_{k}': v for k, v in found.similarity.items()} | dict(labels=found.labels)
-    plain = {k: v for k, v in asdict(found).items() if k not in ('similarity', 'labels')} | dict(
-        labels=found.labels.tolist()
-    )
-    np.savez(out, **arrays)
+    arrays = {f'similarity_{k}': v for k, v in found.similarity.items()}
+    plain = {k: v for k, v in asdict(found).items() if k != 'similarity'}
+    plain['labels'] = found.labels.tolist()
+    np.savez(out, labels=found.labels, **arrays)
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
     put(path / f'{stem}.npz', out.getvalue())
@@ -278,22 +271,22 @@ def load_analysis(
     path: Path,  # the `analysis` directory of a run
     stem: str = 'clusters',  # name of the two files
 ) -> Analysis:  # as it was saved
-    "Read an analysis back"
+    "Read a saved analysis; `CheckpointError` if the files do not hold one"
     plain, arrays = get_json(Path(path) / f'{stem}.json'), get_arrays(Path(path) / f'{stem}.npz')
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
     try:
         plain['silhouette'] = {int(n): s for n, s in plain['silhouette'].items()}
         found = Analysis(**plain | dict(similarity=sims, labels=arrays['labels']))
-        if not _sound(found):
+        if not _is_consistent(found):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise CheckpointError(f'{stem}.json and {stem}.npz do not hold an analysis') from None
     return found
 
 
-def _sound(a):
-    "Does an analysis that came from a file fit together?"
-    K, number = len(a.names), lambda x: type(x) in (int, float)
+def _is_consistent(a):
+    "Whether names, labels, similarities and silhouette of an analysis from a file fit together"
+    K = len(a.names)
     return (
         isinstance(a.names, list)
         and all(isinstance(n, str) for n in a.names)
@@ -303,19 +296,20 @@ def _sound(a):
         and a.method in METHODS
         and a.source in a.similarity
         and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values())
-        and all(map(number, a.silhouette.values()))
+        and all(type(score) in (int, float) for score in a.silhouette.values())
         and type(a.suggested) is int
     )
 
 
 # %% ../../nbs/60_clustering.ipynb #c053
 def _tree_order(sim, labels) -> np.ndarray:  # (K,) tasks: groups together, neighbours in the tree side by side
-    from scipy.cluster.hierarchy import leaves_list
-    from scipy.cluster.hierarchy import linkage as tree
+    from scipy.cluster import hierarchy
     from scipy.spatial.distance import squareform
 
     d, labels = distances(sim), np.asarray(labels)
-    leaves = leaves_list(tree(squareform(d, checks=False), 'average')) if len(d) > 1 else np.array([0])
+    leaves = [0]
+    if len(d) > 1:
+        leaves = hierarchy.leaves_list(hierarchy.linkage(squareform(d, checks=False), 'average'))
     place = np.argsort(leaves)
     middle = {l: place[labels == l].mean() for l in set(labels.tolist())}
     return np.array(sorted(range(len(d)), key=lambda k: (middle[labels[k]], labels[k], place[k])))
@@ -327,7 +321,7 @@ def plot_similarity(
     names: list,  # K task names
     ax=None,  # where to draw
 ) -> object:  # the axes
-    "Heat map of cosines with the groups as boxes"
+    "Heat map of cosines, tasks in cluster order, clusters as boxes"
     import matplotlib.pyplot as plt
 
     ax = ax or plt.subplots(figsize=(4, 3))[1]
@@ -348,7 +342,7 @@ def plot_silhouette(
     curve: dict,  # N -> score
     ax=None,  # where to draw
 ) -> object:  # the axes
-    "The silhouette over N with the suggested one marked"
+    "Silhouette over N, the suggested N marked"
     import matplotlib.pyplot as plt
 
     ax = ax or plt.subplots(figsize=(4, 2.2))[1]

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..core import generator, np_rng
-from ..records import Batch
 from mow_nb.training.clustering import (
     Analysis,
     SignProjection,
@@ -29,23 +28,23 @@ from mow_nb.training.clustering import (
 from .learner import Learner
 
 
-# %% ../../nbs/63_grouping.ipynb #c006
+# %% ../../nbs/63_grouping.ipynb #c007
 def cluster_parameters(
     learner: Learner,  # before the clustering
 ) -> dict[str, Parameter]:  # name -> parameter, of the banks' first members
-    "The parameters that every cluster will have a copy of"
+    "Parameters of the cluster banks, of which every cluster gets a copy"
     banks = learner.world.banks()
     return {f'{bank}.{name}': p for bank, b in banks.items() for name, p in b.members[0].named_parameters()}
 
 
-# %% ../../nbs/63_grouping.ipynb #c009
+# %% ../../nbs/63_grouping.ipynb #c010
 def reduced_gradients(
     learner: Learner,  # warmed up, tasks still together
     sample: Callable,  # number of the batch -> Batch
     batches: int,  # how many to average over
     dim: int = 4096,  # R, width of the projection
 ) -> dict[str, Tensor]:  # 'layer_means' (K, L), 'projection' and 'even' (K, R)
-    "Gradients of every task with respect to VAE and heads, reduced in three ways"
+    "Each task's gradient with respect to VAE and heads, averaged over batches and reduced in three ways"
     sketch = SignProjection(dim, learner.config.seed)
     world, params, total = learner.world.train(), cluster_parameters(learner), 0
     row = lambda grads: torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
@@ -53,19 +52,18 @@ def reduced_gradients(
         batch, gen = sample(i), generator(learner.config.seed, 'group', step=i, device=learner.device)
         state = world.observe(batch, gen)
         losses = world.task_losses(world.losses(batch, state))
-        rows = task_gradients(losses, params, row)
-        total = total + rows
+        total = total + task_gradients(losses, params, row)
     total = total / batches
     return dict(layer_means=total[:, :, 0], projection=total[:, :, 1:].sum(1), even=even_tensors(total[:, :, 1:]))
 
 
-# %% ../../nbs/63_grouping.ipynb #c014
+# %% ../../nbs/63_grouping.ipynb #c015
 def find_groups(
     learner: Learner,  # warmed up, tasks still together
     sample: Callable,  # number of the batch -> Batch
     names: list,  # K task names
 ) -> Analysis:  # labels, and what they were decided on
-    "Which tasks share a VAE"
+    "Cluster labels of the tasks, with similarities and silhouette they were decided on"
     c, K = learner.config.cluster, len(names)
     found = analyse(names, reduced_gradients(learner, sample, c.batches), c.n, c.reduction, c.method, learner.updates)
     if c.grouping == 'random':

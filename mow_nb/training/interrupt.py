@@ -14,7 +14,7 @@ import threading
 
 # %% ../../nbs/64_interrupt.ipynb #c007
 class Stopped(KeyboardInterrupt):
-    "A run was asked to stop, and has saved; `number` is that of the signal"
+    "Raised when a run was asked to stop and has saved; `number` is that of the signal"
 
     def __init__(
         self,
@@ -24,7 +24,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class GracefulInterrupt:
-    "A wish to stop, noted down until the run asks; a second one is not kept waiting"
+    "Context that records a signal until the run asks for it; a second signal raises `Stopped` at once"
 
     def __init__(self):
         self.asked, self.before = 0, {}
@@ -33,7 +33,9 @@ class GracefulInterrupt:
         # signals belong to the main thread; elsewhere nothing is caught, and nothing is promised
         if threading.current_thread() is threading.main_thread():
             ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-            signs = (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+            signs = [signal.SIGINT, signal.SIGTERM]
+            if not ignored:
+                signs.append(signal.SIGHUP)
             self.before = {s: signal.signal(s, self.handle) or signal.SIG_DFL for s in signs}
         return self
 
@@ -46,21 +48,22 @@ class GracefulInterrupt:
         number: int,  # of the signal
         frame=None,  # where it came
     ) -> None:
-        "Note it down, or stop at once"
+        "Signal handler: record the first signal, raise `Stopped` at the second"
         if self.asked:
             raise Stopped(number)
         self.asked = number
 
 
 class SafeStdout:
-    "A stream for words whose reader may leave; that counts as a wish to stop"
+    "Unbuffered stdout; if its reader has gone (broken pipe), records a wish to stop and discards the rest"
 
     def __init__(
         self,
         interrupt: GracefulInterrupt,  # who is told
         quiet: bool = False,  # say nothing at all
     ):
-        self.interrupt, self.out = interrupt, open(os.devnull, 'w') if quiet else sys.stdout
+        self.interrupt = interrupt
+        self.out = open(os.devnull, 'w') if quiet else sys.stdout
 
     def __getattr__(self, name):
         return getattr(self.out, name)
@@ -69,7 +72,7 @@ class SafeStdout:
         self,
         text: str,  # to be written, at once
     ) -> None:
-        "Say something"
+        "Write and flush a text, unless the reader has gone"
         try:
             self.out.write(text)
             self.out.flush()
@@ -78,4 +81,4 @@ class SafeStdout:
             self.interrupt.asked = self.interrupt.asked or signal.SIGPIPE
 
     def flush(self) -> None:
-        "Everything is out already"
+        "Do nothing: every text was flushed when it was written"

@@ -22,8 +22,8 @@ from ..config import Config
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
-from ..store.checkpoint import check_fit
 from ..store.presets import build
+from ..store.snapshot import check_fit
 from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 
 
@@ -31,14 +31,16 @@ from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 def pick_device(
     name: str,  # 'auto', 'cpu' or 'cuda'
 ) -> str:  # 'cpu' or 'cuda'
-    "Where the models live"
-    return ('cuda' if torch.cuda.is_available() else 'cpu') if name == 'auto' else name
+    "Name of the device to compute on; 'auto' is cuda if there is one"
+    if name != 'auto':
+        return name
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
 
 
 def fast_bfloat16(
     device: str,  # 'cpu' or 'cuda'
-) -> bool:  # True if the hardware multiplies bfloat16 natively
-    "Is bfloat16 worth using here?"
+) -> bool:  # False where it would be emulated
+    "Whether the hardware multiplies bfloat16 natively"
     if device == 'cuda':
         return torch.cuda.is_bf16_supported()
     info = Path('/proc/cpuinfo')
@@ -47,7 +49,7 @@ def fast_bfloat16(
 
 # %% ../../nbs/62_learner.ipynb #c009
 class Learner:
-    "Models, optimisers and how far they have come"
+    "World model, actor-critic, their optimisers, and the number of updates"
 
     def __init__(
         self,
@@ -58,29 +60,32 @@ class Learner:
         self.device = pick_device(t.device)
         self.world, self.actor_critic = (m.to(self.device) for m in build(config, labels))
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
-        self.bf16 = t.precision == 'bfloat16' or t.precision == 'auto' and fast_bfloat16(self.device)
+        self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.warmup + (t.env_steps - t.prefill) // t.train_every
-        self.dice, self.kept_tasks = Dice(config.seed, self.device), slice(None)  # the tasks that are learned from
-        self.recorder = Recorder(CardGraph if self.device == 'cuda' and t.compile != 'off' else None, self.dice)
+        self.kept_tasks = slice(None)  # the tasks whose losses are added up
+        self.dice = Dice(config.seed, self.device)
+        recorded = self.device == 'cuda' and t.compile != 'off'
+        self.recorder = Recorder(CardGraph if recorded else None, self.dice)
         self.configure_optimizers()
 
     def gen(
         self,
         purpose: str,  # what is drawn
     ) -> torch.Generator:  # on the device, the same for the same update
-        "The generator for this update and purpose"
+        "Random generator that is a function of seed, purpose and number of updates"
         return self.dice(purpose, self.updates)
 
     def annealing(
         self,
-    ) -> Tensor:  # (3,) temperature and noise of the router, and 1 where its choices are final; on the device
-        "Annealing of the router in this update"
+    ) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
+        "Temperature, noise and finality of the router at the present number of updates"
         # a tensor, so that a recorded update reads it anew every time
         warmup = self.config.train.warmup
-        return torch.tensor(self.world.dyn.anneal_at(self.updates / warmup if warmup else 1.0), device=self.device)
+        progress = self.updates / warmup if warmup else 1.0
+        return torch.tensor(self.world.dyn.anneal_at(progress), device=self.device)
 
     def configure_optimizers(self) -> None:
-        "Optimisers for the present parameters, and compiled parts where asked for"
+        "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
         self.recorder.drop()
         self.model_params = list(self.world.parameters())
@@ -94,15 +99,15 @@ class Learner:
         if t.compile == 'inductor':
             self.compile_parts()
 
-    def models_and_optimizers(self) -> tuple:  # (model, optimiser) of the world, then of the agent
-        "Who steps whom"
+    def models_and_optimizers(self) -> tuple:  # (model, optimiser) of the world model, then of the actor-critic
+        "Each model with the optimiser of its parameters"
         return (self.world, self.model_opt), (self.actor_critic, self.agent_opt)
 
     def compile_parts(
         self,
         backend: str = 'inductor',  # of `torch.compile`
     ) -> None:
-        "Hand the large parts to the compiler, in place, so that parameters keep their names"
+        "Compile losses, encoder, imagination and policy in place, so that parameters keep their names"
         # clusters of other sizes and lengths of other dreams are other shapes of the same code
         torch._dynamo.config.recompile_limit = 64
         world, agent = self.world, self.actor_critic
@@ -112,16 +117,18 @@ class Learner:
         world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
         agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
         plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
-        world.dyn.forward = lambda z, act, e, memory, gen=None: (
-            dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
-        )
+
+        def forward(z, act, e, memory, gen=None):
+            return dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+
+        world.dyn.forward = forward
 
     def learn_model(
         self,
         batch: Batch,  # of all tasks
-        annealing: Tensor | None = None,  # (3,) from `annealing`; None: as it is now
+        annealing: Tensor | None = None,  # (3,) from `Learner.annealing`; None = that of this update
     ) -> tuple[State, dict[str, Tensor]]:  # what was observed; loss name -> (K,) means, on the device
-        "One step of the world model"
+        "Gradient step of the world model on one batch, taken only if loss and gradient are finite"
         world, c = self.world.train(), self.config.train
         annealing = (self.annealing() if annealing is None else annealing).unbind()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
@@ -142,22 +149,22 @@ class Learner:
         self,
         starts: Batch,  # (K, B, T, ...) windows in which dreams start
     ) -> Tensor:  # (K, B, T, Z) without gradient
-        "Latents of windows that the world model does not learn from"
+        "Posterior latents of windows, encoded without gradients"
         return self.world.encode(starts.obs, self.world.task_vectors(), self.gen('see'))[1]
 
     def learn_behaviour(
         self,
         batch: Batch,  # of all tasks
         state: State,  # what the world model made of it
-        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None: those of the batch
+        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None = the batch
     ) -> dict[str, Tensor]:  # name -> (K,) means, on the device
-        "One step of actor and critics, in dreams"
+        "Gradient step of actor and critics on imagined rollouts, taken only if losses and gradient are finite"
         world, agent, c = self.world.eval(), self.actor_critic, self.config.train
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             source, z = (batch, state.z) if starts is None else (starts, self.latents(starts))
             start = contexts(z, source.act, source.done, c.n_imagined, c.context, self.gen('start'))
             dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
-        # a block of its own: half copies of weights that were made without gradients must not serve where gradients are wanted
+        # a block of its own: autocast keeps bfloat16 copies of weights, and those made above have no gradients
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             losses = agent.losses(dream, world.task_vectors().detach())
         # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
@@ -172,13 +179,14 @@ class Learner:
 
     def pure_update(
         self,
-        behaviour: bool,  # False during the warm-up
-        annealing: Tensor,  # (3,) from `annealing`
-        *fields: Tensor,  # (K, B, T, ...) those of the batch, then (K, B, T, ...) those of the starts of dreams, if there are any
-    ) -> tuple[list, Tensor]:  # names, and (names, K) means
-        "Both steps, as a function of tensors"
+        behaviour: bool,  # train actor and critics too? False during the warm-up
+        annealing: Tensor,  # (3,) from `Learner.annealing`
+        *fields: Tensor,  # (K, B, T, ...) fields of the batch, then those of the starts, if any
+    ) -> tuple[list, Tensor]:  # names, and their (names, K) means
+        "World-model and actor-critic step as a function of tensors alone, so that it can be recorded"
         n = len(dataclasses.fields(Batch))
-        batch, starts = Batch(*fields[:n]), Batch(*fields[n:]) if fields[n:] else None
+        batch = Batch(*fields[:n])
+        starts = Batch(*fields[n:]) if fields[n:] else None
         state, means = self.learn_model(batch, annealing)
         means['world_finite'] = self.finite.expand(self.world.tasks)
         if behaviour:
@@ -189,10 +197,10 @@ class Learner:
     def update(
         self,
         batch: Batch,  # of all tasks
-        behaviour: bool = True,  # False during the warm-up
-        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None: those of the batch
-    ) -> dict[str, Tensor]:  # name -> (K,), on the device
-        "One update"
+        behaviour: bool = True,  # train actor and critics too? False during the warm-up
+        starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None = the batch
+    ) -> dict[str, Tensor]:  # name -> (K,) means, on the device; 'skipped': 1 for tasks that were left out
+        "One update of all models, repeated without the tasks whose numbers are not finite"
         fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         if behaviour and starts is not None:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
@@ -211,9 +219,9 @@ class Learner:
     def regroup(
         self,
         labels: list[int],  # K new cluster labels, 0..N-1
-        batch: Batch | None = None,  # of all tasks, to settle the batch norms on
+        batch: Batch | None = None,  # of all tasks, to recalibrate the batch norms on; None = leave them
     ) -> None:
-        "Copy the warmed-up weights, and what Adam knows of them, into the new groups"
+        "Split the clusters: each new one starts from copies of its parent's weights and Adam moments"
         old = {
             (model, name): opt.state[p]
             for model, opt in self.models_and_optimizers()
@@ -233,7 +241,7 @@ class Learner:
             recalibrate_batchnorm(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
 
     def named_moments(self) -> dict[str, Tensor]:  # such as 'opt.world.embed.exp_avg'
-        "What the optimisers remember of each parameter"
+        "Adam moments and step counts by parameter"
         out = {}
         for name, (model, opt) in zip(('world', 'agent'), self.models_and_optimizers()):
             for key, p in model.named_parameters():
@@ -241,7 +249,7 @@ class Learner:
         return out
 
     def state_dict(self) -> dict[str, Tensor]:  # name -> tensor
-        "Everything that has been learned"
+        "Parameters, buffers and Adam moments of both models"
         weights = {
             f'{n}.{k}': v
             for n, m in (('world', self.world), ('agent', self.actor_critic))
@@ -250,7 +258,7 @@ class Learner:
         return weights | self.named_moments()
 
     def per_task(self) -> set[str]:  # names of tensors whose first axis is K
-        "Which tensors hold one row per task"
+        "Names in `state_dict` of tensors whose first axis is the task"
         names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
         names |= {
             f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))
@@ -260,11 +268,11 @@ class Learner:
 
     def load_state_dict(
         self,
-        tensors: dict[str, Tensor],  # from `tensors`
-        labels: list[int],  # groups at that time
+        tensors: dict[str, Tensor],  # from `state_dict`
+        labels: list[int],  # K cluster labels at that time
         updates: int,  # updates at that time
     ) -> None:
-        "Stand where the tensors were taken"
+        "Restore models, moments, clusters and counter; `CheckpointError` if a tensor does not fit"
         if list(labels) != self.labels:
             self.regroup(labels)
         self.updates = updates
@@ -272,11 +280,8 @@ class Learner:
         for name, (model, opt) in zip(('world', 'agent'), self.models_and_optimizers()):
             model.load_state_dict(check_fit(model, tensors, f'{name}.'))
             for key, p in model.named_parameters():
-                found = {
-                    k: tensors[f'opt.{name}.{key}.{k}']
-                    for k in ('step', 'exp_avg', 'exp_avg_sq')
-                    if f'opt.{name}.{key}.{k}' in tensors
-                }
+                moments = {k: tensors.get(f'opt.{name}.{key}.{k}') for k in ('step', 'exp_avg', 'exp_avg_sq')}
+                found = {k: v for k, v in moments.items() if v is not None}
                 if found:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
@@ -287,13 +292,13 @@ def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
     forward: Callable,  # calls the model once on such inputs
 ) -> None:
-    "Give every batch norm the statistics of its new inputs, and change what it computes by nothing"
+    "Set batch-norm statistics to those of new inputs, and scale and shift so that outputs stay the same"
     seen, norms = {}, [m for m in model.modules() if isinstance(m, BatchNorm2d)]
 
-    def look(m, x):
+    def record(m, x):
         seen[m] = x[0].float().mean((0, 2, 3)), x[0].float().var((0, 2, 3), unbiased=False)
 
-    hooks = [m.register_forward_pre_hook(look) for m in norms]
+    hooks = [m.register_forward_pre_hook(record) for m in norms]
     model.eval()
     forward()
     for h in hooks:
@@ -308,10 +313,10 @@ def recalibrate_batchnorm(
 
 # %% ../../nbs/62_learner.ipynb #c035
 def source_name(
-    model: Module,  # after its banks were regrouped
+    model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now
 ) -> str:  # the name of the parameter it was copied from
-    "Whose moments a parameter goes on with"
+    "Name of the parameter that one was copied from when clusters were split"
     if not (m := re.search(r'(.*)\.members\.(\d+)\.', name)):
         return name
     return f'{m[1]}.members.{model.get_submodule(m[1]).parents[int(m[2])]}.{name[m.end() :]}'

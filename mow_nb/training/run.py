@@ -47,13 +47,13 @@ from .learner import Learner
 
 # %% ../../nbs/65_run.ipynb #c006
 class Run:
-    "Everything a run needs while it is going"
+    "A run in memory: learner, player, environments, replay and counters"
 
     def __init__(
         self,
         config: Config,  # checked
         path: Path,  # its directory
-        quiet: bool = False,  # no progress bars
+        quiet: bool = False,  # no progress bars, no words
     ):
         t, self.config, self.path, self.quiet = config.train, config, Path(path), quiet
         if t.threads:
@@ -75,12 +75,12 @@ class Run:
             action_width(self.tasks),
             mirror=mirror,
         )
-        self.grouped, self.seconds, self.began = False, 0.0, time.perf_counter()
+        self.grouped, self.seconds, self.started = False, 0.0, time.perf_counter()
         self.sums, self.since = {}, 0
 
     @property
     def rounds(self) -> int:  # steps per task so far, random play included
-        "How many rounds have been played"
+        "Number of rounds played, the length of the replay"
         return int(self.replay.total[0])
 
     def steps(
@@ -90,7 +90,7 @@ class Run:
         total: int,  # its length
         done,  # () -> int, how much of it is done
     ):  # what `done` gives, before each step
-        "Go on until enough is done, leaving only where it is safe"
+        "Iterate over a phase until its counter is full, with a progress bar and a chance to stop before each step"
         with progress(what, unit, total, min(done(), total), self.quiet) as bar:
             while (n := done()) < total:
                 self.stop_if_asked()
@@ -98,7 +98,7 @@ class Run:
                 bar.update()
 
     def stop_if_asked(self) -> None:
-        "Everything agrees here: if somebody asked to stop, save and leave"
+        "Save and raise `Stopped` if a signal has asked for it"
         if self.interrupt.asked:
             self.save()
             raise Stopped(self.interrupt.asked)
@@ -107,12 +107,12 @@ class Run:
         self,
         actions: np.ndarray,  # (K, A) one per task
     ) -> None:
-        "One step in every environment, stored"
+        "Step every environment once and append the result to the replay"
         s = self.pool.step(actions)
         self.replay.append(s.obs, s.act, s.rew, s.cont, s.done)
 
     def prefill(self) -> None:
-        "Random play until the replay holds enough"
+        "Fill the replay with random play up to `train.prefill` rounds"
         total, width = self.config.train.prefill, d_max(self.tasks)
         for n in self.steps('random play', 'round', total, lambda: self.rounds):
             self.play_round(random_actions(self.tasks, width, np_rng(self.config.seed, 'random play', step=n)))
@@ -121,9 +121,9 @@ class Run:
         self,
         purpose: str = 'batch',  # what it is for
         step: int | None = None,  # number of the draw; None = that of the update
-        seqs: int | None = None,  # sequences per task; None = as in training
+        seqs: int | None = None,  # sequences per task; None = `train.batch_size`
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
-        "A batch that depends on seed, purpose and number alone"
+        "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
         return self.replay.sample(
             np_rng(self.config.seed, purpose, step=step), seqs or t.batch_size, t.seq_len, self.learner.device
@@ -133,7 +133,7 @@ class Run:
         self,
         behaviour: bool,  # False during the warm-up
     ) -> None:
-        "One update, its numbers added to those since the last line"
+        "One update of the learner, its means added to those since the last journal row"
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
@@ -145,9 +145,9 @@ class Run:
     def log(
         self,
         journal: Journal,  # where lines go
-        phase: str,  # what is going on
+        phase: str,  # 'warm-up' or 'live'
     ) -> None:
-        "A line about the updates since the last one"
+        "Write a journal row of the updates since the last one; `NonFiniteError` if a mean is not finite"
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
@@ -157,15 +157,15 @@ class Run:
         journal.write(row)
 
     def elapsed(self) -> float:  # seconds of computing so far, earlier sittings included
-        "How long the run has taken"
-        return self.seconds + time.perf_counter() - self.began
+        "Computing time of the run"
+        return self.seconds + time.perf_counter() - self.started
 
     def after_update(
         self,
         journal: Journal,  # where lines go
-        phase: str,  # what is going on
+        phase: str,  # 'warm-up' or 'live'
     ) -> None:
-        "After an update: write, save and judge when it is time"
+        "After an update: log, evaluate and save where their intervals are due"
         t, u = self.config.train, self.learner.updates
         if u % t.log_every == 0:
             self.log(journal, phase)
@@ -179,7 +179,7 @@ class Run:
         self,
         journal: Journal,  # where lines go
     ) -> None:
-        "World-model updates on random play"
+        "Train the world model alone on random play for `train.warmup` updates"
         if not self.learner.updates:
             self.learner.world.pictures.fit(self.sample('pictures', seqs=16).obs)
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
@@ -187,7 +187,7 @@ class Run:
             self.after_update(journal, 'warm-up')
 
     def assign_clusters(self) -> None:
-        "Tasks part company, if they are to"
+        "Cluster the tasks by gradient once, and split the clusters of the learner"
         if self.grouped:
             return
         if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
@@ -199,40 +199,36 @@ class Run:
         self.grouped = True
 
     def evaluate(self) -> dict:  # the record
-        "Evaluate the agent as it stands"
-        record = evaluate_agent(
-            self.config,
-            Agent(self.learner.world, self.learner.actor_critic, self.config.train.act_context),
-            self.learner.updates,
-        )
+        "Evaluate the present agent on fresh environments and save the record"
+        agent = Agent(self.learner.world, self.learner.actor_critic, self.config.train.act_context)
+        record = evaluate_agent(self.config, agent, self.learner.updates)
         save_record(self.path / 'eval', record)
         return record
 
     def save_rollouts(self) -> None:
-        "Real, reconstructed and dreamt pictures of every task, for report and explorer"
+        "Save real, reconstructed and imagined pictures of every task for report and explorer"
         t = self.config.train
         batch = self.replay.sample(np_rng(self.config.seed, 'look'), 4, t.context + t.horizon, self.learner.device)
-        save_strips(
-            self.path / 'analysis' / 'strips.npz',
-            strips(self.learner.world, batch, t.context, self.learner.gen('look')),
-        )
+        found = strips(self.learner.world, batch, t.context, self.learner.gen('look'))
+        save_strips(self.path / 'analysis' / 'strips.npz', found)
 
     def train_online(
         self,
         journal: Journal,  # where lines go
     ) -> None:
-        "Rounds of acting and learning until the replay is full"
+        "Act in every task and update every `train_every` rounds, until `train.env_steps` rounds are played"
         t, seed = self.config.train, self.config.seed
         for n in self.steps('training', 'round', t.env_steps, lambda: self.rounds):
             actions = self.player.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
-            if due := (n + 1 - t.prefill) % t.train_every == 0:
+            due = (n + 1 - t.prefill) % t.train_every == 0
+            if due:
                 self.learn(behaviour=True)
             self.play_round(actions)
             if due:
                 self.after_update(journal, 'live')
 
     def save(self) -> Path:  # the checkpoint's directory
-        "Write a checkpoint, unless it would be the one that was just written"
+        "Write a checkpoint, unless nothing has changed since the last; `NonFiniteError` if a mean is not finite"
         assert_finite(self.sums, self.names, self.learner.updates)
         now, folder = (self.learner.updates, self.rounds, self.grouped, self.since), self.path / 'checkpoints'
         if now == self.saved:
@@ -245,7 +241,7 @@ class Run:
         return path
 
     def load(self) -> bool:  # False if there is no checkpoint yet
-        "Stand where the newest valid checkpoint stood"
+        "Restore the newest valid checkpoint, or empty the replay if there has never been one"
         found = checkpoint.load(self.path / 'checkpoints', holds_lock=True)
         if found is None:
             check_never_saved(self.path)
@@ -259,7 +255,7 @@ class Run:
         self,
         journal: Journal,  # where lines go
     ) -> None:
-        "All four, each from wherever its counter stands"
+        "Run all four phases, each from where its counter stands"
         self.prefill()
         self.warmup(journal)
         self.stop_if_asked()
@@ -276,7 +272,7 @@ class Run:
         self,
         say=print,  # where words go
     ) -> None:
-        "Evaluate, look, and say how it went"
+        "Evaluate the agent and random play, save pictures, and print the scores"
         say('evaluating ...')
         self.save_rollouts()
         save_record(self.path / 'eval', evaluate_random(self.config))
@@ -289,9 +285,9 @@ def train(
     name: str,  # of the run
     root: str = 'runs',  # where runs live
     resume: bool = False,  # go on with a run that is there
-    quiet: bool = False,  # no bars, no words
+    quiet: bool = False,  # no progress bars, no words
 ) -> Path:  # the run's directory
-    "A run from nothing to an evaluated agent, or from wherever it was left"
+    "Train and evaluate a run, new or resumed; raises `Stopped` when interrupted, after saving"
     check_memory(config)
     with lock_run(path := run_path(name, root)), ExitStack() as last:
         check_can_open(config, path, resume)
@@ -309,9 +305,8 @@ def train(
             with run.interrupt:
                 run.phases(journal)
         except KeyboardInterrupt:
-            print(
-                f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with resume=True or --resume'
-            )
+            place = f'update {run.learner.updates:,}, round {run.rounds:,}'
+            print(f'interrupted at {place}; go on with resume=True or --resume')
             raise
     with redirect_stdout(run.stdout):
         run.finish()

@@ -25,6 +25,7 @@ from ..files import disk, memory, put
 from ..store import checkpoint
 from ..store.presets import build, changed, check, count
 from ..store.run_folder import check_same_run, read_config, to_toml, user_task_actions
+from ..store.snapshot import check_fit, check_labels
 
 
 # %% ../../nbs/66_share.ipynb #c008
@@ -34,8 +35,8 @@ def restore(
     labels: list[int],  # K cluster labels
     updates: int = 0,  # how far it was trained
 ) -> Agent:  # ready to play, on the CPU
-    "An agent from its weights, which must be those of the config"
-    checkpoint.check_labels(labels, len(check(config)))
+    "Agent from its weights; `CheckpointError` if they are not those of the config, or do not fit into memory"
+    check_labels(labels, len(check(config)))
     need, have = 8 * count(config, labels), memory()
     if need > have:
         raise CheckpointError(
@@ -43,7 +44,7 @@ def restore(
         )
     with torch.device('meta'):
         sketch = build(config, labels)
-    parts = [checkpoint.check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
+    parts = [check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
     world, critic = build(config, labels)
     for model, part in zip((world, critic), parts):
         model.load_state_dict(part)
@@ -53,7 +54,7 @@ def restore(
 def load(
     path: str,  # a run's directory
 ) -> Agent:  # as it was at the newest checkpoint, or as it was shipped
-    "The agent of a run"
+    "Agent of a run's newest valid checkpoint; raises if there is no run or no checkpoint"
     config, found = read_config(path), checkpoint.load(Path(path) / 'checkpoints')
     if found is None and (Path(path) / 'agent').is_dir():
         return from_pretrained(Path(path) / 'agent')
@@ -70,7 +71,7 @@ def evaluate(
     keep: bool = True,  # write it to `eval/`?
     **changes,  # fields of `EvalConfig`, such as episodes=5
 ) -> dict:  # the record
-    "Let the agent of a run play whole episodes"
+    "Evaluate the agent of a run on whole episodes and save the record; `ConfigError` for an unknown field"
     config = changed(read_config(path), {f'eval.{k}': v for k, v in changes.items()})
     check(config)
     agent = load(path)
@@ -86,19 +87,19 @@ def save_pretrained(
     agent: Agent,  # to be shared
     config: Config,  # of its run
     path: str,  # a directory, made if missing
-    half: bool = False,  # weights in float16: half the size, and no longer exactly the same agent
+    half: bool = False,  # float16 weights: half the size, and no longer exactly the same agent
 ) -> None:
-    "Config and weights alone, as TOML and safetensors"
+    "Write config and weights alone, as TOML and safetensors, with a manifest"
     folder = Path(path)
     with disk(f'cannot write in {folder}'):
         folder.mkdir(parents=True, exist_ok=True)
     # running variances may lie outside of what float16 can hold
-    shrink = lambda k, v: v.half() if half and v.is_floating_point() and 'running' not in k else v
-    tensors = {
-        f'{n}.{k}': shrink(k, v.detach().cpu().contiguous().clone())
-        for n, m in (('world', agent.world), ('agent', agent.critic))
-        for k, v in m.state_dict().items()
-    }
+    shrinks = lambda name, t: half and t.is_floating_point() and 'running' not in name
+    tensors = {}
+    for part, model in (('world', agent.world), ('agent', agent.critic)):
+        for name, t in model.state_dict().items():
+            t = t.detach().cpu().contiguous().clone()
+            tensors[f'{part}.{name}'] = t.half() if shrinks(name, t) else t
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
     put(folder / 'agent.safetensors', save_bytes(tensors))
     put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=user_task_actions(config))))
@@ -108,7 +109,7 @@ def save_pretrained(
 def from_pretrained(
     path: str,  # written by `save_pretrained`
 ) -> Agent:  # ready to play
-    "An agent that somebody shared"
+    "Agent from `save_pretrained`; `CheckpointError` if a file was altered or does not fit its config"
     folder, file = Path(path), 'agent.safetensors'
     if not os.path.exists(folder / file):
         raise ConfigError(f'no agent in {path}: {file} is missing')
@@ -129,7 +130,7 @@ def ship(
     run: str,  # a run's directory
     path: str,  # where to; a run that stands there is replaced
 ) -> None:
-    "What a reader of a run needs, without what only training needs"
+    "Copy what a reader of a run needs, and the agent in float16, without what only training needs"
     run, path = Path(run), Path(path)
     agent, config = load(run), read_config(run)
     if path.exists() and not (path / 'config.toml').exists():

@@ -16,9 +16,10 @@ from pathlib import Path
 # %% ../../nbs/74_report.ipynb #c003
 import numpy as np
 from matplotlib import rc_context
+from ..suites import Suite
 
 from ..core import MowError
-from ..envs.tasks import Suite, bounds, suite_of
+from ..envs.tasks import bounds, suite_of
 from ..eval.evaluation import normalised, protocol_of, successes
 from ..eval.metrics import aggregate_metrics
 from ..files import put

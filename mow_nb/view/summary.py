@@ -27,10 +27,11 @@ from pathlib import Path
 
 # %% ../../nbs/70_summary.ipynb #c003
 import numpy as np
+from ..suites import SUITES, Suite
 
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
-from ..envs.tasks import SUITES, Suite, Task, bounds, suite_of, tasks_of
+from ..envs.tasks import Task, bounds, suite_of, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics

@@ -1,4 +1,4 @@
-"""The book as a site: the notebooks as they are, with the outputs they hold, become pages that need no network and no server.
+"""The book as a site: the notebooks, with the outputs they hold, become pages that need no network and no server.
 
 usage: python tests/site/build.py [FOLDER]    (default: _docs)
 """
@@ -21,7 +21,7 @@ from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from book import ROOT, comments, directives, notebooks, read, without_directives
+from book import ROOT, comments, directives, notebooks, read, without_directives  # noqa: E402
 
 SETTINGS = ConfigParser(delimiters=['='], interpolation=None)
 SETTINGS.read(ROOT / 'settings.ini', encoding='utf-8')
@@ -122,7 +122,7 @@ def row(arg, what, default, note):
 
 
 def shown(card, fold, depth=6):
-    "One card in the language of Sphinx, which makes its name a place to link to and to search for; `fold` where the code above says the same"
+    "One card in the language of Sphinx, so that its name can be searched; `fold` where the code above says the same"
     fence = ':' * depth
     called = (
         '' if card['kind'] == 'property' else '(' + ', '.join(arg for arg, *_ in card['rows'] if arg != 'returns') + ')'

@@ -1,0 +1,98 @@
+"""What an editor sees: every method is found where it is asked for, types hold, lines are as the style wants them."""
+
+import ast
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from book import LIB, ROOT
+from test_book import MODULES, dotted_name, none
+
+
+def public_classes():
+    "{module: {class: names of its public methods, properties and fields}}, as the exported files have them"
+    found = {}
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+                parts = [n.name for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+                parts += [n.target.id for n in node.body if isinstance(n, ast.AnnAssign)]
+                found.setdefault(dotted_name(path), {})[node.name] = {p for p in parts if not p.startswith('_')}
+    return found
+
+
+CLASSES = public_classes()
+
+
+@pytest.mark.parametrize('module', CLASSES)
+def test_editor_completes_every_method(module):
+    "jedi, which completes names in Jupyter and most editors, knows each public method of each public class"
+    import jedi
+
+    project, missing = jedi.Project(ROOT, sys_path=[str(ROOT)], smart_sys_path=False), []
+    for name, parts in CLASSES[module].items():
+        source = f'from mow_nb.{module} import {name}\n{name}.'
+        known = {c.name for c in jedi.Script(source, project=project).complete()}
+        missing += [f'{name}.{part}' for part in sorted(parts - known)]
+    none(missing, f'jedi does not complete in {module}')
+
+
+def test_no_method_is_added_from_outside():
+    "What a class can do at run time is written in its body (or in that of a class it is made from)"
+    from importlib import import_module
+
+    added = []
+    for module, classes in CLASSES.items():
+        for name in classes:
+            made = getattr(import_module(f'mow_nb.{module}'), name)
+            own = {k for k, v in vars(made).items() if inspect.isfunction(v) and not k.startswith('_')}
+            added += [f'{module}.{name}.{part}' for part in sorted(own - classes[name])]
+    assert sum(map(len, CLASSES.values())) > 60
+    none(added, 'Methods that no editor finds')
+
+
+def pyright(*paths):
+    "What pyright says about files; skips where it cannot run, since it needs Node.js and once the network"
+    done = subprocess.run(
+        [sys.executable, '-m', 'pyright', '--outputjson', *map(str, paths)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, 'PYRIGHT_PYTHON_IGNORE_WARNINGS': '1'},
+    )
+    try:
+        return json.loads(done.stdout)['generalDiagnostics']
+    except ValueError:
+        why = (done.stdout + done.stderr).strip().splitlines()[-1:]
+        if os.environ.get('MOW_PYRIGHT') == 'must':
+            pytest.fail(f'pyright does not run: {why}', pytrace=False)
+        pytest.skip(f'pyright does not run here (it needs Node.js, and the network the first time): {why}')
+
+
+def test_types():
+    "pyright (basic, settings and exceptions in pyproject.toml) finds no error in the library"
+    faults = [d for d in pyright(LIB) if d['severity'] == 'error']
+    where = lambda d: f'{Path(d["file"]).relative_to(ROOT)}:{d["range"]["start"]["line"] + 1}'
+    none([f'{where(d)}: {d["message"].splitlines()[0]} ({d.get("rule")})' for d in faults], 'pyright')
+
+
+def test_the_type_check_sees(tmp_path):
+    "It is not blind: a method that is not there is an error"
+    (tmp_path / 'wrong.py').write_text('from mow_nb.core import TwoHot\n\nTwoHot.nosuch\n')
+    assert any(d.get('rule') == 'reportAttributeAccessIssue' for d in pyright(tmp_path / 'wrong.py'))
+
+
+def test_style():
+    "ruff (settings in pyproject.toml) finds no line over 120 columns, no unused or unknown name, no unsorted import"
+    done = subprocess.run(
+        [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', 'nbs', 'tests', 'mow_nb'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    none(done.stdout.splitlines() if done.returncode else [], 'ruff check')
