@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuzz import digest, signed
 
 from mow_nb.core import CheckpointError, DiskError, MowError, NonFiniteError
 from mow_nb.store import checkpoint
@@ -288,15 +289,11 @@ def test_group_2_resume_refused(name, value, run, untrained, refused):
 # ---- foreign directories
 
 
-def spelled(body):
-    return checkpoint._spell(body)
-
-
 def manifest(folder, change):
     "Rewrite a manifest, with a right sum"
     body = json.loads((folder / 'manifest.json').read_text())['body']
     change(body)
-    (folder / 'manifest.json').write_bytes(spelled(body))
+    (folder / 'manifest.json').write_bytes(signed(body))
 
 
 def newest(run):
@@ -309,9 +306,7 @@ def elsewhere(name):
         secret.write_text('{}')
         word = str(secret) if name == 'absolute' else name
         for path in checkpoint.checkpoints(run / 'checkpoints'):
-            manifest(
-                path, lambda b: b['files'].update({word: dict(size=2, sha256=checkpoint._digest(b'{}')['sha256'])})
-            )
+            manifest(path, lambda b: b['files'].update({word: dict(size=2, sha256=digest(b'{}')['sha256'])}))
 
     return damage
 
