@@ -24,6 +24,7 @@ import numpy as np
 from mow_nb.core import MowError, np_rng
 from mow_nb.eval.evaluation import load_records
 from mow_nb.eval.rollouts import load_strips
+from mow_nb.files import plain_tree
 from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import preset
 from mow_nb.store.run_folder import read_config
@@ -265,9 +266,9 @@ READERS = dict(
     check=lambda run: [*check_run(run)],
     load=load,
     metrics=read_metrics,
-    evaluations=lambda run: load_records(run / 'eval'),
-    analysis=lambda run: load_analysis(run / 'analysis'),
-    strips=lambda run: load_strips(run / 'analysis' / 'strips.npz'),
+    evaluations=lambda run: load_records(plain_tree(run) / 'eval'),
+    analysis=lambda run: load_analysis(plain_tree(run) / 'analysis'),
+    strips=lambda run: load_strips(plain_tree(run) / 'analysis' / 'strips.npz'),
     agent=lambda run: from_pretrained(run / 'agent'),
 )
 SLOW = dict(report=lambda run: write_report(run), resume=resume)  # these write, so they come last

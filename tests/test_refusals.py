@@ -255,12 +255,12 @@ def test_group_2_few_files_open(tmp_path, capsys):
         ('train.env_steps', 60),
         ('train.threads', 2),
         ('train.device', 'cpu'),
-        ('train.precision', 'bf16'),
+        ('train.precision', 'bfloat16'),
         ('train.model_lr', 1e-5),
         ('train.log_every', 3),
         ('train.save_every', 5),
         ('eval.episodes', 9),
-        ('tasks', 'track-sea, track-night,reach-night,'),
+        ('tasks', 'track-night , reach-night,track-sea,'),
     ],
 )
 def test_group_2_resume_taken(name, value, run, untrained):

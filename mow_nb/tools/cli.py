@@ -445,5 +445,5 @@ def main(
         if (found := _trouble(e)) is None:
             raise
         line = ' '.join(found[0].split())  # one line, however long the words that it repeats
-        print(f'mow: {line if len(line) < 300 else line[:290] + " ..."}', file=sys.stderr)
+        print(f'mow: {line if len(line) < 300 else f"{line[:180]} ... {line[-110:]}"}', file=sys.stderr)
         return found[1]
