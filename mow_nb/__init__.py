@@ -6,6 +6,7 @@ from importlib import import_module
 
 _HOMES = {
     'agent.player': ('Agent',),
+    'envs.check_env': ('check_env',),
     'envs.tasks': ('register', 'tasks_of'),
     'eval.evaluation': ('score_rows', 'score_text'),
     'config': ('Config',),

@@ -78,7 +78,7 @@ def get(
                 raise CheckpointError(f'{path.name} is not a plain file')
             if info.st_size > min(most, max(2**28, memory())):
                 raise CheckpointError(f'{path.name} has {info.st_size:,} bytes, more than may be read')
-            return f.read(most)
+            return f.read(info.st_size)
     except FileNotFoundError:
         raise CheckpointError(f'{path.name} is missing') from None
     except (OSError, ValueError) as e:

@@ -136,7 +136,8 @@ def spaces_finding(
     space = getattr(base, 'observation_space', None)
     if not hasattr(space, 'contains'):
         return EnvFinding('spaces', acts)
-    if not space.contains(obs := base.reset(seed=0)[0]):
+    obs = base.reset(seed=0)[0]
+    if not space.contains(obs):
         kind = f'{obs.dtype} {obs.shape}' if isinstance(obs, np.ndarray) else f'a {type(obs).__name__}'
         return EnvFinding('spaces', f'{acts}; an observation, {kind}, lies outside of {space}'[:200], odd=True)
     return EnvFinding('spaces', f'{acts}; observations lie inside the announced space')

@@ -81,28 +81,45 @@ def read_lines(
     path: Path,  # the run's directory
 ) -> tuple[list[dict], int]:  # the lines, oldest first; how many could not be read
     "Rows of a run's journal, and the number of lines that are damaged"
-    file, rows = Path(path) / 'metrics.jsonl', []
+    file, rows, experts = Path(path) / 'metrics.jsonl', [], 0
     lines = get(file, 2**31).splitlines() if os.path.lexists(file) else []
     for line in lines:
         try:
             row = {**_DEFAULTS, **json.loads(line)}
         except (ValueError, TypeError, RecursionError):
             continue
-        if all(type(row[k]) in (type(v), int) for k, v in _DEFAULTS.items()) and _is_plain(row):
+        if _is_row(row) and _n_experts(row) in (0, experts or _n_experts(row)):
             rows.append(row)
+            experts = experts or _n_experts(row)
     return rows, len(lines) - len(rows)
 
 
 _DEFAULTS = dict(updates=0, rounds=0, seconds=0.0, phase='')
 
 
-def _is_plain(x, depth=0):
-    "Whether this is a number, a string, None, or a list or dict of such, nested less than five deep"
-    parts = ()
-    if isinstance(x, (dict, list)):
-        parts = x.values() if isinstance(x, dict) else x
-    plain = isinstance(x, (bool, int, float, str, dict, list, type(None)))
-    return depth < 5 and plain and all(_is_plain(v, depth + 1) for v in parts)
+def _is_number(x):
+    "Whether this is a number that can be drawn, NaN included"
+    return type(x) in (int, float) and (x != x or abs(x) < 1e300)
+
+
+def _is_row(row):
+    "Whether a row holds what a run writes: where it stands and, for every other entry, task -> number"
+    tables = {k: v for k, v in row.items() if k not in _DEFAULTS}
+    counters = type(row['updates']) is type(row['rounds']) is int and isinstance(row['phase'], str)
+    if not counters or not _is_number(row['seconds']) or not all(isinstance(t, dict) for t in tables.values()):
+        return False
+    routing, faults = tables.pop('routing', {}), tables.pop('faults', {})
+    if not all(isinstance(p, list) and p for p in routing.values()) or len({len(p) for p in routing.values()}) > 1:
+        return False
+    if not all(isinstance(kinds, dict) for kinds in faults.values()) or set(faults) - set(tables.get('delivered', {})):
+        return False
+    values = [x for d in (*tables.values(), *faults.values()) for x in d.values()] + sum(routing.values(), [])
+    return all(map(_is_number, (row['updates'], row['rounds'], *values)))
+
+
+def _n_experts(row):
+    "Length of the routing vectors in a row, 0 if it has none"
+    return len(next(iter(row.get('routing', {}).values()), ()))
 
 
 def read_metrics(

@@ -12,6 +12,7 @@ __all__ = [
     'evaluate_command',
     'report_command',
     'explore_command',
+    'check_command',
     'study_command',
     'tasks_command',
     'bench_command',
@@ -31,7 +32,7 @@ from pathlib import Path
 # %% ../../nbs/84_cli.ipynb #c003
 from .. import __version__
 from ..config import Config, flat
-from ..core import ConfigError, DiskError, MowError, suggest
+from ..core import CheckpointError, ConfigError, DiskError, MowError, suggest
 from ..envs.tasks import bounds, tasks_of
 from ..store.presets import MEANINGS, PRESETS, changed, check, preset
 from ..suites import task_sets
@@ -242,7 +243,49 @@ def explore_command(
     open_lab(file, *['--no-browser'] * own.no_browser, *([f'--port={own.port}'] if own.port else []), *rest)
 
 
-# %% ../../nbs/84_cli.ipynb #c029
+# %% ../../nbs/84_cli.ipynb #c027
+def check_command(
+    args: list[str],  # words after 'check'
+) -> None:
+    "check RUN [--quick]       compare all of a run with what was written"
+    about = (
+        'Compare replay, checkpoints, metrics, analysis and evaluations of a run with what was written: one line each. '
+        'The exit code is 3 if anything is damaged. Given a task, play a few steps in its environment instead.'
+    )
+    p = _parser('check', about)
+    p.add_argument('run', help='name of the run, or of a task')
+    p.add_argument('--quick', action='store_true', help='a sample of the replay, as when a run goes on')
+    own = p.parse_args(args)
+    try:
+        path, _ = _run(own)
+    except ConfigError as e:
+        return _check_tasks(own.run, e)
+    from mow_nb.training.check import check_run
+
+    broken = []
+    for verdict in check_run(path, 256 if own.quick else 0):
+        print(verdict, flush=True)
+        broken += [] if verdict.whole else [verdict.part]
+    if broken:
+        raise CheckpointError(f"{path} is not whole: {', '.join(broken)}")
+
+
+def _check_tasks(words, otherwise):
+    "Findings about the environments of tasks; where no task is meant, the other error"
+    from mow_nb.envs.check_env import check_env
+
+    try:
+        tasks = tasks_of(words)
+    except ConfigError:
+        raise otherwise from None
+    for task in tasks:
+        found = check_env(task)
+        print(f'{task.name}:', *found, sep='\n', flush=True)
+        if found[-1].error:
+            raise found[-1].error
+
+
+# %% ../../nbs/84_cli.ipynb #c032
 def study_command(
     args: list[str],  # words after 'study'
 ) -> None:
@@ -265,7 +308,7 @@ def study_command(
     print(write_table(study, Path(own.results)))
 
 
-# %% ../../nbs/84_cli.ipynb #c030
+# %% ../../nbs/84_cli.ipynb #c033
 def tasks_command(
     args: list[str],  # words after 'tasks': suites or tasks
 ) -> None:
@@ -319,6 +362,7 @@ COMMANDS = {
         evaluate_command,
         report_command,
         explore_command,
+        check_command,
         tasks_command,
         bench_command,
         study_command,
@@ -327,7 +371,7 @@ COMMANDS = {
 }
 
 
-# %% ../../nbs/84_cli.ipynb #c033
+# %% ../../nbs/84_cli.ipynb #c036
 def usage() -> str:  # lines for the terminal
     "Help text of `mow`: its commands and exit codes"
     return '\n'.join(
@@ -361,7 +405,7 @@ def _imported(args):
     return out
 
 
-# %% ../../nbs/84_cli.ipynb #c034
+# %% ../../nbs/84_cli.ipynb #c037
 def _trouble(e):
     "What an error of the system or of memory comes to: a line and an exit code; None if it is a fault of ours"
     if isinstance(e, MowError):
@@ -372,7 +416,7 @@ def _trouble(e):
         return 'not enough memory: choose smaller sizes', ConfigError.exit_code
 
 
-# %% ../../nbs/84_cli.ipynb #c036
+# %% ../../nbs/84_cli.ipynb #c039
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
@@ -400,5 +444,6 @@ def main(
     except Exception as e:
         if (found := _trouble(e)) is None:
             raise
-        print(f'mow: {found[0]}', file=sys.stderr)
+        line = ' '.join(found[0].split())  # one line, however long the words that it repeats
+        print(f'mow: {line if len(line) < 300 else f"{line[:180]} ... {line[-110:]}"}', file=sys.stderr)
         return found[1]

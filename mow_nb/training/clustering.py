@@ -122,11 +122,12 @@ def task_gradients(
 # %% ../../nbs/60_clustering.ipynb #c034
 def cosine_similarity(
     R: Tensor,  # (K, dim) reduced gradients
+    names: list | None = None,  # K task names, for an error; None = their numbers
 ) -> Tensor:  # (K, K) cosines, float64, on the CPU
-    "Cosine similarity of the tasks' reduced gradients; `NonFiniteError` names a task with a non-finite one"
+    "Cosine similarity of the tasks' reduced gradients; `NonFiniteError` names tasks with a non-finite one"
     R = R.detach().double().cpu()
-    if not R.isfinite().all():
-        raise NonFiniteError('the gradient of task {} is not finite'.format(int((~R.isfinite()).any(1).nonzero()[0])))
+    if poisoned := [(names or range(len(R)))[k] for k in (~R.isfinite()).any(1).nonzero().flatten().tolist()]:
+        raise NonFiniteError(f"the gradient of task {', '.join(map(str, poisoned))} is not finite")
     unit = R / R.norm(dim=1, keepdim=True).clamp(min=1e-300)
     return (unit @ unit.T).clamp(-1, 1).fill_diagonal_(1)
 
@@ -240,9 +241,9 @@ def analyse(
     "Similarities, silhouette and labels from reduced gradients"
     if source not in reduced:
         raise ConfigError(suggest(source, reduced, 'gradient reduction'))
-    sims = {key: cosine_similarity(R).numpy() for key, R in reduced.items()}
-    if len(sims[source]) != len(names):
-        raise ConfigError(f'{len(names)} task names for {len(sims[source])} gradients')
+    if len(reduced[source]) != len(names):
+        raise ConfigError(f'{len(names)} task names for {len(reduced[source])} gradients')
+    sims = {key: cosine_similarity(R, names).numpy() for key, R in reduced.items()}
     curve = silhouette_curve(sims[source], method)
     best = suggest_n(curve)
     return Analysis(list(names), sims, source, method, cluster(sims[source], n or best, method), curve, best, step)
