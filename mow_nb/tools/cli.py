@@ -56,11 +56,8 @@ def parse_options(
         if not arg.startswith('--') or arg == '--help':
             continue
         name, eq, text = arg[2:].replace('-', '_').partition('=')
-        if (
-            name.rpartition('.')[2].startswith('no_')
-            and (yes := name.replace('no_', '', 1)) in table
-            and type(table[yes]) is bool
-        ):
+        yes = name.replace('no_', '', 1)
+        if yes != name and type(table.get(yes)) is bool:
             said[yes] = False
             continue
         if name not in table:
@@ -187,15 +184,8 @@ def evaluate_command(
         'Let the agent of a run play whole episodes of its tasks. The scores are printed, and kept in runs/RUN/eval.',
     )
     p.add_argument('run', help='name of the run')
-    p.add_argument(
-        '--episodes', type=int, metavar='N', help="episodes of each task; as in the run's config if not given"
-    )
-    p.add_argument(
-        '--max-steps',
-        type=int,
-        metavar='N',
-        help="steps after which an episode is cut; as in the run's config if not given",
-    )
+    p.add_argument('--episodes', type=int, metavar='N', help="episodes of each task (default: as the run's config)")
+    p.add_argument('--max-steps', type=int, metavar='N', help="steps per episode at most (default: as the config)")
     own = p.parse_args(args)
     from mow_nb.eval.evaluation import record_file, score_rows, score_text
     from mow_nb.store.run_folder import read_config
@@ -361,7 +351,8 @@ def _imported(args):
             modules += [word[9:]] if '=' in word else args[i + 1 : i + 2]
         elif i == 0 or args[i - 1] != '--import':
             out.append(word)
-    sys.path.insert(0, os.getcwd()) if modules else None
+    if modules:
+        sys.path.insert(0, os.getcwd())
     for name in modules:
         try:
             importlib.import_module(name.removesuffix('.py'))
