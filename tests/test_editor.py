@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,10 +56,41 @@ def test_no_method_is_added_from_outside():
     none(added, 'Methods that no editor finds')
 
 
+# Attribute errors that stay: (module, class that pyright sees) -> why there is such an attribute all the same
+EXPLAINED = {
+    ('core', 'Attribute'): 'fields and parameters of ours are plain names, and those have an id',
+    ('core', 'Subscript'): 'as above',
+    ('envs.metaworld', 'Env[Any, Any]'): "Gymnasium's Env does not declare what Meta-World's environments add to it",
+    (
+        'envs.metaworld',
+        'object',
+    ): 'the compiled model of MuJoCo, which is annotated as any object so that it loads late',
+    ('envs.pocket', 'Env[Any, Any]'): 'behind the wrappers is one of our own worlds',
+    ('envs.steer', 'Env[Any, Any]'): 'behind the wrappers is one of our own worlds',
+    ('envs.vector', 'None'): 'lists that are None only until the first episode begins',
+    ('envs.workers', 'object'): 'a maker of environments is a class or a function, which have a name',
+    ('envs.wrappers', 'Env*'): 'each wrapper below defines the methods that the base class calls',
+    ('envs.wrappers', 'Space[Unknown]'): "the emulator's action space is Discrete",
+    ('tools.study', 'SubFigure'): 'the axes stand in a figure of their own',
+    ('training.learner', 'int'): 'a sum of tensors, which Python begins with the number 0',
+    ('training.share', 'str'): 'became a Path in the first line',
+    ('view.explorer', 'HTML'): 'a widget that carries the record it shows',
+    ('view.explorer', 'str'): 'became a Path in the first line',
+    ('view.figures', 'object'): 'axes of matplotlib, which is loaded late',
+}
+
+
+def unexplained(fault):
+    "Is this an error for which there is no explanation?"
+    seen = re.search(r'attribute ".+?" for class "(.+?)"', fault['message'])
+    module = dotted_name(Path(fault['file']))
+    return fault['severity'] == 'error' and not (seen and (module, seen[1]) in EXPLAINED)
+
+
 def pyright(*paths):
     "What pyright says about files; skips where it cannot run, since it needs Node.js and once the network"
     done = subprocess.run(
-        [sys.executable, '-m', 'pyright', '--outputjson', *map(str, paths)],
+        [sys.executable, '-m', 'pyright', '--pythonpath', sys.executable, '--outputjson', *map(str, paths)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -75,8 +107,8 @@ def pyright(*paths):
 
 
 def test_types():
-    "pyright (basic, settings and exceptions in pyproject.toml) finds no error in the library"
-    faults = [d for d in pyright(LIB) if d['severity'] == 'error']
+    "pyright (basic, settings in pyproject.toml) finds no error in the library that is not explained above"
+    faults = [d for d in pyright(LIB) if unexplained(d)]
     where = lambda d: f'{Path(d["file"]).relative_to(ROOT)}:{d["range"]["start"]["line"] + 1}'
     none([f'{where(d)}: {d["message"].splitlines()[0]} ({d.get("rule")})' for d in faults], 'pyright')
 
