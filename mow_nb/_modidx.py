@@ -970,6 +970,8 @@ d = {
             'mow_nb.suites.task_sets': ('suites.html#task_sets', 'mow_nb/suites.py'),
         },
         'mow_nb.tools.bench': {
+            'mow_nb.tools.bench._prepared': ('bench.html#_prepared', 'mow_nb/tools/bench.py'),
+            'mow_nb.tools.bench._sizes': ('bench.html#_sizes', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench._turns': ('bench.html#_turns', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench._watch': ('bench.html#_watch', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.bench': ('bench.html#bench', 'mow_nb/tools/bench.py'),

@@ -15,8 +15,8 @@ __all__ = [
     'ceiling',
     'round_seconds',
     'pace',
-    'measure',
     'machine',
+    'measure',
     'table',
     'bench',
 ]
@@ -48,7 +48,7 @@ def random_batch(
     config: Config,  # whose shapes
     device: str,  # where to
 ) -> Batch:  # of all tasks, full of noise
-    "A batch of the right shapes"
+    "Batch of noise with the shapes of a config"
     tasks, t, v = check(config), config.train, config.model.vae
     K, gen = len(tasks), generator(config.seed, 'bench')
     act = random_actions(tasks, d_max(tasks), np_rng(config.seed, 'bench'))
@@ -62,7 +62,7 @@ def random_batch(
 def clock(
     device: str,  # 'cpu' or 'cuda'
 ) -> Callable[[], float]:  # reads the time in seconds
-    "A clock that waits until the device has finished"
+    "Clock that waits until the device has finished"
 
     def now():
         if device == 'cuda':
@@ -77,7 +77,7 @@ PHASES = ('forward', 'backward', 'step', 'imagine', 'agent')
 
 
 def _watch(obj, name, meter, spent, phase):
-    "Note what the meter shows for a method of this one object"
+    "Adds what the meter moves during a method of this one object to a phase"
     method = getattr(obj, name)
 
     def watched(*args, **kwargs):
@@ -94,7 +94,7 @@ def laps(
     batch: Batch,  # of all tasks
     meter: Callable[[], float],  # a clock, or anything else that grows
 ) -> dict[str, float]:  # phase -> what the meter moved
-    "One update, taken apart"
+    "What a meter moves in each phase of one update"
     spent = dict.fromkeys(PHASES, 0.0)
     parts = (
         (learner.world, 'observe', 'forward'),
@@ -183,7 +183,7 @@ _ATTENTION = {
 def counted(
     run: Callable,  # called with a meter that counts
 ):  # what `run` gives back
-    "Do something with a counter of operations running"
+    "Result of a function that may read a counter of floating-point operations"
     with flop_counter.FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         return run(lambda: float(counter.get_total_flops()))
 
@@ -192,7 +192,7 @@ def flops(
     learner: Learner,  # not compiled
     batch: Batch,  # of all tasks
 ) -> dict[str, float]:  # phase -> floating-point operations in products and convolutions
-    "What one update has to compute"
+    "Floating-point operations of one update, by phase"
     return counted(lambda meter: laps(learner, batch, meter))
 
 
@@ -203,7 +203,7 @@ def ceiling(
     size: int,  # of a side
     tries: int = 3,  # the best of which counts
 ) -> float:  # floating-point operations per second
-    "What a plain matrix product reaches"
+    "Highest rate of a square matrix product over a few tries"
     # random numbers: a card multiplies ones faster, as they take less power
     a = torch.rand(size, size, device=device, generator=generator(0, 'ceiling', device=device)).to(dtype)
     now, best = clock(device), math.inf
@@ -221,7 +221,7 @@ def round_seconds(
     learner: Learner,  # whose agent
     n: int = 20,  # rounds
 ) -> dict[str, float]:  # seconds of a round, for 'act' and 'envs'
-    "What happens between updates"
+    "Seconds of acting and of stepping all environments, the quickest of several rounds"
     now, pool = clock(learner.device), pool_of(config)
     agent, best = (
         Agent(learner.world, learner.actor_critic, config.train.act_context),
@@ -243,11 +243,12 @@ def round_seconds(
 
 # %% ../../nbs/80_bench.ipynb #c039
 def _turns(learner, batch, one, share, dtype, budget, rounds):
-    "Ours, the yardstick and the plain product by turns: the best of each"
-    device, side = (
-        learner.device,
-        8192 if learner.device == 'cuda' else 512 if learner.config.train.n_imagined < 256 else 2048,
-    )
+    "Best of some turns: seconds by phase of ours and of the yardstick, rate of a product, share of the processor"
+    device, side = learner.device, 2048
+    if device == 'cuda':
+        side = 8192
+    elif learner.config.train.n_imagined < 256:
+        side = 512
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
     end = start + budget
@@ -265,7 +266,7 @@ def pace(
     batch: Batch,  # of all tasks
     n: int = 10,  # updates to be timed
 ) -> float:  # seconds of an update
-    "Seconds of an update when nobody looks"
+    "Mean seconds of an update without a clock inside of it"
     now = clock(learner.device)
     # not those in which a card is still told what to do, or records it
     for _ in range(learner.recorder.warmup + 1):
@@ -277,15 +278,22 @@ def pace(
 
 
 # %% ../../nbs/80_bench.ipynb #c040
-def measure(
-    config: Config,  # what to measure
-    budget: float = 60.0,  # seconds for repetitions
-    rounds: int = 8,  # repetitions at most
-) -> dict:  # plain numbers and strings
-    "Everything `bench` prints"
-    t, tasks = config.train, check(config)
-    if t.threads:
-        torch.set_num_threads(t.threads)
+def machine(
+    device: str,  # 'cpu' or 'cuda'
+) -> str:  # such as 'AMD EPYC'
+    "Name of the graphics card or of the processor"
+    if device == 'cuda':
+        return torch.cuda.get_device_name()
+    info = Path('/proc/cpuinfo')
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# %% ../../nbs/80_bench.ipynb #c043
+def _prepared(config):
+    "Learner as a run would have it, batch, operations of an update, yardstick, share of the batch that it is given"
+    tasks, t = check(config), config.train
     learner = Learner(changed(config, {'train.compile': 'off'}))
     device, batch = learner.device, random_batch(config, learner.device)
     work = flops(learner, batch)
@@ -296,26 +304,45 @@ def measure(
     if t.compile == 'inductor' or device == 'cuda':
         laps(learner, batch, clock(device))
         one_task_laps(one, config, batch, share, clock(device))
-    ours, theirs, top, got = _turns(
-        learner, batch, one, share, torch.bfloat16 if learner.bf16 else torch.float32, budget, rounds
-    )
-    total = sum(ours.values())
-    if device == 'cuda':
-        total = min(total, pace(learner, batch))
+    return learner, batch, work, one, share
+
+
+def _sizes(config, learner):
+    "Numbers that describe what is measured, and where"
+    t = config.train
     return dict(
-        machine=machine(device),
+        machine=machine(learner.device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         precision='bfloat16' if learner.bf16 else 'float32',
         compile=t.compile == 'inductor',
-        tasks=len(tasks),
-        seqs=t.batch_size,
-        steps=t.seq_len,
-        dreams=t.n_imagined,
+        tasks=len(check(config)),
+        batch_size=t.batch_size,
+        seq_len=t.seq_len,
+        n_imagined=t.n_imagined,
         context=t.context,
         horizon=t.horizon,
         train_every=t.train_every,
         weights=sum(p.numel() for m in (learner.world, learner.actor_critic) for p in m.parameters()),
+    )
+
+
+def measure(
+    config: Config,  # what to measure
+    budget: float = 60.0,  # seconds for repetitions
+    rounds: int = 8,  # repetitions at most
+) -> dict:  # plain numbers and strings
+    "Sizes, seconds, operations and ratios of one update of a config"
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
+    learner, batch, work, plain, share = _prepared(config)
+    sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
+    dtype = torch.bfloat16 if learner.bf16 else torch.float32
+    ours, theirs, top, got = _turns(learner, batch, plain, share, dtype, budget, rounds)
+    total = sum(ours.values())
+    if cuda:
+        total = min(total, pace(learner, batch))
+    return sizes | dict(
         seconds=ours,
         update=total,
         flops=work,
@@ -325,31 +352,16 @@ def measure(
         round=round_seconds(config, learner),
         plain=theirs,
         plain_share=share,
-        ratio=len(tasks) * sum(theirs.values()) / total,
-        memory=torch.cuda.max_memory_allocated() if device == 'cuda' else 0,
+        ratio=sizes['tasks'] * sum(theirs.values()) / total,
+        memory=torch.cuda.max_memory_allocated() if cuda else 0,
     )
 
 
-def machine(
-    device: str,  # 'cpu' or 'cuda'
-) -> str:  # such as 'AMD EPYC'
-    "The name of the card or the processor"
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
-    info = Path('/proc/cpuinfo')
-    names = (
-        [l.partition(':')[2].strip() for l in info.read_text().splitlines() if l.startswith('model name')]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-# %% ../../nbs/80_bench.ipynb #c043
+# %% ../../nbs/80_bench.ipynb #c046
 def table(
     m: dict,  # from `measure`
-) -> str:  # some lines
-    "A measurement for people"
+) -> str:  # several lines
+    "Text of a measurement: a table of phases, and the ratio to the yardstick"
     names = dict(
         forward='world model, forward',
         backward='world model, backward',
@@ -360,23 +372,24 @@ def table(
 
     def row(name, seconds, work):
         rate = work / max(seconds, 1e-9)
-        return f'{name:24}{seconds:9.4f}{work / 1e9:11.2f}' + (
-            f'{rate / 1e12:10.3f}{rate / m["ceiling"]:10.0%}' if work else ''
-        )
+        rates = f'{rate / 1e12:10.3f}{rate / m["ceiling"]:10.0%}' if work else ''
+        return f'{name:24}{seconds:9.4f}{work / 1e9:11.2f}{rates}'
 
     play, theirs = (m['round']['act'] + m['round']['envs']) * m['train_every'], sum(m['plain'].values())
     note = f", measured on 1/{m['plain_share']} of its batch" if m['plain_share'] > 1 else ''
+    threads = f"{m['threads']} thread{'s' * (m['threads'] > 1)} ({m['got']:.0%} of their time was ours)"
     lines = [
-        f"{m['machine']}, {m['threads']} thread{'s' * (m['threads'] > 1)} ({m['got']:.0%} of their time was ours), {m['precision']}, PyTorch {m['torch']}"
-        + (', compiled' if m['compile'] else ''),
-        f"K={m['tasks']} B={m['seqs']} T={m['steps']} M={m['dreams']} L={m['context']} H={m['horizon']}, {m['weights'] / 1e6:.1f} million weights",
+        f"{m['machine']}, {threads}, {m['precision']}, PyTorch {m['torch']}{', compiled' if m['compile'] else ''}",
+        f"{m['tasks']} tasks, batch of {m['batch_size']} x {m['seq_len']}, {m['n_imagined']} imagined from "
+        f"{m['context']} steps for {m['horizon']}, {m['weights'] / 1e6:.1f} million weights",
         '',
         f"{'':24}{'seconds':>9}{'GFLOP':>11}{'TFLOP/s':>10}{'ceiling':>10}",
         *(row(names[p], m['seconds'][p], m['flops'][p]) for p in PHASES),
         row('update', m['update'], sum(m['flops'].values())),
         f"{'a plain product':24}{'':20}{m['ceiling'] / 1e12:10.3f}{'100%':>10}",
         '',
-        f"round: acting {m['round']['act']:.4f} s, environments {m['round']['envs']:.4f} s; {m['train_every']} rounds per update, {play / (play + m['update']):.1%} of the time",
+        f"round: acting {m['round']['act']:.4f} s, environments {m['round']['envs']:.4f} s; "
+        f"{m['train_every']} rounds per update, {play / (play + m['update']):.1%} of the time",
         f"yardstick, one task: {theirs:.3f} s ("
         + ', '.join(f'{p} {s:.3f}' for p, s in m['plain'].items())
         + f'; float32{note})',
@@ -388,5 +401,5 @@ def table(
 def bench(
     config: Config,  # what to measure
 ) -> str:  # some lines
-    "Measure and report"
+    "Text of a measurement of one update of a config"
     return table(measure(config))

@@ -23,7 +23,7 @@ from ..training.learner import Learner
 def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
-    "Clusters of nearly one size, as many as the run would have"
+    "Labels of clusters of nearly one size, as many as the run would have"
     K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n or 1
     return [k * n // K for k in range(K)]
 
@@ -35,7 +35,7 @@ def difference(
     batch: Batch,  # of all tasks
     updates: int = 20,  # to be made
 ) -> dict[str, float]:  # name of a mean -> largest relative difference of any task in any update
-    "By how much two learners part"
+    "Largest relative difference between the losses of two learners over some updates"
     worst = {}
     for _ in range(updates):
         for (name, x), y in zip(a.update(batch).items(), b.update(batch).values()):
@@ -46,7 +46,7 @@ def difference(
 
 # %% ../../nbs/81_card.ipynb #c013
 class _Count(TorchDispatchMode):
-    "Counts operators that compute something"
+    "Dispatch mode that counts the operators that are not views"
 
     def __init__(self):
         super().__init__()
@@ -61,7 +61,7 @@ def orders(
     learner: Learner,  # that has made a few updates
     batch: Batch,  # of all tasks
 ) -> int:  # kernels on a card, operators on the processor
-    "How many orders one update takes"
+    "Number of kernels (operators on the processor) that one update launches"
     if learner.device != 'cuda':
         with _Count() as count:
             learner.update(batch)
@@ -80,7 +80,7 @@ def compare(
     config: Config,  # whose update
     ways=tuple(WAYS),  # which of `WAYS`
 ) -> dict:  # plain numbers and strings
-    "The ways side by side"
+    "Seconds, kernels, memory and differences of one update, told, recorded and compiled"
     make = lambda way: Learner(changed(config, {'train.compile': WAYS[way]}), groups(config))
     first, rows = make('told'), {}
     device, batch = first.device, random_batch(config, first.device)
@@ -112,16 +112,15 @@ def compare(
 def page(
     m: dict,  # from `compare`
 ) -> str:  # some lines
-    "A comparison for people"
+    "Text of a comparison: a line for each way"
     lines = [
-        f"{m['machine']}, PyTorch {m['torch']}, {m['tasks']} tasks in {m['clusters']} clusters, {m['work'] / 1e9:.0f} GFLOP an update",
+        f"{m['machine']}, PyTorch {m['torch']}, {m['tasks']} tasks in {m['clusters']} clusters, "
+        f"{m['work'] / 1e9:.0f} GFLOP an update",
         '',
         f"{'':12}{'ms':>9}{'orders':>9}{'TFLOP/s':>10}{'ceiling':>9}{'GiB':>7}   largest relative difference to told",
     ]
     for way, r in m['rows'].items():
-        rate = m['work'] / r['seconds']
-        lines.append(
-            f"{way:12}{1e3 * r['seconds']:9.2f}{r['orders']:9d}{rate / 1e12:10.3f}{rate / m['ceiling']:9.1%}{r['memory'] / 2**30:7.2f}   "
-            + (f"{r['gap']:.1e}" if way != 'told' else '')
-        )
+        rate, gap = m['work'] / r['seconds'], f"{r['gap']:.1e}" if way != 'told' else ''
+        speed = f"{1e3 * r['seconds']:9.2f}{r['orders']:9d}{rate / 1e12:10.3f}{rate / m['ceiling']:9.1%}"
+        lines.append(f"{way:12}{speed}{r['memory'] / 2**30:7.2f}   {gap}")
     return '\n'.join(lines)

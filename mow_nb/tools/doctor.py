@@ -32,18 +32,18 @@ from time import perf_counter
 
 # %% ../../nbs/82_doctor.ipynb #c003
 import torch
-from ..suites import ATARI26
 
 from .. import __version__
 from ..core import devices, np_rng
 from ..envs.tasks import random_actions, tasks_of
 from ..envs.vector import make_env
+from ..suites import ATARI26
 
 
 # %% ../../nbs/82_doctor.ipynb #c006
 @dataclass(frozen=True)
 class Finding:
-    "One line of the answer"
+    "Record of one line of the answer"
 
     what: str  # what was looked for
     ok: bool  # is it there, and does it work?
@@ -55,20 +55,17 @@ class Finding:
 
 # %% ../../nbs/82_doctor.ipynb #c009
 def python_finding() -> Finding:  # versions, device, threads
-    "Python and PyTorch"
+    "Finding about Python, PyTorch, device and threads"
     device = torch.cuda.get_device_name() if 'cuda' in devices() else 'cpu'
-    return Finding(
-        'Python',
-        True,
-        f'{platform.python_version()}, mow_nb {__version__}, torch {torch.__version__} on {device}, {torch.get_num_threads()} of {os.cpu_count()} threads',
-    )
+    libraries = f'{platform.python_version()}, mow_nb {__version__}, torch {torch.__version__} on {device}'
+    return Finding('Python', True, f'{libraries}, {torch.get_num_threads()} of {os.cpu_count()} threads')
 
 
 # %% ../../nbs/82_doctor.ipynb #c012
 def atari_finding(
     seconds: float = 0.5,  # how long to measure
 ) -> Finding:  # games and steps per second
-    "The emulator and its games"
+    "Finding about the Atari emulator: games that are there, and steps per second"
     from ale_py import roms
 
     here = {name.replace('_', '') for name in roms.get_all_rom_ids()}
@@ -96,7 +93,7 @@ def ask_python(
     code: str,  # for another Python
     timeout: float,  # seconds before it is ended, with whatever it started
 ) -> tuple[int | None, str]:  # exit status (None = it hung), last line of what it printed or complained
-    "Run code where it can do no harm"
+    "Exit status and last line of a Python process that runs some code, ended after a time limit"
     child = subprocess.Popen(
         [sys.executable, '-c', code],
         stdout=subprocess.PIPE,
@@ -123,7 +120,7 @@ def ask_python(
 def robots_finding(
     timeout: float = 60.0,  # seconds before the measurement is given up
 ) -> Finding:  # backend and frames per second, or what to install
-    "Meta-World, and what draws it"
+    "Finding about Meta-World: what draws it, and frames per second"
     if importlib.util.find_spec('metaworld') is None:
         return Finding('Meta-World', False, "not installed: pip install 'mow_nb[metaworld]'")
     status, told = ask_python(
@@ -143,11 +140,8 @@ def robots_finding(
             or f"drawing ended the process (status {status}): make setup-system, or set MUJOCO_GL=osmesa",
         )
     s = json.loads(told)
-    return Finding(
-        'Meta-World',
-        True,
-        f"metaworld {version('metaworld')}, drawn by {s['gl']}: {s['frames_per_second']:.0f} frames/s ({s['draw_ms']:.1f} ms to draw, {s['step_ms']:.1f} ms to step)",
-    )
+    pace = f"{s['frames_per_second']:.0f} frames/s ({s['draw_ms']:.1f} ms to draw, {s['step_ms']:.1f} ms to step)"
+    return Finding('Meta-World', True, f"metaworld {version('metaworld')}, drawn by {s['gl']}: {pace}")
 
 
 # %% ../../nbs/82_doctor.ipynb #c023
@@ -155,7 +149,7 @@ BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 
 
 def browser_finding() -> Finding:  # its name
-    "A browser, for the tests of the widgets"
+    "Finding about a browser, which only tests of widgets need"
     found = [b for b in BROWSERS if shutil.which(b)]
     return Finding(
         'Browser',
@@ -165,7 +159,7 @@ def browser_finding() -> Finding:  # its name
 
 
 def jupyter_finding() -> Finding:  # its version
-    "Jupyter, for reading the book"
+    "Finding about Jupyter, which only notebooks need"
     try:
         return Finding('Jupyter', True, f"jupyterlab {version('jupyterlab')}")
     except PackageNotFoundError:
@@ -176,7 +170,7 @@ def disk_finding(
     path: str | Path = '.',  # where runs are kept
     least: float = 2.0,  # GB
 ) -> Finding:  # free space
-    "Room for a replay"
+    "Finding about free space on the disk"
     free = shutil.disk_usage(path).free / 1e9
     return Finding(
         'Disk',
@@ -186,7 +180,7 @@ def disk_finding(
 
 
 def examine() -> list[Finding]:  # one per line
-    "Everything, one after the other"
+    "Findings about all parts of the machine, one after the other"
     return [
         ask() for ask in (python_finding, atari_finding, robots_finding, browser_finding, jupyter_finding, disk_finding)
     ]
