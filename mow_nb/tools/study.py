@@ -273,6 +273,7 @@ def run_study(
     return added
 
 
+# %% ../../nbs/83_study.ipynb #c017
 def _add_seconds(path, seconds):
     "Processor time of all sittings of a run"
     file = path.with_name(f'{path.name}.seconds')
@@ -296,7 +297,7 @@ def _finish(job, process, results, root, seconds):
     return file
 
 
-# %% ../../nbs/83_study.ipynb #c019
+# %% ../../nbs/83_study.ipynb #c021
 def improvement(
     x: np.ndarray,  # (K, S) scores of one variant, a column per seed
     y: np.ndarray,  # (K, S) scores of the other, the same seeds
@@ -327,7 +328,7 @@ def difference(
     return Estimate(float(gap.mean()), float(low), float(high))
 
 
-# %% ../../nbs/83_study.ipynb #c022
+# %% ../../nbs/83_study.ipynb #c024
 def read_results(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
@@ -389,7 +390,7 @@ def study_table(
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
-# %% ../../nbs/83_study.ipynb #c025
+# %% ../../nbs/83_study.ipynb #c027
 def plot_study(
     rows: list[dict],  # from `study_rows`
     reference: str,  # the variant that is drawn as a line
@@ -412,7 +413,7 @@ def plot_study(
     return ax
 
 
-# %% ../../nbs/83_study.ipynb #c028
+# %% ../../nbs/83_study.ipynb #c030
 def write_table(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
