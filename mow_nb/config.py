@@ -214,7 +214,7 @@ class Config:
 
     tasks: str = 'atari100k'  # task or suite names, joined by commas
     seed: int = number(0, 0)  # of weights, environments, sampling: of everything
-    protocol: str = choice('storm', 'iris')  # rules of Atari, chapter 10
+    protocol: str = choice('storm', 'iris')  # rules of Atari, chapter 5
     full_actions: bool = False  # all 18 joystick positions in every game
     model: WorldModelConfig = field(default_factory=WorldModelConfig)  # eyes, memory and heads (chapter 28)
     agent: AgentConfig = field(default_factory=AgentConfig)  # actor and critics (chapter 31)

@@ -74,7 +74,7 @@ def test_shape(
     t: 'Tensor',  # (...) anything with a `shape`
     *shape: int,  # the sizes it must have, in order
 ) -> None:
-    "Fail unless `t` has exactly this shape"
+    "Assertion that a tensor has exactly this shape"
     assert tuple(t.shape) == shape, f'shape {tuple(t.shape)}, expected {shape}'
 
 
@@ -84,7 +84,7 @@ def test_same(
     b: 'Tensor',  # (...) values of the same shape
     tol: float = 1e-6,  # largest difference allowed
 ) -> None:
-    "Fail unless `a` and `b` have one shape and nearly the same values"
+    "Assertion that two tensors have equal shapes and values within a tolerance, without broadcasting"
     import torch
 
     a, b = torch.as_tensor(a), torch.as_tensor(b)
@@ -96,7 +96,7 @@ def test_same(
 
 # %% ../nbs/00_core.ipynb #c019
 def devices() -> list[str]:  # 'cpu', then 'cuda' if this machine has one
-    "Devices that a test should visit"
+    "Devices on which a test should run"
     import torch
 
     return ['cpu'] + (['cuda'] if torch.cuda.is_available() else [])
@@ -104,37 +104,37 @@ def devices() -> list[str]:  # 'cpu', then 'cuda' if this machine has one
 
 # %% ../nbs/00_core.ipynb #c022
 class MowError(Exception):
-    "A stop with one line for the user and a code for the shell"
+    "Base of all errors that end the program with one line for the user and an exit code"
 
     exit_code = 1
 
 
 class ConfigError(MowError):
-    "A setting makes no sense"
+    "Invalid setting; exit code 2"
 
     exit_code = 2
 
 
 class CheckpointError(MowError):
-    "No usable checkpoint"
+    "File of a run that is missing, damaged or unusable; exit code 3"
 
     exit_code = 3
 
 
 class NonFiniteError(MowError):
-    "A loss or a weight is NaN or infinite"
+    "Loss or weight that is NaN or infinite; exit code 4"
 
     exit_code = 4
 
 
 class EnvError(MowError):
-    "An environment kept failing"
+    "Environment that keeps failing or breaks its contract; exit code 5"
 
     exit_code = 5
 
 
 class DiskError(MowError):
-    "The disk is full or not writable"
+    "Disk that is full or cannot be written; exit code 6"
 
     exit_code = 6
 
@@ -145,7 +145,7 @@ def suggest(
     allowed: list,  # the names that exist
     what: str,  # what they are names of, in one word
 ) -> str:  # one line for an error message
-    "Name the nearest allowed word"
+    "Error line for an unknown name, with the closest allowed name or else all of them"
     near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.4)
     tail = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(map(str, allowed))}"
     return f"unknown {what} '{name}': {tail}"
@@ -157,8 +157,8 @@ def counter_seed(
     purpose: str,  # what the numbers are for, such as 'replay'
     task: int | str = 0,  # which task
     step: int = 0,  # which step
-) -> int:  # 63 well-mixed bits
-    "Hash the address of a draw into a seed"
+) -> int:  # in [0, 2**63)
+    "Seed of a random stream, a hash of run seed, purpose, task and step"
     key = f'{seed}|{purpose}|{task}|{step}'.encode()
     # one bit less than a word: both torch and numpy take it as a positive number
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), 'little') >> 1
@@ -172,7 +172,7 @@ def generator(
     step: int = 0,  # which step
     device: str = 'cpu',  # where the numbers are drawn
 ) -> 'torch.Generator':  # to be used at once and thrown away
-    "A torch generator for one address"
+    "PyTorch generator seeded by `counter_seed`"
     import torch
 
     return torch.Generator(device).manual_seed(counter_seed(seed, purpose, task, step))
@@ -184,7 +184,7 @@ def np_rng(
     task: int | str = 0,  # which task
     step: int = 0,  # which step
 ) -> np.random.Generator:  # to be used at once and thrown away
-    "A numpy generator for one address"
+    "NumPy generator (Philox) seeded by `counter_seed`"
     return np.random.Generator(np.random.Philox(counter_seed(seed, purpose, task, step)))
 
 
@@ -194,7 +194,7 @@ def seeded(
     seed: int,  # of the run
     purpose: str,  # what is being made, such as 'actor'
 ):
-    "Seed the global generator inside a `with`, and restore it after"
+    "Context in which PyTorch's global generator is seeded by `counter_seed`, and restored afterwards"
     import torch
 
     # asking for CUDA states would start CUDA: leave it alone unless it already runs
@@ -221,7 +221,7 @@ def onehot_at(
     probs: 'Tensor',  # (..., C) probabilities along the last axis
     u: 'Tensor',  # (..., 1) uniform in [0, 1)
 ) -> 'Tensor':  # (..., C) one-hot, dtype of `probs`
-    "The class where a number lies on the staircase of probabilities"
+    "One-hot class at a quantile of a categorical distribution (inverse of its distribution function)"
     import torch
 
     cdf = running_sum(probs.float())
@@ -235,7 +235,7 @@ def sample_onehot(
     probs: 'Tensor',  # (..., C) probabilities along the last axis
     gen: 'torch.Generator',  # on the device of `probs`
 ) -> 'Tensor':  # (..., C) one-hot, dtype of `probs`
-    "Draw one class for every leading position"
+    "One-hot samples of categorical distributions, one for every leading position"
     import torch
 
     return onehot_at(probs, torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device))
@@ -245,7 +245,7 @@ def sample_onehot(
 def explain(
     thing,  # a function or class of ours
 ):  # the same, with a docstring that names every parameter and its meaning
-    "Add the comments beside the parameters to the docstring"
+    "A function or class, its docstring extended by the comments beside its parameters"
     try:
         source = textwrap.dedent(inspect.getsource(thing))
     except (OSError, TypeError):
@@ -281,20 +281,20 @@ def _parameters(node):
 def symlog(
     x: 'Tensor',  # (...) any numbers
 ) -> 'Tensor':  # (...) squeezed; near zero almost unchanged
-    "Logarithm of the size, sign kept"
+    "Symmetric logarithm, sign(x) * ln(1 + |x|)"
     return x.sign() * x.abs().log1p()
 
 
 def symexp(
     x: 'Tensor',  # (...) squeezed numbers
 ) -> 'Tensor':  # (...) numbers of the original size
-    "Undo `symlog`"
+    "Inverse of `symlog`, sign(x) * (exp(|x|) - 1)"
     return x.sign() * x.abs().expm1()
 
 
 # %% ../nbs/00_core.ipynb #c065
 class TwoHot:
-    "Numbers as weights on bins that are even in symlog units"
+    "Two-hot coding of scalars on bins evenly spaced in symlog units, and its cross-entropy loss"
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class TwoHot:
         self,
         device: str | None = None,  # where to put them
     ) -> 'Tensor':  # (bins,) in symlog units
-        "Centre of every bin"
+        "Centres of the bins"
         import torch
 
         return torch.linspace(self.low, self.high, self.bins, device=device)
@@ -318,7 +318,7 @@ class TwoHot:
         self,
         x: 'Tensor',  # (...) plain numbers
     ) -> 'Tensor':  # (..., bins) two neighbouring weights that sum to 1
-        "Spread each number over its two nearest bins"
+        "Two-hot code: linear interpolation weights on the two nearest bins, clipped to the range of the bins"
         import torch
 
         # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
@@ -332,7 +332,7 @@ class TwoHot:
         self,
         logits: 'Tensor',  # (..., bins) unnormalised
     ) -> 'Tensor':  # (...) plain numbers, float32
-        "Expected number under the bins' probabilities"
+        "Scalar predicted by logits: symexp of the mean bin centre under their softmax"
         # a product and a sum, as autocast would turn a matrix product into bfloat16
         return symexp((logits.float().softmax(-1) * self.centres(logits.device)).sum(-1))
 
@@ -341,7 +341,7 @@ class TwoHot:
         logits: 'Tensor',  # (..., bins) predicted
         x: 'Tensor',  # (...) the true numbers
     ) -> 'Tensor':  # (...) cross entropy, float32
-        "Cross entropy to the two-hot target"
+        "Cross-entropy between the two-hot code of the true numbers and predicted logits"
         return -(self.encode(x) * logits.float().log_softmax(-1)).sum(-1)
 
 
@@ -370,7 +370,7 @@ def _tint(hue, level):
 def task_colors(
     names: list[str],  # the tasks of one run or one suite, in any order
 ) -> dict[str, str]:  # name to '#rrggbb', every one different
-    "Fixed colours for tasks, readable without red and green"
+    "Fixed distinct colours of tasks, from a palette that is safe for colour-blind readers"
     names, taken = sorted(set(names)), {}
     levels = range(-(-len(names) // len(_HUES)))
     for name in names:

@@ -25,7 +25,7 @@ from .core import CheckpointError, DiskError
 def disk(
     what: str,  # what could not be done, such as 'cannot write runs/x/config.toml'
 ):
-    "Turn an error of the operating system inside a `with` into a `DiskError` of one line"
+    "Context that turns an error of the operating system into a DiskError of one line"
     try:
         yield
     except (OSError, UnicodeError) as e:
@@ -37,7 +37,7 @@ def put(
     path: Path,  # of the file
     data: bytes | str,  # all of it
 ) -> Path:  # the same path
-    "Write a file that appears whole or not at all"
+    "Write a file atomically: a new temporary file, flushed to disk, then renamed; raises DiskError"
     path, raw = Path(path), data.encode() if isinstance(data, str) else data
     tmp = path.with_name(f'.tmp-{os.urandom(8).hex()}')
     with disk(f'cannot write {path}'):
@@ -55,8 +55,8 @@ def put(
 
 
 # %% ../nbs/03_files.ipynb #c013
-def memory() -> int:  # bytes; an endless number where the system does not say
-    "Memory that is free, or could be freed at once"
+def memory() -> int:  # bytes; 2**62 where the system does not say
+    "Available memory of this machine: free, or free at once when needed"
     with suppress(OSError, StopIteration):
         with open('/proc/meminfo') as f:
             return next(int(l.split()[1]) * 1024 for l in f if l.startswith('MemAvailable'))
@@ -68,7 +68,7 @@ def get(
     path: Path,  # of the file
     most: int = 2**28,  # bytes it may have
 ) -> bytes:  # all of it
-    "Read a plain file of bounded size; `CheckpointError` for anything else"
+    "Bytes of a plain file of bounded size; raises CheckpointError for links, pipes and larger files"
     path = Path(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -88,10 +88,10 @@ def get(
 # %% ../nbs/03_files.ipynb #c019
 def get_json(
     path: Path,  # of the file
-    kind: type = dict,  # what must come out
+    kind: type = dict,  # type of the outermost value
     most: int = 2**28,  # bytes it may have
 ):  # plain data
-    "Read JSON from a file that nobody vouches for"
+    "Data of an untrusted JSON file; raises CheckpointError if it is no JSON of that type"
     try:
         found = json.loads(get(path, most))
     except (ValueError, RecursionError):
@@ -106,7 +106,7 @@ def get_arrays(
     path: Path,  # an `.npz`
     most: int = 2**30,  # bytes it may hold, unpacked
 ) -> dict:  # name -> array of numbers
-    "Read arrays from a file that nobody vouches for"
+    "Arrays of an untrusted `.npz` file, no Python objects; raises CheckpointError"
     name, raw = Path(path).name, get(path, most)
     try:
         size = sum(i.file_size for i in zipfile.ZipFile(io.BytesIO(raw)).infolist())
@@ -119,14 +119,13 @@ def get_arrays(
     except CheckpointError:
         raise
     except Exception:
-        raise CheckpointError(
-            f'{name} is not an archive of arrays'
-        ) from None  # zip, zlib and numpy each have kinds of their own
+        # zip, zlib and numpy each have kinds of their own
+        raise CheckpointError(f'{name} is not an archive of arrays') from None
 
 
 def _announced(f, most):
-    "Refuse an array whose header announces more than the file may hold"
-    read = dict([((1, 0), np.lib.format.read_array_header_1_0), ((2, 0), np.lib.format.read_array_header_2_0)])
+    "Check the header of an array; ValueError if it announces objects or more bytes than allowed"
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, kind = read[np.lib.format.read_magic(f)](f)
     if kind.hasobject or math.prod(shape) * kind.itemsize > most:
         raise ValueError('too large')
@@ -136,14 +135,14 @@ def _announced(f, most):
 def plain_tree(
     path: Path,  # a directory; it may itself be reached through a link
 ) -> Path:  # the same path
-    "Refuse a directory that holds anything but plain files and directories"
+    "The path of a directory that holds plain files and directories only; raises CheckpointError for anything else"
 
     def down(e):
         raise CheckpointError(f"{path} cannot be read ({e.strerror or e})") from None
 
     for here, folders, names in os.walk(path, onerror=down):
         for name in (*folders, *names):
-            with suppress(FileNotFoundError):  # a trainer at work takes files away
+            with suppress(FileNotFoundError):  # a run at work takes files away
                 mode = os.lstat(os.path.join(here, name)).st_mode
                 if stat.S_ISLNK(mode):
                     raise CheckpointError(f'{path} holds a link, {name}: a run holds plain files only')

@@ -16,7 +16,7 @@ from torch import Tensor
 # %% ../nbs/02_records.ipynb #c008
 @dataclass(frozen=True)
 class Batch:
-    "What happened: a window of every task's replay"
+    "Window of every task's replay, as the world model is trained on it"
 
     obs: Tensor  # (K, B, T, 3, H, W) pictures, float in [0, 1]; here H and W are height and width
     act: Tensor  # (K, B, T, A) one-hot half and continuous half, taken at obs[t]
@@ -32,14 +32,14 @@ class Batch:
         self,
         device: str,  # such as 'cuda'
     ) -> 'Batch':  # the same batch there
-        "Move every tensor"
+        "The same batch on another device"
         return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
 
 # %% ../nbs/02_records.ipynb #c016
 @dataclass(frozen=True)
 class State:
-    "What the world model made of a batch"
+    "Latents, dynamics outputs and predictions of the world model for a batch"
 
     seen: Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22); here H and W are height and width
     post: Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
@@ -52,7 +52,7 @@ class State:
 # %% ../nbs/02_records.ipynb #c022
 @dataclass(frozen=True)
 class Rollout:
-    "What the world model dreamt: M dreams per task"
+    "Imagined trajectories: M of H steps for each task, with one more state than actions"
 
     z: Tensor  # (K, M, H+1, Z) latents, all of them dreamt: the first is drawn from what the context predicts
     h: Tensor  # (K, M, H+1, D) h[:, :, i] is the memory before z[:, :, i]

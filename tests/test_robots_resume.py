@@ -62,7 +62,7 @@ def test_killed_in_mid_episode(tmp_path):
     run = start(broken)
     played = broken / 'robots' / 'replay' / 'reach-v3' / 'head.npy'
     assert wait(lambda: any(broken.glob('robots/checkpoints/step-*/manifest.json')) and int(np.load(played)[1]) >= 45)
-    assert len(members(run.pid)) >= 3, 'a run, its nursery and a worker'
+    assert len(members(run.pid)) >= 3, 'a run, its fork server and a worker'
     os.kill(run.pid, signal.SIGKILL)
     assert run.wait() == -signal.SIGKILL
     assert wait(lambda: not members(run.pid), 10), 'a worker has outlived its run'

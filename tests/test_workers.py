@@ -89,7 +89,7 @@ def test_gives_up():
 def test_an_import_that_fails(how):
     "What cannot even be imported ends in one line, and the next environment is none the worse"
     with pytest.raises(
-        WorkerError, match=rf'^no worker could be born: importing faulty:{how} crashed, or took more than 1 s$'
+        WorkerError, match=rf'^no worker could be spawned: importing faulty:{how} crashed, or took more than 1 s$'
     ):
         Worker(IsolatedEnv(Faulty, preload=(f'faulty:{how}',), start_timeout=1.0))
     well = Worker(IsolatedEnv(Faulty))

@@ -5,87 +5,87 @@
 # %% auto #0
 __all__ = ['broadcast_per_task', 'MaskedCategorical', 'ndtr', 'npdf', 'TruncatedNormal', 'Policy']
 
-# %% ../../nbs/30_distributions.ipynb #c002
+# %% ../../nbs/30_distributions.ipynb #c003
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-# %% ../../nbs/30_distributions.ipynb #c003
+# %% ../../nbs/30_distributions.ipynb #c004
 
 from ..core import N_DISCRETE, sample_onehot
 
 
-# %% ../../nbs/30_distributions.ipynb #c008
+# %% ../../nbs/30_distributions.ipynb #c009
 def broadcast_per_task(
     m: Tensor,  # (K, A) one row per task
-    ndim: int,  # axes of the tensor it should meet
-) -> Tensor:  # (K, 1, ..., 1, A)
-    "Let one row per task broadcast over the middle axes"
+    ndim: int,  # axes of the tensor to broadcast against
+) -> Tensor:  # (K, 1, ..., 1, A) with `ndim` axes
+    "Insert middle axes of size 1, so that one row per task broadcasts"
     return m.reshape(m.shape[0], *[1] * (ndim - 2), m.shape[-1])
 
 
-# %% ../../nbs/30_distributions.ipynb #c013
+# %% ../../nbs/30_distributions.ipynb #c014
 @dataclass(frozen=True)
 class MaskedCategorical:
-    "Buttons: a categorical distribution over those a task has"
+    "Categorical distribution over the discrete actions that a task has"
 
-    logp: Tensor  # (K, ..., 18) log-probabilities, -1e9 where there is no button
-    used: Tensor  # (K, ..., 1) 1 if the task has buttons at all, else 0
+    logp: Tensor  # (K, ..., 18) log-probabilities, about -1e9 where the task has no such action
+    used: Tensor  # (K, ..., 1) 1 if the task has any discrete action, else 0
 
     def sample(
         self,
-        gen: torch.Generator,  # draws the button
-    ) -> Tensor:  # (K, ..., 18) one-hot, or zeros
-        "Press one"
+        gen: torch.Generator,  # draws the actions
+    ) -> Tensor:  # (K, ..., 18) one-hot, or zeros for a task without discrete actions
+        "One-hot samples"
         return sample_onehot(self.logp.exp(), gen) * self.used
 
     def log_prob(
         self,
         one: Tensor,  # (K, ..., 18) one-hot, or zeros
-    ) -> Tensor:  # (K, ...) 0 where nothing was pressed
-        "How likely that was"
+    ) -> Tensor:  # (K, ...) 0 where `one` is zero
+        "Log-probability of one-hot actions"
         return (one * self.logp).sum(-1)
 
-    def entropy(self) -> Tensor:  # (K, ...) 0 where there is nothing to press
-        "How open the choice is"
+    def entropy(self) -> Tensor:  # (K, ...) in nats, 0 for a task without discrete actions
+        "Entropy of the distribution"
         return -(self.logp.exp() * self.logp).sum(-1) * self.used[..., 0]
 
 
-# %% ../../nbs/30_distributions.ipynb #c018
+# %% ../../nbs/30_distributions.ipynb #c019
 def ndtr(
     x: Tensor,  # (...) any numbers
 ) -> Tensor:  # (...) in [0, 1]
-    "Distribution function of the standard normal"
+    "Cumulative distribution function of the standard normal"
     return 0.5 * (1 + torch.erf(x / math.sqrt(2)))
 
 
 def npdf(
     x: Tensor,  # (...) any numbers
 ) -> Tensor:  # (...) positive
-    "Density of the standard normal"
+    "Probability density of the standard normal"
     return torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
-# %% ../../nbs/30_distributions.ipynb #c021
+# %% ../../nbs/30_distributions.ipynb #c022
 @dataclass(frozen=True)
 class TruncatedNormal:
-    "Motors: independent normals cut off at -1 and 1"
+    "Independent normal distributions truncated to [-1, 1], one per continuous dimension"
 
-    mu: Tensor  # (K, ..., d_max) in [-1, 1]
-    sigma: Tensor  # (K, ..., d_max) positive
-    used: Tensor  # (K, ..., d_max) 1 where the task has a motor, else 0
+    mu: Tensor  # (K, ..., d_max) locations in [-1, 1]
+    sigma: Tensor  # (K, ..., d_max) scales, positive
+    used: Tensor  # (K, ..., d_max) 1 where the task has that dimension, else 0
 
-    def ends(self) -> tuple[Tensor, Tensor]:  # (K, ..., d_max) each
-        "Where -1 and 1 lie, in units of sigma"
+    def ends(self) -> tuple[Tensor, Tensor]:  # (K, ..., d_max) each: (-1 - mu) / sigma and (1 - mu) / sigma
+        "Standardised lower and upper bounds"
         return (-1 - self.mu) / self.sigma, (1 - self.mu) / self.sigma
 
     def sample(
         self,
         gen: torch.Generator,  # draws the values
-    ) -> Tensor:  # (K, ..., d_max) in [-1, 1], 0 where there is no motor
-        "Turn them"
+    ) -> Tensor:  # (K, ..., d_max) in [-1, 1], 0 in dimensions that the task lacks
+        "Samples, drawn by the inverse of the distribution function"
         low, high = map(ndtr, self.ends())
         p = low + torch.rand(self.mu.shape, generator=gen, device=self.mu.device) * (high - low)
         # erfinv is infinite at 1: stay a hair inside
@@ -95,42 +95,43 @@ class TruncatedNormal:
     def log_prob(
         self,
         x: Tensor,  # (K, ..., d_max) in [-1, 1]
-    ) -> Tensor:  # (K, ...) log-density of the motors that exist
-        "How likely that was"
+    ) -> Tensor:  # (K, ...) sum over the dimensions that the task has
+        "Log-density of continuous actions"
         (a, b), u = self.ends(), (x - self.mu) / self.sigma
-        lp = -0.5 * u * u - math.log(math.sqrt(2 * math.pi)) - self.sigma.log() - (ndtr(b) - ndtr(a)).log()
+        Z = ndtr(b) - ndtr(a)
+        lp = -0.5 * u * u - math.log(math.sqrt(2 * math.pi)) - self.sigma.log() - Z.log()
         return (lp * self.used).sum(-1)
 
-    def entropy(self) -> Tensor:  # (K, ...) of the motors that exist; may be negative
-        "How open the choice is"
+    def entropy(self) -> Tensor:  # (K, ...) in nats, sum over the dimensions the task has; may be negative
+        "Differential entropy of the distribution"
         a, b = self.ends()
         Z = ndtr(b) - ndtr(a)
         ent = 0.5 * math.log(2 * math.pi * math.e) + (self.sigma * Z).log() + (a * npdf(a) - b * npdf(b)) / (2 * Z)
         return (ent * self.used).sum(-1)
 
 
-# %% ../../nbs/30_distributions.ipynb #c029
+# %% ../../nbs/30_distributions.ipynb #c030
 @dataclass(frozen=True)
 class Policy:
-    "A distribution over action vectors"
+    "Distribution over action vectors: an independent discrete and continuous half"
 
-    disc: MaskedCategorical  # first 18 entries
-    cont: TruncatedNormal  # the rest
+    discrete: MaskedCategorical  # first 18 entries of an action vector
+    continuous: TruncatedNormal  # the d_max entries after them
 
     def sample(
         self,
         gen: torch.Generator,  # draws both halves
     ) -> Tensor:  # (K, ..., A) action vectors
-        "Choose"
-        return torch.cat([self.disc.sample(gen), self.cont.sample(gen)], -1)
+        "Samples of both halves, concatenated"
+        return torch.cat([self.discrete.sample(gen), self.continuous.sample(gen)], -1)
 
     def log_prob(
         self,
         act: Tensor,  # (K, ..., A) action vectors
-    ) -> Tensor:  # (K, ...)
-        "How likely that choice was"
-        return self.disc.log_prob(act[..., :N_DISCRETE]) + self.cont.log_prob(act[..., N_DISCRETE:])
+    ) -> Tensor:  # (K, ...) sum of both halves
+        "Log-probability of action vectors"
+        return self.discrete.log_prob(act[..., :N_DISCRETE]) + self.continuous.log_prob(act[..., N_DISCRETE:])
 
-    def entropy(self) -> Tensor:  # (K, ...)
-        "How open the choice is"
-        return self.disc.entropy() + self.cont.entropy()
+    def entropy(self) -> Tensor:  # (K, ...) sum of both halves, in nats
+        "Entropy of the distribution"
+        return self.discrete.entropy() + self.continuous.entropy()

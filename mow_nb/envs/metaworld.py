@@ -16,7 +16,7 @@ __all__ = [
     'choose_gl',
     'load_library',
     'robot_scene',
-    'aim',
+    'set_camera',
     'Style',
     'merge',
     'simplify',
@@ -53,18 +53,21 @@ REPEAT = RobotConfig.repeat  # simulator steps per agent step (ours)
 LENGTH = RobotConfig.length  # simulator steps of an episode, as in Meta-World
 
 # %% ../../nbs/13_metaworld.ipynb #c009
-NO_PICTURE = "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6), and MUJOCO_GL=osmesa chooses it"
+NO_PICTURE = (
+    "cannot draw with MUJOCO_GL={} ({}): 'make setup-system' installs OSMesa (Debian: libosmesa6), "
+    'and MUJOCO_GL=osmesa chooses it'
+)
 
 
 def choose_gl() -> str:  # 'egl', 'osmesa', or what MUJOCO_GL says
-    "Decide what draws, before MuJoCo is imported"
+    "OpenGL backend for MuJoCo: the value of MUJOCO_GL, which is set if nobody has set it"
     if not os.environ.get('MUJOCO_GL'):
         os.environ['MUJOCO_GL'] = 'egl' if glob.glob('/dev/nvidia[0-9]*') and find_library('EGL') else 'osmesa'
     return os.environ['MUJOCO_GL']
 
 
 def load_library() -> tuple:  # the modules mujoco and metaworld
-    "Import the simulator and the tasks, or say in one line what is missing"
+    "Modules of the simulator and the tasks; raises one line if a package or an OpenGL library is missing"
     gl = choose_gl()
     try:
         import metaworld
@@ -85,19 +88,15 @@ REWARD = 'v2'
 def robot_scene(
     name: str,  # one of the fifty, such as 'door-open-v3'
 ) -> gym.Env:  # Meta-World's own environment
-    "Build one task without the library's fifty prepared goals"
+    "Meta-World environment of one task, its goal redrawn at every reset; ValueError for an unknown name"
     load_library()
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS as classes
 
     if name not in classes:
         raise ValueError(f"unknown robot task '{name}': choose one of {', '.join(classes)}")
     env = classes[name](reward_function_version=REWARD)
-    env._freeze_rand_vec, env.seeded_rand_vec, env._set_task_called, env._partially_observable = (
-        False,
-        True,
-        True,
-        False,
-    )
+    env._freeze_rand_vec, env.seeded_rand_vec = False, True
+    env._set_task_called, env._partially_observable = True, False
     env.__dict__.pop('sawyer_observation_space', None)  # cached while the goal was still hidden
     return env
 
@@ -106,21 +105,21 @@ def robot_scene(
 CAMERA, PLACE = 'corner2', (0.75, 0.075, 0.7)
 
 
-def aim(
+def set_camera(
     env: gym.Env,  # Meta-World's own
 ) -> None:
-    "Move the camera to the table"
+    "Set the camera's position to `PLACE`"
     env.model.cam_pos[env.model.camera(CAMERA).id] = PLACE
 
 
 # %% ../../nbs/13_metaworld.ipynb #c019
 @dataclass(frozen=True)
 class Style:
-    "What a picture is worth"
+    "Drawing quality of a camera picture"
 
     samples: int = 0  # per pixel, against jagged edges; 0 = one
     shadow: int = 0  # side of the shadow map; 0 = no shadows
-    reflection: bool = False  # does the floor mirror?
+    reflection: bool = False  # whether the floor mirrors
     cell: float = 0.0  # side of the cells that simplify the robot's meshes, in metres; 0 = leave them
 
 
@@ -135,7 +134,7 @@ def merge(
     face: np.ndarray,  # (faces, 3) corners of each triangle
     cell: float,  # side of a cell
 ) -> tuple[np.ndarray, np.ndarray]:  # (kept, 3) triangles between representatives, (kept,) which ones they were
-    "Triangles left when corners in one cell become one"
+    "Mesh simplified by vertex clustering: corners in one cell of a grid become one"
     _, first, cells = np.unique(np.floor(vert / cell), axis=0, return_index=True, return_inverse=True)
     tri = cells.reshape(-1)[face]
     kept = np.flatnonzero((tri != np.roll(tri, 1, 1)).all(1))
@@ -148,8 +147,10 @@ def simplify(
     model: object,  # MuJoCo's
     cell: float,  # side of the cells, in metres
 ) -> None:
-    "Draw the robot with fewer triangles; the simulation is not changed"
-    for i in (i for i in range(model.nmesh) if model.mesh(i).name in ROBOT):
+    "Simplify the robot's meshes in place, for drawing only: contacts do not use these triangles"
+    for i in range(model.nmesh):
+        if model.mesh(i).name not in ROBOT:
+            continue
         at, n, v = model.mesh_faceadr[i], model.mesh_facenum[i], model.mesh_vertadr[i]
         face, kept = merge(model.mesh_vert[v : v + model.mesh_vertnum[i]], model.mesh_face[at : at + n], cell)
         for table in (model.mesh_facenormal, model.mesh_facetexcoord):
@@ -160,35 +161,29 @@ def simplify(
 
 # %% ../../nbs/13_metaworld.ipynb #c028
 class Artist:
-    "Draws one scene in one style"
+    "Offscreen renderer of one scene in one style"
 
     def __init__(
         self,
         env: gym.Env,  # Meta-World's own
         size: int,  # pixels of a side
-        style: Style,  # what a picture is worth
+        style: Style,  # drawing quality
     ):
         self.pen, (mujoco, _) = None, load_library()
         m, self.mujoco, self.env, self.size = env.model, mujoco, env, size
         m.vis.quality.offsamples, m.vis.quality.shadowsize = style.samples, style.shadow
         m.vis.global_.offwidth = m.vis.global_.offheight = size
-        aim(env)
+        set_camera(env)
         if style.cell:
             simplify(m, style.cell)
         self.view, self.options, self.camera = mujoco.MjvScene(m, 1000), mujoco.MjvOption(), mujoco.MjvCamera()
         self.camera.type, self.camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, m.camera(CAMERA).id
-        flags = mujoco.mjtRndFlag
-        self.view.flags[flags.mjRND_SHADOW], self.view.flags[flags.mjRND_REFLECTION] = (
-            style.shadow > 0,
-            style.reflection,
-        )
+        self.view.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = style.shadow > 0
+        self.view.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = style.reflection
+        gl = choose_gl()
         try:
-            canvas = (
-                import_module(f'mujoco.{gl}').GLContext
-                if (gl := choose_gl()) in ('egl', 'osmesa')
-                else mujoco.GLContext
-            )
-            self.canvas = canvas(size, size)
+            canvas = import_module(f'mujoco.{gl}') if gl in ('egl', 'osmesa') else mujoco
+            self.canvas = canvas.GLContext(size, size)
             self.canvas.make_current()
             self.pen = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as e:
@@ -196,13 +191,9 @@ class Artist:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.pen)
 
     def draw(self) -> np.ndarray:  # (size, size, 3) uint8, upright
-        "The picture of the present state"
-        mj, env, out, rect = (
-            self.mujoco,
-            self.env,
-            np.empty((self.size, self.size, 3), np.uint8),
-            self.mujoco.MjrRect(0, 0, self.size, self.size),
-        )
+        "Picture of the scene's present state"
+        mj, env = self.mujoco, self.env
+        out, rect = np.empty((self.size, self.size, 3), np.uint8), mj.MjrRect(0, 0, self.size, self.size)
         self.canvas.make_current()
         mj.mjv_updateScene(env.model, env.data, self.options, None, self.camera, mj.mjtCatBit.mjCAT_ALL, self.view)
         mj.mjr_render(rect, self.view, self.pen)
@@ -210,7 +201,7 @@ class Artist:
         return np.ascontiguousarray(out[:, ::-1])
 
     def close(self) -> None:
-        "Clean up, in our own canvas"
+        "Free the OpenGL resources, with our own context current"
         if self.pen is None:
             return
         self.canvas.make_current()
@@ -224,7 +215,7 @@ class Artist:
 
 # %% ../../nbs/13_metaworld.ipynb #c032
 class StateEnv(gym.Env):
-    "One robot task, seen as its 39 numbers"
+    "Gymnasium environment of one robot task, observed as Meta-World's 39 numbers"
 
     def __init__(
         self,
@@ -248,7 +239,7 @@ class StateEnv(gym.Env):
         seed: int | None = None,  # the episode is a function of it; None: go on with the generator at hand
         options: dict | None = None,  # not used
     ) -> tuple[np.ndarray, dict]:  # (39,) state; info with 'success'
-        "Begin an episode"
+        "First state of an episode"
         super().reset(seed=seed)
         if seed is None:
             seed = int(self.np_random.integers(2**31))
@@ -260,7 +251,7 @@ class StateEnv(gym.Env):
         self,
         action: np.ndarray,  # (4,) towards x, y, z, and the grip, each in [-1, 1]
     ) -> tuple:  # (39,) state, sum of rewards, terminated, truncated, info with 'success'
-        "One agent step: `repeat` simulator steps, fewer where the episode ends"
+        "Result of one agent step: `repeat` simulator steps, fewer where the episode is truncated"
         total, success = 0.0, 0.0
         for _ in range(min(self.repeat, self.length - self.t)):
             self.state, rew, _, _, info = self.scene.step(np.clip(action, -1, 1))
@@ -270,7 +261,7 @@ class StateEnv(gym.Env):
 
 # %% ../../nbs/13_metaworld.ipynb #c038
 class RobotEnv(StateEnv):
-    "One robot task, seen by a camera"
+    "Gymnasium environment of one robot task, observed by a camera"
 
     metadata, render_mode = dict(render_modes=['rgb_array']), 'rgb_array'
 
@@ -296,7 +287,7 @@ class RobotEnv(StateEnv):
         seed: int | None = None,  # the episode is a function of it; None: go on with the generator at hand
         options: dict | None = None,  # not used
     ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info with 'success'
-        "Begin an episode"
+        "First picture of an episode"
         _, info = super().reset(seed=seed)
         return self.render(), info
 
@@ -304,16 +295,16 @@ class RobotEnv(StateEnv):
         self,
         action: np.ndarray,  # (4,) towards x, y, z, and the grip, each in [-1, 1]
     ) -> tuple:  # (size, size, 3) uint8 picture, sum of rewards, terminated, truncated, info with 'success'
-        "One agent step, and one picture"
+        "Result of one agent step, with the picture after it"
         _, *rest = super().step(action)  # first, so that the picture is the one after it
         return self.render(), *rest
 
     def render(self) -> np.ndarray:  # (size, size, 3) uint8
-        "The picture of the present state"
+        "Picture of the present state"
         return self.artist.draw()
 
     def close(self) -> None:
-        "Give back what draws"
+        "Free the renderer"
         self.artist.close()
 
 
@@ -321,7 +312,7 @@ class RobotEnv(StateEnv):
 def settings(
     env: RobotEnv,  # any
 ) -> dict:  # plain data
-    "All that a result of this environment depends on"
+    "Settings and versions that a result of this environment depends on"
     picture = dict(
         size=env.observation_space.shape[0],
         render=env.style,
@@ -347,7 +338,7 @@ REFERENCES = ('reach-v3', 'door-open-v3', 'drawer-open-v3', 'peg-insert-side-v3'
 
 
 def load_references() -> dict:  # task -> (64, 64, 3) uint8, first picture of seed 1
-    "The stored pictures"
+    "Reference pictures that are shipped with the package"
     with (files('mow_nb') / 'data' / 'robots.npz').open('rb') as f:
         return dict(np.load(f, allow_pickle=False))
 
@@ -355,7 +346,7 @@ def load_references() -> dict:  # task -> (64, 64, 3) uint8, first picture of se
 def save_references(
     path: str | Path | None = None,  # where to; None = into the package
 ) -> None:
-    "Draw the stored pictures anew"
+    "Draw the reference pictures anew and write them to a file"
     path = path or Path(str(files('mow_nb') / 'data' / 'robots.npz'))
     np.savez_compressed(path, **{name: RobotEnv(name).reset(seed=1)[0] for name in REFERENCES})
 
@@ -366,7 +357,7 @@ def speed(
     render: str = 'fast',  # one of STYLES
     seconds: float = 1.0,  # how long to measure
 ) -> dict:  # 'gl', 'frames_per_second', 'draw_ms', 'step_ms', the parts being medians
-    "How fast this machine draws and steps a robot"
+    "Speed of drawing and stepping a robot task on this machine, by the clock"
     env, draws, steps = RobotEnv(name, render=render), [], []
     env.reset(seed=0)
     act, begun = np.zeros(4, np.float32), perf_counter()
@@ -388,7 +379,7 @@ def speed(
 def expert_action(
     env: StateEnv,  # any robot task of ours, after `reset`
 ) -> np.ndarray:  # (4,) float32 in [-1, 1]
-    "What Meta-World's scripted player does here"
+    "Action of Meta-World's scripted policy in the present state"
     from metaworld.policies import ENV_POLICY_MAP
 
     with warnings.catch_warnings():

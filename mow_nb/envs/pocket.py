@@ -48,7 +48,7 @@ PLACES, PERIOD = 8, 28  # places along a row of `track`; phases of the target's 
 
 
 def _target(phase):
-    "Place of the target, 0..7"
+    "Place of the target in 0..7"
     return min(phase // 2, PERIOD // 2 - phase // 2)
 
 
@@ -56,7 +56,7 @@ def track_step(
     state: tuple[int, int],  # (phase, player)
     action: int,  # 0 left, 1 stay, 2 right
 ) -> tuple[list, float]:  # equally likely next states, reward
-    "One step of `track`"
+    "Successor states and reward of one action in `track`"
     phase = (state[0] + 1) % PERIOD
     player = min(max(state[1] + action - 1, 0), PLACES - 1)
     return [(phase, player)], 1 / (1 + abs(_target(phase) - player))
@@ -68,7 +68,7 @@ MOVES = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # stay, up, down, left, righ
 
 
 def _distance(a, b):
-    "Steps between two cells"
+    "Manhattan distance between two cells"
     return abs(a // GRID - b // GRID) + abs(a % GRID - b % GRID)
 
 
@@ -76,12 +76,14 @@ def reach_step(
     state: tuple[int, int],  # (player, goal), two different cells
     action: int,  # index into MOVES
 ) -> tuple[list, float]:  # equally likely next states, reward
-    "One step of `reach`"
+    "Successor states and reward of one action in `reach`"
     player, goal = state
     row, col = (min(max(p + m, 0), GRID - 1) for p, m in zip(divmod(player, GRID), MOVES[action]))
     new = row * GRID + col
     rew = float(_distance(player, goal) - _distance(new, goal))
-    return ([(new, g) for g in range(GRID**2) if g != new] if new == goal else [(new, goal)]), rew
+    if new != goal:
+        return [(new, goal)], rew
+    return [(new, g) for g in range(GRID**2) if g != new], rew
 
 
 # %% ../../nbs/11_pocket.ipynb #c015
@@ -93,7 +95,7 @@ N_MOVES = dict(track=3, reach=5)
 def starts(
     kind: str,  # 'track' or 'reach'
 ) -> list[tuple]:  # equally likely first states, which are all states
-    "Where episodes begin"
+    "All states of a dynamics, over which first states are uniform"
     if kind == 'track':
         return [(t, p) for t in range(PERIOD) for p in range(PLACES)]
     return [(p, g) for p in range(GRID**2) for g in range(GRID**2) if p != g]
@@ -103,7 +105,7 @@ def starts(
 def model(
     kind: str,  # 'track' or 'reach'
 ) -> tuple[np.ndarray, np.ndarray]:  # (S, moves, J) equally likely next states by index, (S, moves) rewards
-    "The dynamics as arrays"
+    "Transition table and reward table of a dynamics"
     index = {s: i for i, s in enumerate(starts(kind))}
     rows = [[STEPS[kind](s, a) for a in range(N_MOVES[kind])] for s in starts(kind)]
     jumps = max(len(nexts) for row in rows for nexts, _ in row)
@@ -120,7 +122,7 @@ def exact_return(
     policy: np.ndarray | None = None,  # (S, moves) probabilities; None = the best player
     length: int = LENGTH,  # steps of an episode
 ) -> float:  # expected sum of rewards of one episode
-    "What a player earns on average, exactly"
+    "Expected return of a policy, or of the optimal one, by dynamic programming over all states"
     nxt, rew = model(kind)
     v = np.zeros(len(rew))
     for _ in range(length):
@@ -131,7 +133,7 @@ def exact_return(
 
 # %% ../../nbs/11_pocket.ipynb #c024
 def _split(task):
-    "Dynamics and look, from the name"
+    "Dynamics and look of a task, from its name; ConfigError if it is no pocket task"
     name = task if isinstance(task, str) else task.name
     if name not in POCKET8:
         raise ConfigError(f"'{name}' is not a pocket task: choose one of {', '.join(POCKET8)}")
@@ -142,7 +144,7 @@ def _split(task):
 def random_return(
     task: Task | str,  # a pocket task or its name
 ) -> float:  # expected return of uniform random play
-    "What random play earns, exactly"
+    "Expected return of uniform random play, exact"
     kind, _ = _split(task)
     return exact_return(kind, np.full(model(kind)[1].shape, 1 / N_MOVES[kind]))
 
@@ -151,7 +153,7 @@ def random_return(
 def optimal_return(
     task: Task | str,  # a pocket task or its name
 ) -> float:  # expected return of the best player
-    "What the best player earns, exactly"
+    "Expected return of the optimal policy, exact"
     return exact_return(_split(task)[0])
 
 
@@ -198,7 +200,7 @@ STENCILS = dict(
 
 @dataclass(frozen=True)
 class Look:
-    "How a task is drawn"
+    "Appearance of a task: stencil and colour of its two figures, and its background"
 
     player: str  # stencil of the player
     player_rgb: tuple  # its colour
@@ -223,7 +225,7 @@ def background(
     look: str,  # one of LOOKS
     size: int = 32,  # pixels of a side, a multiple of 32
 ) -> np.ndarray:  # (size, size, 3) uint8
-    "The picture without figures"
+    "Background picture of a look, without figures"
     if size < SIDE or size % SIDE:
         raise ConfigError(f'size={size} of a pocket task must be a multiple of {SIDE}')
     small = np.clip(_LOOK[look].ground(*np.mgrid[:SIDE, :SIDE]), 0, 255).astype(np.uint8)
@@ -244,7 +246,7 @@ def sprite(
     side: int = SPRITE,  # pixels of its side in a picture of 32; each shows the nearest row of the stencil
     size: int = 32,  # pixels of a picture's side, a multiple of 32
 ) -> tuple[np.ndarray, tuple]:  # (side * s, side * s) bool, where it is painted; its colour
-    "A figure"
+    "Mask and colour of a figure"
     paint, rows = _LOOK[look], np.repeat(((np.arange(side) + 0.5) * 5 / side).astype(int), size // SIDE)
     stencil = np.array([[c == '#' for c in row] for row in STENCILS[getattr(paint, who)].split()])
     return stencil[np.ix_(rows, rows)], getattr(paint, f'{who}_rgb')
@@ -257,7 +259,7 @@ def patches(
     look: str,  # one of LOOKS
     size: int = 32,  # pixels of a side, a multiple of 32
 ) -> list[tuple]:  # per place: rows, columns (slices), pixels (7s, 7s, 3) uint8
-    "The sprite laid over the background, at every place"
+    "Sprite laid over the background at each of its places, with the slices to paste it to"
     s, (mask, rgb) = size // SIDE, sprite(look, who, size=size)
     cuts = [(slice(y * s, (y + SPRITE) * s), slice(x * s, (x + SPRITE) * s)) for y, x in _corners(kind, who)]
     return [(*cut, np.where(mask[..., None], np.uint8(rgb), background(look, size)[cut])) for cut in cuts]
@@ -265,7 +267,7 @@ def patches(
 
 # %% ../../nbs/11_pocket.ipynb #c037
 class PocketEnv(gym.Env):
-    "One pocket task as a gymnasium environment"
+    "Gymnasium environment of one pocket task"
 
     metadata, render_mode = dict(render_modes=['rgb_array']), 'rgb_array'
 
@@ -286,7 +288,7 @@ class PocketEnv(gym.Env):
         seed: int | None = None,  # the episode is a function of it; None: go on with the generator at hand
         options: dict | None = None,  # not used
     ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; empty info
-        "Begin an episode"
+        "First picture of an episode"
         super().reset(seed=seed)
         self.t, self.state = 0, starts(self.kind)[self.np_random.integers(len(starts(self.kind)))]
         return self.render(), {}
@@ -295,13 +297,13 @@ class PocketEnv(gym.Env):
         self,
         action: int,  # index of the move
     ) -> tuple:  # (size, size, 3) uint8 picture, reward, terminated, truncated, info
-        "One step; the clock cuts the episode, nothing terminates it"
+        "Result of one step; episodes are truncated after `length` steps and never terminate"
         nexts, rew = STEPS[self.kind](self.state, int(action))
         self.t, self.state = self.t + 1, nexts[self.np_random.integers(len(nexts))]
         return self.render(), rew, False, self.t >= self.length, {}
 
     def render(self) -> np.ndarray:  # (size, size, 3) uint8
-        "The picture of the state"
+        "Picture of the present state"
         img = self.ground.copy()
         where = (_target(self.state[0]), self.state[1]) if self.kind == 'track' else self.state[::-1]
         for place, sprites in zip(where, (self.target, self.player)):
@@ -315,7 +317,7 @@ def expert_move(
     kind: str,  # 'track' or 'reach'
     state: tuple[int, int],  # the true state
 ) -> int:  # the best action
-    "A move of the scripted player"
+    "Optimal action in a state"
     if kind == 'track':
         return 1 + int(np.sign(_target((state[0] + 1) % PERIOD) - state[1]))
     (row, col), (to_row, to_col) = (divmod(cell, GRID) for cell in state)
@@ -325,7 +327,7 @@ def expert_move(
 def expert_action(
     env: gym.Env,  # a PocketEnv, wrapped or not
 ) -> int:  # the best action in its present state
-    "What the scripted player does here"
+    "Optimal action in the present state of an environment"
     return expert_move(env.unwrapped.kind, env.unwrapped.state)
 
 

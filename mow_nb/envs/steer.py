@@ -9,7 +9,7 @@ __all__ = [
     'MARKS',
     'FIGURE',
     'steer_step',
-    'aim',
+    'next_target',
     'random_play',
     'steer_bounds',
     'SteerEnv',
@@ -33,7 +33,7 @@ REACH = 2 * STRIDE  # a target counts as reached from here
 
 
 def _distance(a, b):
-    "Straight, over the last axis"
+    "Euclidean distance over the last axis"
     return np.sqrt(((a - b) ** 2).sum(-1))
 
 
@@ -42,7 +42,7 @@ def steer_step(
     target: np.ndarray,  # (..., 2) where it wants to be
     push: np.ndarray,  # (..., 2) the action, in [-1, 1]
 ) -> tuple[np.ndarray, np.ndarray]:  # (..., 2) where it stands then, (...) reward
-    "One step of the player"
+    "Next place of the player, and the reward: progress towards the target in strides"
     push = push / np.maximum(1, np.sqrt((push**2).sum(-1, keepdims=True)))
     new = np.clip(place + STRIDE * push, 0, 1)
     return new, (_distance(place, target) - _distance(new, target)) / STRIDE
@@ -52,15 +52,15 @@ def steer_step(
 MARKS = np.array([(x, y) for y in (0.15, 0.85) for x in (0.15, 0.85)])  # (4, 2) where targets may stand
 
 
-def aim(
+def next_target(
     place: np.ndarray,  # (n, 2) where players stand
     rng: np.random.Generator,  # draws the marks
 ) -> np.ndarray:  # (n, 2) a target for each, out of reach
-    "Where the next target appears"
+    "Random marks further than `REACH` from the players, uniform over such marks"
     target = MARKS[rng.integers(len(MARKS), size=len(place))]
     near = _distance(place, target) <= REACH
     if near.any():
-        target[near] = aim(place[near], rng)
+        target[near] = next_target(place[near], rng)
     return target
 
 
@@ -69,23 +69,21 @@ def random_play(
     n: int,  # players
     rng: np.random.Generator,  # draws starts, targets and pushes
     length: int = LENGTH,  # steps of an episode
-) -> np.ndarray:  # (n,) what each earned
-    "One episode of uniform random play for each of many players"
+) -> np.ndarray:  # (n,) sums of rewards
+    "Returns of uniform random play, one episode each"
     place, total = rng.random((n, 2)), np.zeros(n)
-    target = aim(place, rng)
+    target = next_target(place, rng)
     for _ in range(length):
         place, rew = steer_step(place, target, rng.uniform(-1, 1, (n, 2)))
         there = _distance(place, target) <= REACH
-        target[there] = aim(place[there], rng)
+        target[there] = next_target(place[there], rng)
         total += rew
     return total
 
 
 @cache
-def steer_bounds() -> tuple[
-    float, float
-]:  # return of uniform random play (20,000 episodes from one seed), optimal return (exact)
-    "Between which two players a return is read"
+def steer_bounds() -> tuple[float, float]:  # mean over 20,000 random episodes of one seed; exact optimum
+    "Expected return of uniform random play, and the optimal return"
     return float(random_play(20_000, np_rng(0, 'steer')).mean()), float(LENGTH)
 
 
@@ -94,7 +92,7 @@ FIGURE = 9  # pixels of a sprite's side, in a picture of 32
 
 
 def _look(task):
-    "The look, from the name"
+    "Look of a task, from its name"
     name = task if isinstance(task, str) else task.name
     if name not in STEER4:
         raise ConfigError(f"'{name}' is not a steering task: choose one of {', '.join(STEER4)}")
@@ -103,7 +101,7 @@ def _look(task):
 
 # %% ../../nbs/12_steer.ipynb #c021
 class SteerEnv(gym.Env):
-    "One steering task as a gymnasium environment"
+    "Gymnasium environment of one steering task"
 
     metadata, render_mode = dict(render_modes=['rgb_array']), 'rgb_array'
 
@@ -124,26 +122,26 @@ class SteerEnv(gym.Env):
         seed: int | None = None,  # the episode is a function of it; None: go on with the generator at hand
         options: dict | None = None,  # not used
     ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; empty info
-        "Begin an episode"
+        "First picture of an episode"
         super().reset(seed=seed)
         self.t, self.place = 0, self.np_random.random(2)
-        self.target = aim(self.place[None], self.np_random)[0]
+        self.target = next_target(self.place[None], self.np_random)[0]
         return self.render(), {}
 
     def step(
         self,
         action: np.ndarray,  # (2,) the push, in [-1, 1]
     ) -> tuple:  # (size, size, 3) uint8 picture, reward, terminated, truncated, info
-        "One step; the clock cuts the episode, nothing terminates it"
+        "Result of one step; episodes are truncated after `length` steps and never terminate"
         self.place, rew = steer_step(self.place, self.target, np.asarray(action, np.float64))
         reached = bool(_distance(self.place, self.target) <= REACH)
         if reached:
-            self.target = aim(self.place[None], self.np_random)[0]
+            self.target = next_target(self.place[None], self.np_random)[0]
         self.t += 1
         return self.render(), float(rew), False, self.t >= self.length, dict(reached=reached)
 
     def render(self) -> np.ndarray:  # (size, size, 3) uint8
-        "The picture of the state, to the nearest pixel of the small picture"
+        "Picture of the present state, figures placed to the nearest pixel of the 32-pixel picture"
         img, side = self.ground.copy(), FIGURE * self.scale
         for (mask, rgb), place in zip(self.figures, (self.target, self.place)):
             x, y = np.rint(place * (SIDE - FIGURE)).astype(int) * self.scale
@@ -155,6 +153,6 @@ class SteerEnv(gym.Env):
 def steer_expert(
     env: gym.Env,  # a SteerEnv, wrapped or not
 ) -> np.ndarray:  # (2,) the best push in its present state
-    "What the scripted player does here"
+    "Optimal action in the present state: a full stride straight towards the target"
     env = env.unwrapped
     return (env.target - env.place) / _distance(env.target, env.place)

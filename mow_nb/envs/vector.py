@@ -38,7 +38,7 @@ from .wrappers import Env, GymEnv, RemoteEnv
 
 # %% ../../nbs/17_vector.ipynb #c005
 def _user_env(task):
-    "The gymnasium environment of a registered task"
+    "Gymnasium environment of a registered task; ConfigError if it cannot be made"
     make = maker(task)
     try:
         env = by_id(make) if isinstance(make, str) else make()
@@ -54,7 +54,7 @@ def make_user(
     task: Task,  # made by `register`
     size: int,  # pixels of a side
 ) -> Env:  # in a worker if it was registered as `IsolatedEnv`, else here; raises ConfigError if it cannot be made
-    "Environment of a task that was registered by the user"
+    "Environment of a task that the user has registered"
     if isinstance(make := maker(task), IsolatedEnv):
         return RemoteEnv(task, make, size)
     return GymEnv(task, _user_env(task), size)
@@ -114,7 +114,7 @@ def replay_episode(
     seed: int,  # seed of the episode
     actions: np.ndarray,  # (n, A) its actions so far
 ) -> tuple[np.ndarray, float]:  # (size, size, 3) uint8 picture it stands at; sum of rewards so far
-    "Bring an environment to where an episode was left"
+    "Picture and return after replaying an open episode; raises EnvError if it ends before its last action"
     for _ in range(3):  # a worker that fails on the way gets another chance
         (obs, info), total = env.reset(seed), 0.0
         for i, action in enumerate(actions):
@@ -132,7 +132,7 @@ def replay_episode(
 # %% ../../nbs/17_vector.ipynb #c021
 @dataclass(frozen=True)
 class Steps:
-    "One step of every task, as the replay stores it"
+    "One step of all tasks, as the replay stores it"
 
     obs: np.ndarray  # (K, H, W, 3) uint8, before the action
     act: np.ndarray  # (K, A) float32
@@ -142,19 +142,19 @@ class Steps:
 
 
 class Episode(NamedTuple):
-    "An episode that is over"
+    "Summary of a finished episode"
 
     task: str  # name of the task
     ret: float  # sum of its rewards
     length: int  # steps it took
-    success: bool | None = None  # was the goal reached at any time? None if the task knows no success
-    success_end: bool | None = None  # and at the last step?
-    broken: bool = False  # the environment failed, and what it would have come to is unknown
+    success: bool | None = None  # whether the goal was reached at any time; None if the task knows no success
+    success_end: bool | None = None  # whether it was reached at the last step
+    broken: bool = False  # whether the environment failed, so that the return means nothing
 
 
 # %% ../../nbs/17_vector.ipynb #c023
 class Pool:
-    "One environment per task, stepped together"
+    "Vector of environments, one per task, stepped together; state_dict holds where their episodes stand"
 
     def __init__(
         self,
@@ -166,8 +166,8 @@ class Pool:
         robots: dict | None = None,  # options of robot tasks
     ):
         self.tasks, self.seed, self.purpose = tuple(tasks), seed, purpose
-        K, self.envs = len(self.tasks), []
-        self.episode, self.acts, self.ret, self.success, self.finished = [-1] * K, [None] * K, [0.0] * K, [None] * K, []
+        K, self.envs, self.finished = len(self.tasks), [], []
+        self.episode, self.acts, self.ret, self.success = [-1] * K, [None] * K, [0.0] * K, [None] * K
         self.played, self.lost = 0, [0] * K
         try:
             for t in self.tasks:
@@ -178,20 +178,21 @@ class Pool:
             raise
 
     def _seed(self, k):
-        "Seed of the present episode of task k"
+        "Seed of the present episode of a task"
         return counter_seed(self.seed, self.purpose, self.tasks[k].name, self.episode[k])
 
     def restart(
         self,
         k: int,  # index of a task
     ) -> np.ndarray:  # (size, size, 3) uint8 first picture of its next episode
-        "Give up the episode of a task and begin its next"
-        self.episode[k], self.acts[k], self.ret[k], self.success[k] = self.episode[k] + 1, [], 0.0, (None, None)
+        "First picture of a task's next episode, its present one being abandoned"
+        self.episode[k] += 1
+        self.acts[k], self.ret[k], self.success[k] = [], 0.0, (None, None)
         return self.envs[k].reset(self._seed(k))[0]
 
     @property
     def faults(self) -> dict:  # task -> kind -> how often, for tasks that ever failed
-        "Failures that were survived"
+        "Counts of environment failures that were survived"
         return {t.name: dict(env.faults) for t, env in zip(self.tasks, self.envs) if env.faults}
 
     def close(self) -> None:
@@ -203,7 +204,7 @@ class Pool:
         self,
         actions: np.ndarray,  # (K, A) one shared action vector per task
     ) -> Steps:  # what happened, each entry with a task axis
-        "Step every task once"
+        "Result of one action in every task; finished episodes are replaced by new ones"
         actions = np.asarray(actions, np.float32)
         before, rew, cont, done = self.obs, *(np.zeros(len(self.tasks), t) for t in (np.float32, np.float32, bool))
         for env, action in zip(self.envs, actions):
@@ -212,10 +213,7 @@ class Pool:
         for k, env in enumerate(self.envs):
             after[k], rew_k, terminated, truncated, info = env.recv()
             self.acts[k].append(actions[k, : N_DISCRETE + env.task.d_continuous].copy())
-            rew[k], self.ret[k] = (
-                rew_k,
-                self.ret[k] + rew_k,
-            )  # the sum keeps full precision: resuming compares it exactly
+            rew[k], self.ret[k] = rew_k, self.ret[k] + rew_k  # the sum in full precision: resuming compares it exactly
             cont[k], done[k], broken[k] = (
                 not (terminated or info['life_lost']),
                 terminated or truncated,
@@ -235,7 +233,7 @@ class Pool:
     def state_dict(
         self,
     ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_continuous) array of actions
-        "All that is needed to come back"
+        "Episode numbers, actions so far and returns of all tasks"
         tasks = {
             t.name: dict(
                 episode=self.episode[k],
@@ -255,7 +253,7 @@ class Pool:
         self,
         state: dict,  # from `state_dict`
     ) -> None:
-        "Stand again where the state was taken"
+        "Restore the saved episodes by replaying them; one that replays differently is given up in one line"
         self.finished, self.played = [Episode(*e) for e in state['finished']], state.get('played', 0)
         for k, task in enumerate(self.tasks):
             if not (saved := state['tasks'].get(task.name)):
@@ -269,10 +267,8 @@ class Pool:
                 self.give_up(k, str(e))
                 continue
             if ret != float(saved['ret']):
-                self.give_up(
-                    k,
-                    f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {float(saved['ret']):g}",
-                )
+                was = float(saved['ret'])
+                self.give_up(k, f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {was:g}")
             elif zlib.crc32(obs.tobytes()) != saved.get('look', zlib.crc32(obs.tobytes())):
                 self.give_up(k, f"task '{task.name}': replaying its open episode led to another picture")
             else:
@@ -283,7 +279,7 @@ class Pool:
         k: int,  # index of a task
         why: str,  # one line
     ) -> None:
-        "Call the open episode of a task broken and begin its next"
+        "Record the open episode of a task as broken, print why, and begin its next"
         print(f'{why}; the episode is given up, and the next begins', file=sys.stderr)
         self.finished.append(Episode(self.tasks[k].name, self.ret[k], len(self.acts[k]), *self.success[k], True))
         self.lost[k] += 1

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = [
     'IsolatedEnv',
-    'serve',
+    'worker_main',
     'die_with_parent',
-    'tend',
-    'bear',
-    'bury',
+    'serve',
+    'spawn',
+    'reap',
     'ForkServer',
-    'nursery',
+    'fork_server',
     'Fault',
     'Process',
     'WorkerError',
@@ -34,29 +34,27 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from multiprocessing.reduction import recv_handle, send_handle
 
-from .probe import BadAnswer, NotANumber, ask, by_id
+from .probe import BadAnswer, NotANumber, by_id, call_env
 
 
 # %% ../../nbs/15_workers.ipynb #c010
 @dataclass(frozen=True)
 class IsolatedEnv:
-    "An environment that shall live in a process of its own"
+    "Recipe of an environment that runs in a supervised process of its own"
 
     make: object  # an importable function without arguments, a `partial` of one, or a gymnasium id
     timeout: float = 60.0  # seconds a reset or a step may take
     start_timeout: float = 300.0  # seconds from starting the process to the first sign of life
     max_restarts: int = 5  # failures in succession that are forgiven
     forgive: int = 100  # good steps after which earlier failures no longer count
-    preload: tuple = (
-        'gymnasium',
-    )  # what is imported once, before they are born: modules, or functions 'module:load' that import
+    preload: tuple = ('gymnasium',)  # imported before forking: modules, or 'module:function' that imports
 
 
 # %% ../../nbs/15_workers.ipynb #c014
-def serve(
+def worker_main(
     line: Connection,  # to the supervisor; first come the import path and what to make
 ) -> None:
-    "The life of a worker: make the environment, then answer until nobody asks"
+    "Main loop of a worker process: make the environment, then answer requests until the connection closes"
     die_with_parent()
     env, what = None, 'make'
     sys.path[:] = line.recv()
@@ -67,7 +65,7 @@ def serve(
                 answer = getattr(env, 'action_space', None)
             else:
                 what, x = line.recv()
-                answer = ask(env, what, x)
+                answer = call_env(env, what, x)
             line.send(('ok', answer))
         except (EOFError, ConnectionError):
             break
@@ -80,39 +78,39 @@ def serve(
 
 
 def _build(make):
-    "Follow the recipe of an `IsolatedEnv`"
+    "Environment made by the recipe of an `IsolatedEnv`"
     if (env := by_id(make) if isinstance(make, str) else make()) is None:
         raise BadAnswer('the function that should make the environment returned nothing')
     return env
 
 
 def die_with_parent() -> None:
-    "Ask the kernel (of Linux) to end this process with the one that started it"
+    "Request that the kernel kills this process when its parent dies (Linux only)"
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 # %% ../../nbs/15_workers.ipynb #c018
-def tend(
-    fd: int,  # of the line to the trainer
+def serve(
+    fd: int,  # file descriptor of the line to the process that trains
 ) -> None:
-    "The life of a nursery: bear and bury, until the trainer has gone"
+    "Main loop of the fork server: spawn and reap workers until the connection closes"
     for s in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(s, signal.SIG_IGN)  # Ctrl-C is for the trainer, who ends us in good order
+        signal.signal(s, signal.SIG_IGN)  # Ctrl-C is for the process that trains, which ends us in good order
     line = Connection(fd)
     try:
         while True:
             what, x = line.recv()
-            line.send(bear(line, x) if what == 'birth' else bury(*x))
+            line.send(spawn(line, x) if what == 'spawn' else reap(*x))
     except (EOFError, ConnectionError):
         os._exit(0)
 
 
-def bear(
-    line: Connection,  # to the trainer; the worker's own line comes through it
+def spawn(
+    line: Connection,  # to the process that trains; the worker's own line comes through it
     preload: tuple,  # as in `IsolatedEnv`
-) -> int:  # number of the new process
-    "Fork a worker"
+) -> int:  # process id
+    "Process id of a newly forked worker"
     fd = recv_handle(line)
     for name in preload:
         with suppress(Exception):  # the worker will run into the same, and say so
@@ -123,7 +121,7 @@ def bear(
         return pid
     line.close()
     try:
-        serve(Connection(fd))
+        worker_main(Connection(fd))
         code = 0
     except SystemExit as e:
         code = e.code if isinstance(e.code, int) else 1
@@ -132,11 +130,11 @@ def bear(
     os._exit(code)
 
 
-def bury(
-    pid: int,  # number of the process
-    grace: float,  # seconds to wait before ending it
-) -> int:  # its exit code; -n if signal n ended it
-    "End a worker"
+def reap(
+    pid: int,  # process id
+    grace: float,  # seconds to wait before killing it
+) -> int:  # -n if signal n ended it
+    "Exit code of a worker, which is killed if it does not leave by itself in time"
     end = time.monotonic() + grace
     while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
         time.sleep(0.002)
@@ -148,7 +146,7 @@ def bury(
 
 # %% ../../nbs/15_workers.ipynb #c020
 class ForkServer:
-    "The process that workers are forked from, as the trainer sees it"
+    "Handle on the small process that workers are forked from"
 
     def __init__(self):
         here, there = socket.socketpair()
@@ -160,203 +158,206 @@ class ForkServer:
         }
         with there:
             self.process = subprocess.Popen(
-                [sys.executable, '-c', f'from mow_nb.envs.workers import tend; tend({there.fileno()})'],
+                [sys.executable, '-c', f'from mow_nb.envs.workers import serve; serve({there.fileno()})'],
                 pass_fds=[there.fileno()],
                 stdin=subprocess.DEVNULL,
                 env=env,
             )
         self.line, self.owner, self.lock = Connection(here.detach()), os.getpid(), threading.Lock()
 
-    def birth(
+    def spawn(
         self,
-        fd: int,  # the worker's end of its line
+        fd: int,  # file descriptor of the worker's end of its line
         preload: tuple,  # as in `IsolatedEnv`
         timeout: float,  # seconds that importing it may take
-    ) -> int:  # number of the new process
-        "Have a worker born"
+    ) -> int:  # process id; raises WorkerError if the server died or took too long
+        "Process id of a new worker"
         with self.lock:
             with suppress(EOFError, OSError):
-                self.line.send(('birth', preload))
+                self.line.send(('spawn', preload))
                 send_handle(self.line, fd, self.process.pid)
                 if self.line.poll(timeout):
                     return self.line.recv()
             self.process.kill()
-            self.process.wait()  # the next birth gets a new nursery
+            self.process.wait()  # the next request gets a new server
         raise WorkerError(
-            f"no worker could be born: importing {', '.join(preload)} crashed, or took more than {timeout:.0f} s"
+            f"no worker could be spawned: importing {', '.join(preload)} crashed, or took more than {timeout:.0f} s"
         )
 
-    def death(
+    def reap(
         self,
-        pid: int,  # number of the process
-        grace: float = 0.0,  # seconds to wait before ending it
-    ) -> int:  # its exit code; -9 if it went with the nursery
-        "Have a worker ended"
+        pid: int,  # process id
+        grace: float = 0.0,  # seconds to wait before killing it
+    ) -> int:  # -n if signal n ended it; -9 if it went with the server
+        "Exit code of a worker that is being ended"
         with self.lock, suppress(EOFError, OSError):
-            self.line.send(('death', (pid, grace)))
+            self.line.send(('reap', (pid, grace)))
             return self.line.recv()
         return -signal.SIGKILL
 
 
 # %% ../../nbs/15_workers.ipynb #c021
-_NURSERIES = []
+_SERVERS = []
 
 
-def nursery() -> ForkServer:  # started when first asked for, and again if it has died
-    "The nursery of this process"
-    if _NURSERIES and (_NURSERIES[0].owner != os.getpid() or _NURSERIES[0].process.poll() is not None):
-        _NURSERIES.clear()
-    if not _NURSERIES:
-        _NURSERIES.append(ForkServer())
-    return _NURSERIES[0]
+def fork_server() -> ForkServer:  # started when first asked for, and again if it has died
+    "The fork server of this process"
+    if _SERVERS and (_SERVERS[0].owner != os.getpid() or _SERVERS[0].process.poll() is not None):
+        _SERVERS.clear()
+    if not _SERVERS:
+        _SERVERS.append(ForkServer())
+    return _SERVERS[0]
 
 
 # %% ../../nbs/15_workers.ipynb #c024
 class Fault(Exception):
-    "One failure: its kind, and a line about it"
+    "Failure of a worker: its kind, and one line about it"
 
 
 class Process:
-    "One worker process, from birth to death"
+    "Handle on one worker process"
 
     def __init__(
         self,
-        apart: IsolatedEnv,  # what it shall make
+        isolated: IsolatedEnv,  # what it shall make
     ):
-        self.home, (self.line, there) = nursery(), Pipe()
+        self.home, (self.line, there) = fork_server(), Pipe()
         with there:
-            self.pid, self.code = self.home.birth(there.fileno(), apart.preload, apart.start_timeout), None
-        self.tell(sys.path, apart.make)
+            self.pid, self.code = self.home.spawn(there.fileno(), isolated.preload, isolated.start_timeout), None
+        self.send(sys.path, isolated.make)
 
-    def tell(
+    def send(
         self,
         *words,  # to be sent one after the other
     ) -> None:
-        "Say something; if nobody listens any more, `hear` will notice"
+        "Send requests; a broken connection is left for `recv` to report"
         with suppress(OSError):
             for w in words:
                 self.line.send(w)
 
-    def hear(
+    def recv(
         self,
-        until: float,  # by the monotonic clock
-    ):  # the answer
-        "Wait for an answer, but not for ever"
+        until: float,  # deadline by the monotonic clock
+    ):  # what the environment answered
+        "Next answer; raises Fault on an error, a dead process or a missed deadline"
         try:
             # an answer that is there counts, however late we come to fetch it
             if not self.line.poll(max(0.0, until - time.monotonic())):
                 raise Fault('hang', 'no answer in time')
             kind, x = self.line.recv()
         except (EOFError, ConnectionError):
-            code = self.end(1.0)
-            kind, x = (
-                ('crash', f'its process was ended by signal {-code}')
-                if code < 0
-                else ('exit', f'its process ended itself with code {code}')
-            )
+            code = self.close(1.0)
+            if code < 0:
+                kind, x = 'crash', f'its process was ended by signal {-code}'
+            else:
+                kind, x = 'exit', f'its process ended itself with code {code}'
         if kind != 'ok':
             raise Fault(kind, x)
         return x
 
-    def end(
+    def close(
         self,
         grace: float = 0.0,  # seconds it may take to close its environment
     ) -> int:  # exit code; -n if signal n ended it
-        "End it, once"
+        "Exit code after ending the process; further calls return the same code"
         if self.code is None:  # its number may belong to another process by the second time
             self.line.close()
-            self.code = self.home.death(self.pid, grace)
+            self.code = self.home.reap(self.pid, grace)
         return self.code
 
 
 # %% ../../nbs/15_workers.ipynb #c030
 class WorkerError(Exception):
-    "An environment kept failing, or cannot be run apart"
+    "Environment that keeps failing, or cannot run in a process of its own"
 
 
 # %% ../../nbs/15_workers.ipynb #c031
 class Supervisor:
-    "Begins lives, counts failures, and knows when it is enough"
+    "Starts the processes of one environment, counts their failures and gives up after too many"
 
     def __init__(
         self,
-        apart: IsolatedEnv,  # how the environment is made
+        isolated: IsolatedEnv,  # how the environment is made
         name: str = 'environment',  # what to call it in messages
     ):
-        make = getattr(apart.make, 'func', apart.make)
+        make = getattr(isolated.make, 'func', isolated.make)
         if getattr(make, '__module__', '') == '__main__' or '<' in getattr(make, '__qualname__', ''):
             raise WorkerError(
                 f'{name}: {make.__qualname__} must stand at the top of a module, as another process has to import it'
             )
-        self.apart, self.name, self.faults, self.strikes, self.good = apart, name, {}, 0, 0
-        self.begin()
+        self.isolated, self.name = isolated, name
+        self.faults, self.failures, self.good = {}, 0, 0  # by kind; in succession; good steps since the last failure
+        self.start()
 
-    def begin(self) -> None:
-        "Begin a life; the environment is made while we do something else"
-        self.process, self.made, self.until = Process(self.apart), False, time.monotonic() + self.apart.start_timeout
+    def start(self) -> None:
+        "Start a process; it makes the environment in the background"
+        self.process, self.made = Process(self.isolated), False
+        self.until = time.monotonic() + self.isolated.start_timeout
 
-    def strike(
+    def record_failure(
         self,
         kind: str,  # of the fault
         line: str,  # about it
     ) -> None:
-        "Count a failure, end the process, and give up if it was one too many"
+        "Count a failure and end the process; raises WorkerError after too many in succession"
         self.close(0.0)
-        self.faults[kind], self.strikes, self.good = self.faults.get(kind, 0) + 1, self.strikes + 1, 0
-        if self.strikes > self.apart.max_restarts:
+        self.faults[kind] = self.faults.get(kind, 0) + 1
+        self.failures, self.good = self.failures + 1, 0
+        if self.failures > self.isolated.max_restarts:
             raise WorkerError(
-                f'{self.name}: failed {self.strikes} times with fewer than {self.apart.forgive} good steps between; the last time: {line}'
+                f'{self.name}: failed {self.failures} times with fewer than {self.isolated.forgive} good steps '
+                f'between; the last time: {line}'
             )
 
     def close(
         self,
         grace: float = 5.0,  # seconds it may take to close its environment
     ) -> None:
-        "End the process"
+        "End the process, if there is one"
         if self.process:
-            self.process.end(grace)
+            self.process.close(grace)
         self.process = None
 
 
 # %% ../../nbs/15_workers.ipynb #c034
 class Worker(Supervisor):
-    "One environment in a process of its own"
+    "One environment in a supervised process, with `reset`, `send`, `recv` and `close`"
 
     def reset(
         self,
         seed: int,  # of the episode
     ) -> tuple:  # (H, W, 3) uint8 first picture; info
-        "Begin an episode, in a new process if need be"
+        "First observation of an episode, in a new process if need be; raises WorkerError after too many failures"
         while True:
             if self.process is None:
-                self.begin()
+                self.start()
             try:
                 if not self.made:
-                    self.space, self.made = self.process.hear(self.until), True
-                self.process.tell(('reset', seed))
-                self.picture, info = self.process.hear(time.monotonic() + self.apart.timeout)
+                    self.space, self.made = self.process.recv(self.until), True
+                self.process.send(('reset', seed))
+                self.picture, info = self.process.recv(time.monotonic() + self.isolated.timeout)
                 return self.picture, info
             except Fault as e:
-                self.strike(*e.args)
+                self.record_failure(*e.args)
 
     def send(
         self,
         action,  # as the environment wants it
     ) -> None:
-        "Hand over an action and do not wait"
+        "Send an action without waiting; raises WorkerError if the episode is over"
         if self.process is None:
             raise WorkerError(f'{self.name}: the episode is over, reset it first')
-        self.process.tell(('step', action))
-        self.until = time.monotonic() + self.apart.timeout
+        self.process.send(('step', action))
+        self.until = time.monotonic() + self.isolated.timeout
 
     def recv(self) -> tuple:  # (H, W, 3) uint8, reward, terminated, truncated, info with 'fault' if the step was lost
-        "What came of the action, or the end of an episode that broke"
+        "Result of the action sent, or a truncation with reward 0 if the step failed"
         try:
-            self.picture, rew, terminated, truncated, info = self.process.hear(self.until)
+            self.picture, rew, terminated, truncated, info = self.process.recv(self.until)
         except Fault as e:
-            self.strike(*e.args)
+            self.record_failure(*e.args)
             return self.picture, 0.0, False, True, dict(fault=e.args[0])
         self.good += 1
-        if self.good >= self.apart.forgive:
-            self.strikes = 0
+        if self.good >= self.isolated.forgive:
+            self.failures = 0
         return self.picture, rew, terminated, truncated, info

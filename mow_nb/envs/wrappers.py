@@ -19,14 +19,14 @@ from ale_py.vector_env import AtariVectorEnv
 from ..suites import AtariProtocol
 
 from ..core import ConfigError, EnvError, MowError
-from .probe import BadAnswer, NoPicture, NotANumber, ask
+from .probe import BadAnswer, NoPicture, NotANumber, call_env
 from .tasks import Task, acts_of, decode
 from .workers import IsolatedEnv, Worker, WorkerError
 
 
 # %% ../../nbs/16_wrappers.ipynb #c005
 class Env:
-    "What every environment looks like from outside; suites fill in `_reset`, `_send` and `_recv`"
+    "Base class of all environments; subclasses implement `_reset`, `_send` and `_recv`"
 
     def __init__(
         self,
@@ -39,35 +39,35 @@ class Env:
         self,
         seed: int,  # the episode is a function of it (modulo 2**31) and of the actions
     ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info
-        "Begin an episode"
+        "First observation of the episode that belongs to a seed"
         return self._reset(int(seed) % 2**31)
 
     def send(
         self,
         action: np.ndarray,  # (A,) shared action vector
     ) -> None:
-        "Hand over an action and do not wait"
+        "Send an action without waiting for the result"
         self._send(decode(self.task, action))
 
     def recv(self) -> tuple:  # (size, size, 3) uint8, reward, terminated, truncated, info with 'life_lost'
-        "What came of the action that was sent"
+        "Result of the action that was sent"
         return self._recv()
 
     def step(
         self,
         action: np.ndarray,  # (A,) shared action vector
     ) -> tuple:  # as `recv`
-        "Send and receive"
+        "Result of one action: `send` followed by `recv`"
         self.send(action)
         return self.recv()
 
     def close(self) -> None:
-        "Give back what the environment holds"
+        "Release the environment's resources"
 
 
 # %% ../../nbs/16_wrappers.ipynb #c013
 class AtariEnv(Env):
-    "One Atari game under a protocol"
+    "Atari game emulated under the rules of an `AtariProtocol`"
 
     def __init__(
         self,
@@ -106,8 +106,8 @@ class AtariEnv(Env):
         self.lives = int(info['lives'][0])
         return obs[0, 0], dict(life_lost=False, lives=self.lives)
 
-    def _send(self, button):
-        self.vec.send(np.array([button], np.int32))
+    def _send(self, action):
+        self.vec.send(np.array([action], np.int32))
 
     def _recv(self):
         obs, rew, terminated, truncated, info = self.vec.recv()
@@ -118,19 +118,21 @@ class AtariEnv(Env):
 
 # %% ../../nbs/16_wrappers.ipynb #c025
 def _fit(img, size):
-    "A picture of the size the task is played in"
-    return img if img.shape[:2] == (size, size) else cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
+    "Picture scaled to the size at which the task is played"
+    if img.shape[:2] == (size, size):
+        return img
+    return cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
 
 
 def _told(answer, size):
-    "What an environment answered, in our words"
+    "A result of `call_env` in the form of `Env.recv`"
     obs, *rest, info = answer
     return _fit(obs, size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
 
 
 # %% ../../nbs/16_wrappers.ipynb #c028
 def _own(action, space):
-    "A decoded action as the environment wants it"
+    "Decoded action in the units of the environment's action space"
     if isinstance(space, gym.spaces.Discrete):
         return int(space.start) + action
     unit = (action.reshape(space.shape).astype(np.float64) + 1) / 2
@@ -139,19 +141,20 @@ def _own(action, space):
 
 # %% ../../nbs/16_wrappers.ipynb #c031
 def _agree(task, space):
-    "The action space; an environment that acts otherwise than its task says is refused"
+    "Action space of an environment; ConfigError if it differs from what the task says"
     if space is None:
         space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_continuous,))
     if acts_of(space) != (task.n_actions, task.d_continuous):
         raise ConfigError(
-            f"task '{task.name}' has n_actions={task.n_actions}, d_continuous={task.d_continuous}, but its environment acts in {space}"
+            f"task '{task.name}' has n_actions={task.n_actions}, d_continuous={task.d_continuous}, "
+            f'but its environment acts in {space}'
         )
     return space
 
 
 @contextmanager
 def _stop(task):
-    "What no environment should do stops the run with one line"
+    "Context that turns whatever an environment raises into an EnvError of one line"
     try:
         yield
     except MowError:
@@ -162,9 +165,8 @@ def _stop(task):
         raise EnvError(str(e)) from None
     except (Exception, SystemExit) as e:
         words = ' '.join(str(e).split())
-        raise EnvError(
-            f"task '{task.name}': its environment raised {type(e).__name__}" + (f': {words}' if words else '')
-        ) from e
+        tail = f': {words}' if words else ''
+        raise EnvError(f"task '{task.name}': its environment raised {type(e).__name__}{tail}") from e
 
 
 # %% ../../nbs/16_wrappers.ipynb #c032
@@ -172,18 +174,19 @@ _MET = weakref.WeakValueDictionary()  # address -> environment, of those that we
 
 
 def _new(task, env):
-    "Refuse an environment that somebody else already steps"
+    "Note an environment as in use; ConfigError if it already is"
     base = getattr(env, 'unwrapped', env)
     if _MET.get(id(base)) is base:
         raise ConfigError(
-            f"task '{task.name}': its environment is one that is already in use; the function must make a new one each time"
+            f"task '{task.name}': its environment is one that is already in use; "
+            'the function must make a new one each time'
         )
     with suppress(TypeError):
         _MET[id(base)] = base  # a few classes cannot be pointed at weakly
 
 
 class GymEnv(Env):
-    "A gymnasium environment behind our face"
+    "Gymnasium environment in this process"
 
     def __init__(
         self,
@@ -197,17 +200,17 @@ class GymEnv(Env):
 
     def _reset(self, seed):
         with _stop(self.task):
-            return _told(ask(self.env, 'reset', seed), self.size)
+            return _told(call_env(self.env, 'reset', seed), self.size)
 
     def _send(self, action):
         with _stop(self.task):
-            self.out = ask(self.env, 'step', _own(action, self.space))
+            self.out = call_env(self.env, 'step', _own(action, self.space))
 
     def _recv(self):
         return _told(self.out, self.size)
 
     def close(self) -> None:
-        "Close the environment behind; that it cannot be closed is said, and harms nobody else"
+        "Close the gymnasium environment; a failure is printed to stderr and not raised"
         try:
             getattr(self.env, 'close', lambda: None)()
         except (Exception, SystemExit) as e:
@@ -216,17 +219,17 @@ class GymEnv(Env):
 
 # %% ../../nbs/16_wrappers.ipynb #c037
 class RemoteEnv(Env):
-    "A gymnasium environment in a supervised process of its own"
+    "Gymnasium environment in a supervised process of its own"
 
     def __init__(
         self,
         task: Task,  # what it is called here
-        apart: IsolatedEnv,  # how it is made, and how much patience it is given
+        isolated: IsolatedEnv,  # how it is made, and how much patience it is given
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
         with _stop(task):
-            self.worker = Worker(apart, f"task '{task.name}'")
+            self.worker = Worker(isolated, f"task '{task.name}'")
         self.faults = self.worker.faults
 
     def _reset(self, seed):
@@ -243,5 +246,5 @@ class RemoteEnv(Env):
             return _told(self.worker.recv(), self.size)
 
     def close(self) -> None:
-        "End the process"
+        "End the worker process"
         self.worker.close()

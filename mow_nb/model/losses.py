@@ -14,112 +14,115 @@ __all__ = [
     'balance_loss',
     'within_episodes',
     'combine',
-    'harmonious',
+    'harmonious_loss',
     'harmonious_optimum',
 ]
 
-# %% ../../nbs/27_losses.ipynb #c002
+# %% ../../nbs/27_losses.ipynb #c003
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# %% ../../nbs/27_losses.ipynb #c003
+# %% ../../nbs/27_losses.ipynb #c004
 from ..core import ConfigError, TwoHot
 
 
-# %% ../../nbs/27_losses.ipynb #c008
+# %% ../../nbs/27_losses.ipynb #c009
 def rec_loss(
-    obs_hat: Tensor,  # (K, B, T, 3, H, W) decoded pictures
-    obs: Tensor,  # (K, B, T, 3, H, W) true pictures in [0, 1]
+    obs_hat: Tensor,  # (K, B, T, 3, size, size) decoded pictures
+    obs: Tensor,  # (K, B, T, 3, size, size) target pictures
 ) -> Tensor:  # (K, B, T) squared error, summed over the picture
-    "How wrong the decoded picture is"
+    "Squared reconstruction error, summed over the numbers of a picture"
     return F.mse_loss(obs_hat.float(), obs, reduction='none').sum((-3, -2, -1))
 
 
-# %% ../../nbs/27_losses.ipynb #c011
+# %% ../../nbs/27_losses.ipynb #c012
 def rew_loss(
-    logits: Tensor,  # (K, B, T, bins) predicted
-    rew: Tensor,  # (K, B, T) plain rewards
-    twohot: TwoHot,  # the bins
+    logits: Tensor,  # (K, B, T, bins) of the reward head
+    rew: Tensor,  # (K, B, T) true rewards, not in symlog units
+    twohot: TwoHot,  # code of the bins
 ) -> Tensor:  # (K, B, T) cross entropy
-    "How surprising the reward is"
+    "Cross entropy of predicted rewards to the two-hot code of the true ones"
     return twohot.loss(logits, rew)
 
 
-# %% ../../nbs/27_losses.ipynb #c014
+# %% ../../nbs/27_losses.ipynb #c015
 def cont_loss(
-    logit: Tensor,  # (K, B, T) of going on
-    cont: Tensor,  # (K, B, T) 1 goes on, 0 terminated
+    logit: Tensor,  # (K, B, T) of the continue flag
+    cont: Tensor,  # (K, B, T) 1 where the episode goes on, 0 where it has terminated
 ) -> Tensor:  # (K, B, T) binary cross entropy
-    "How surprising it is that the episode goes on"
+    "Binary cross entropy of the predicted continue flag, computed from its logit"
     return F.binary_cross_entropy_with_logits(logit.float(), cont, reduction='none')
 
 
-# %% ../../nbs/27_losses.ipynb #c017
+# %% ../../nbs/27_losses.ipynb #c018
 def task_loss(
-    logits: Tensor,  # (K, B, T, K) one score per candidate task, last axis
-) -> Tensor:  # (K, B, T) cross entropy to the task of axis 0
-    "How surprising it is that this is task k"
+    logits: Tensor,  # (K, B, T, K) one score per candidate task on the last axis
+) -> Tensor:  # (K, B, T) in nats
+    "Cross entropy of the predicted task; the true task is the index of the first axis"
     return -logits.float().log_softmax(-1).diagonal(dim1=0, dim2=-1).movedim(-1, 0)
 
 
-# %% ../../nbs/27_losses.ipynb #c021
+# %% ../../nbs/27_losses.ipynb #c022
 def kl(
-    p: Tensor,  # (K, B, T, G, C) probabilities we trust
-    q: Tensor,  # (K, B, T, G, C) probabilities we judge
+    p: Tensor,  # (K, B, T, G, C) probabilities over which the expectation is taken
+    q: Tensor,  # (K, B, T, G, C) probabilities compared with them
 ) -> Tensor:  # (K, B, T) in nats, summed over the variables, float32
-    "Divergence of categorical variables"
+    "Kullback-Leibler divergence KL[p || q] of G independent categorical variables"
     p, q = p.float(), q.float()
     # a class of probability zero contributes nothing; without the clamp it would contribute NaN
     tiny = torch.finfo(torch.float32).tiny
     return (p * (p.clamp(min=tiny).log() - q.clamp(min=tiny).log())).sum((-2, -1))
 
 
-# %% ../../nbs/27_losses.ipynb #c025
+# %% ../../nbs/27_losses.ipynb #c026
 def dyn_loss(
     post: Tensor,  # (K, B, T, G, C) posterior probabilities
-    prior: Tensor,  # (K, B, T, G, C) prior[:, :, t] speaks about step t+1
-) -> Tensor:  # (K, B, T-1) teaches the prior only
-    "Predict what will be seen"
+    prior: Tensor,  # (K, B, T, G, C) prior probabilities; prior[:, :, t] predicts step t+1
+) -> Tensor:  # (K, B, T-1) in nats, with gradient for the prior only
+    "Dynamics loss: KL of the next posterior, held fixed, from the prior"
     return kl(post[:, :, 1:].detach(), prior[:, :, :-1])
 
 
 def rep_loss(
     post: Tensor,  # (K, B, T, G, C) posterior probabilities
-    prior: Tensor,  # (K, B, T, G, C) prior[:, :, t] speaks about step t+1
-) -> Tensor:  # (K, B, T-1) teaches the posterior only
-    "See it in a way that can be predicted"
+    prior: Tensor,  # (K, B, T, G, C) prior probabilities; prior[:, :, t] predicts step t+1
+) -> Tensor:  # (K, B, T-1) in nats, with gradient for the posterior only
+    "Representation loss: KL of the next posterior from the prior, held fixed"
     return kl(post[:, :, 1:], prior[:, :, :-1].detach())
 
 
-# %% ../../nbs/27_losses.ipynb #c031
+# %% ../../nbs/27_losses.ipynb #c032
 def balance_loss(
     gates: Tensor,  # (K, E) straight-through gates; E may be 0
     n: int,  # experts active per task
-) -> Tensor:  # () zero where no two experts' loads differ by more than rounding asks for
-    "Squared distance of every expert's load from the even load, rounded down and up"
+) -> Tensor:  # () zero if and only if every load is K*n/E rounded down or up
+    "Load-balancing loss: squared distance of every expert's load from the even load K*n/E, rounded"
     K, E = gates.shape
-    load, low, high = gates.float().sum(0), K * n // max(E, 1), -(-K * n // max(E, 1))
+    load, even = gates.float().sum(0), K * n / max(E, 1)
+    low, high = math.floor(even), math.ceil(even)
     return (F.relu(load - high).square() + F.relu(low - load).square()).sum()
 
 
-# %% ../../nbs/27_losses.ipynb #c040
+# %% ../../nbs/27_losses.ipynb #c041
 def within_episodes(
-    loss: Tensor,  # (K, B, T-1) of a prediction of step t+1
+    loss: Tensor,  # (K, B, T-1) loss of predicting step t+1 at step t
     done: Tensor,  # (K, B, T) 1 where step t+1 belongs to another episode
-) -> Tensor:  # (K, B, T-1) zero there; the mean over (B, T-1) is that of the other steps
-    "Leave out predictions across the end of an episode"
+) -> Tensor:  # (K, B, T-1) zero there, the rest scaled: its mean over (B, T-1) is the mean of the rest
+    "Mask out predictions across the end of an episode, keeping the mean"
     keep = 1 - done[:, :, :-1]
     return loss * keep / keep.mean((1, 2), keepdim=True).clamp(min=1e-6)
 
 
-# %% ../../nbs/27_losses.ipynb #c042
+# %% ../../nbs/27_losses.ipynb #c043
 def combine(
-    losses: dict[str, Tensor],  # name to (K, B, T) unreduced losses; T may differ by one
-    weights: dict[str, float],  # the same names to weights
-    floors: dict[str, float],  # some of the names to the least value of their mean
+    losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss; T may differ by one
+    weights: dict[str, float],  # same names to weights
+    floors: dict[str, float],  # some of the names to the least value of their mean, in nats
 ) -> Tensor:  # (K,) total loss of every task
-    "Mean over sequences and steps, floor, weight, sum"
+    "Weighted sum of losses, each averaged over (B, T) and then floored; raises ConfigError where names differ"
     odd = sorted(set(losses) ^ set(weights) | set(floors) - set(losses))
     if odd:
         raise ConfigError(
@@ -131,18 +134,18 @@ def combine(
     return sum(weights[name] * mean[name] for name in losses)
 
 
-# %% ../../nbs/27_losses.ipynb #c049
-def harmonious(
+# %% ../../nbs/27_losses.ipynb #c050
+def harmonious_loss(
     L: Tensor,  # (K,) total loss of every task, positive
-    s: Tensor,  # (K,) learned, sigma = exp(s)
-) -> Tensor:  # () to be minimised over the model and s together
-    "Sum of task losses, each at its own learned scale"
+    s: Tensor,  # (K,) learned logarithms of the scales sigma
+) -> Tensor:  # () to be minimised over the model and `s` together
+    "Harmonious loss: sum over tasks of L / sigma + ln(1 + sigma)"
     return (L * (-s).exp() + F.softplus(s)).sum()
 
 
-# %% ../../nbs/27_losses.ipynb #c051
+# %% ../../nbs/27_losses.ipynb #c052
 def harmonious_optimum(
     L: Tensor,  # (K,) total loss of every task, positive
-) -> Tensor:  # (K,) ln sigma at which `harmonious` is least
-    "Logarithm of the scale at which a given loss is weighed best"
+) -> Tensor:  # (K,) s = ln sigma
+    "Log-scales that minimise `harmonious_loss` for given losses, in closed form"
     return ((L + (L * L + 4 * L).sqrt()) / 2).log()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..core import ConfigError, suggest, symexp
 
-# %% ../../nbs/22_pictures.ipynb #c008
+# %% ../../nbs/22_pictures.ipynb #c009
 KINDS = ('plain', 'standard', 'log')
-FLOOR = 0.05  # least deviation of a pixel, in units of the way from black to white
+FLOOR = 0.05  # least standard deviation of a pixel, where black is 0 and white is 1
 
 
 class Pictures(nn.Module):
@@ -25,7 +25,7 @@ class Pictures(nn.Module):
         self,
         kind: str,  # one of KINDS
         tasks: int,  # K
-        size: int,  # side of a picture; in the shapes below H and W are its height and width
+        size: int,  # side of a picture
     ):
         super().__init__()
         if kind not in KINDS:
@@ -38,23 +38,23 @@ class Pictures(nn.Module):
 
     def forward(
         self,
-        obs: Tensor,  # (K, B, T, 3, H, W) in [0, 1]
-        rate: float = 0.0,  # share of the way by which the statistics move towards this batch; 0 = they stay
-    ) -> Tensor:  # (K, B, T, 3, H, W) as the VAE sees it, at most 1 / FLOOR in size
-        "Standardised pictures"
+        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1]
+        rate: float = 0.0,  # weight of this batch in the moving averages; 0 = leave them as they are
+    ) -> Tensor:  # (K, B, T, 3, size, size) as the VAE sees it, at most 1 / FLOOR in size
+        "Pictures standardised per task and pixel; with a rate the statistics are updated too"
         if self.kind == 'plain':
             return obs
         std = (self.var + FLOOR**2).sqrt()
         x = (obs - self.mean[:, None, None]).mul_((1 / std)[:, None, None])
         if rate:
-            self.follow(x, std, rate)
+            self.update_statistics(x, std, rate)
         return x if self.kind == 'standard' else x.abs().log1p_().copysign_(x)
 
     def inverse(
         self,
-        x: Tensor,  # (K, B, T, 3, H, W) as the VAE sees it
-    ) -> Tensor:  # (K, B, T, 3, H, W) about [0, 1]
-        "Pictures as a person sees them"
+        x: Tensor,  # (K, B, T, 3, size, size) as the VAE sees it
+    ) -> Tensor:  # (K, B, T, 3, size, size) about [0, 1]
+        "Undo the standardisation"
         if self.kind == 'plain':
             return x
         std = (self.var + FLOOR**2).sqrt()
@@ -63,22 +63,22 @@ class Pictures(nn.Module):
     @torch.no_grad()
     def fit(
         self,
-        obs: Tensor,  # (K, B, T, 3, H, W) in [0, 1], a sample of every task
+        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1], a sample of every task
     ) -> None:
-        "Mean and variance of every pixel over a sample"
+        "Set mean and variance of every pixel to those of a sample"
         if self.kind == 'plain':
             return
         self.mean.copy_(obs.mean((1, 2)))
         self.var.copy_(obs.var((1, 2), unbiased=False))
 
     @torch.no_grad()
-    def follow(
+    def update_statistics(
         self,
-        x: Tensor,  # (K, B, T, 3, H, W) standardised pictures
-        std: Tensor,  # (K, 3, H, W) deviations that they were divided by
-        rate: float,  # share of the way
+        x: Tensor,  # (K, B, T, 3, size, size) standardised pictures
+        std: Tensor,  # (K, 3, size, size) standard deviations that they were divided by
+        rate: float,  # weight of this batch, 0 to 1
     ) -> None:
-        "Exponential moving averages of mean and variance"
+        "Update the exponential moving averages of mean and variance with a standardised batch"
         var, mean = torch.var_mean(x, (1, 2), correction=0)
         self.var.lerp_((var + mean.square()) * std.square(), rate)
         self.mean.addcmul_(mean, std, value=rate)

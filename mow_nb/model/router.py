@@ -17,10 +17,10 @@ from torch import Tensor, nn
 # %% ../../nbs/24_router.ipynb #c010
 def straight_through_gates(
     scores: Tensor,  # (..., E) logits, already divided by the temperature
-    n: int,  # experts to choose
-    bias: Tensor | None = None,  # (..., E) added to the scores for the choice alone
-) -> tuple[Tensor, Tensor]:  # (..., n) chosen experts in rising order, and (..., E) gates
-    "Choose the `n` best: gates of value 0 or 1 with the gradient of a softmax"
+    n: int,  # experts to choose, 1 to E
+    bias: Tensor | None = None,  # (..., E) added to the logits for the choice alone, not for the gradient
+) -> tuple[Tensor, Tensor]:  # (..., n) indices of chosen experts, ascending, and (..., E) gates
+    "Top-n choice with straight-through gates: 0 or 1 in value, with the gradient of the softmax"
     S = scores.softmax(-1)
     # in rising order, so that an expert's place among the joined outputs does not depend on its rank
     pick = (scores if bias is None else scores + bias).topk(n, -1).indices.sort(-1).values
@@ -30,11 +30,11 @@ def straight_through_gates(
 
 # %% ../../nbs/24_router.ipynb #c020
 def gumbel(
-    shape: tuple,  # of the wanted tensor
+    shape: tuple,  # of the result
     gen: torch.Generator,  # on `device`
-    device: str,  # where the numbers are drawn
-) -> Tensor:  # (*shape) noise
-    "Standard Gumbel noise"
+    device: str,  # of the result
+) -> Tensor:  # (*shape) float32
+    "Independent samples of the standard Gumbel distribution"
     # both ends are cut off: ln 0 on either side would be infinite
     u = torch.rand(shape, generator=gen, device=device).clamp(1e-6, 1 - 1e-6)
     return -(-u.log()).log()
@@ -43,16 +43,16 @@ def gumbel(
 # %% ../../nbs/24_router.ipynb #c026
 @dataclass(frozen=True)
 class Routing:
-    "Who serves whom"
+    "Chosen experts of every task and their straight-through gates"
 
-    pick: Tensor  # (K, n) chosen experts of each task, rising; by token (K, B, T, n)
-    gate: Tensor  # (K, n) their gates: value 1, gradient of the scores; by token (K, B, T, n)
+    pick: Tensor  # (K, n) indices of each task's experts, ascending; by token (K, B, T, n)
+    gate: Tensor  # (K, n) their gates: value 1, gradient of the softmax; by token (K, B, T, n)
     gates: Tensor  # (K, E) gates of all experts; by token (K, B, T, E)
 
 
 # %% ../../nbs/24_router.ipynb #c028
 class Router(nn.Module):
-    "Choose experts from a task embedding"
+    "Top-n router: an MLP from task embeddings to straight-through gates of experts"
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Router(nn.Module):
         self,
         e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, E) float32, also under autocast
-        "Logits of the experts for every task"
+        "Logits of all experts for every task, before the temperature"
         with torch.autocast(e.device.type, enabled=False):
             return self.out(F.relu(self.hidden(e.float())))
 
@@ -77,27 +77,27 @@ class Router(nn.Module):
         self,
         e: Tensor,  # (K, W) task embeddings
         tau: float = 1.0,  # temperature of the scores
-        noise: float = 0.0,  # share of Gumbel noise, 1 = draw from the softmax
-        gen: torch.Generator | None = None,  # draws the noise; without it there is none
-        bonus: Tensor
-        | None = None,  # (K, E) added to the scores for the choice alone, such as for the experts of the last update
-    ) -> Routing:  # of each row of `e`
-        "Top-n routing of every task: scores, choice, straight-through gates"
+        noise: float = 0.0,  # scale of the Gumbel noise, 1 = sample from the softmax
+        gen: torch.Generator | None = None,  # draws the noise; None: no noise
+        bonus: Tensor | None = None,  # (K, E) added to the scores for the choice alone
+    ) -> Routing:  # experts and gates of each row of `e`
+        "Choose the n experts with the largest noisy scores for every task"
         scores = self.scores(e) / tau
         bias = bonus
         if gen is not None:
-            dice = gumbel(scores.shape, gen, e.device) * noise
-            bias = dice if bonus is None else dice + bonus
+            bias = gumbel(scores.shape, gen, e.device) * noise
+            if bonus is not None:
+                bias = bias + bonus
         pick, gates = straight_through_gates(scores, self.active, bias)
         return Routing(pick, gates.gather(-1, pick), gates)
 
 
 # %% ../../nbs/24_router.ipynb #c037
 def anneal_schedule(
-    progress: float,  # share of the planned updates that is done, 0 to 1
+    progress: float,  # fraction of the planned updates done, 0 to 1
     tau_start: float,  # temperature of the first update
-    span: float,  # share of training over which it falls; 0 = no annealing
-) -> tuple[float, float]:  # temperature and share of noise
-    "How warm and how noisy routing is at this moment"
+    span: float,  # fraction of the updates over which it falls to 1; 0 = no annealing
+) -> tuple[float, float]:  # temperature, and scale of the noise from 1 to 0
+    "Linear annealing of the router's temperature to 1 and of its noise to 0"
     left = max(0.0, 1 - progress / span) if span > 0 else 0.0
     return 1 + (tau_start - 1) * left, left

@@ -9,22 +9,23 @@ __all__ = [
     'norm_init',
     'bank_norm',
     'Bank',
-    'part',
-    'Sorted',
+    'child_weights',
+    'SortedWeights',
     'sorted_linear',
-    'in_order',
+    'sort_by_expert',
     'MixerBank',
-    'Cache',
+    'KVCache',
     'attend_last',
     'BlockBank',
     'TransformerBank',
 ]
 
-# %% ../../nbs/23_transformer.ipynb #c002
+# %% ../../nbs/23_transformer.ipynb #c003
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-# %% ../../nbs/23_transformer.ipynb #c003
+# %% ../../nbs/23_transformer.ipynb #c004
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -34,34 +35,34 @@ from ..core import ConfigError
 from .blocks import dropout
 
 
-# %% ../../nbs/23_transformer.ipynb #c008
+# %% ../../nbs/23_transformer.ipynb #c011
 def bank_linear(
     x: Tensor,  # (picks, rows, in) rows of every pick
-    w: Tensor,  # (picks, in, out) gathered weights, or `Sorted` (E, in, out) ones
+    w: Tensor,  # (picks, in, out) gathered weights, or `SortedWeights` (E, in, out) ones
     b: Tensor | None = None,  # (picks, out) gathered biases
 ) -> Tensor:  # (picks, rows, out)
-    "P linear layers in one product"
+    "Batch of linear layers: row block p times matrix p, plus bias p"
     y = torch.bmm(x, w) if isinstance(w, Tensor) else sorted_linear(x, w)
     return y if b is None else y + b[:, None].to(y.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c011
+# %% ../../nbs/23_transformer.ipynb #c014
 def linear_init(
     experts: int,  # E
     d_in: int,  # width of the input
     d_out: int,  # width of the output
-) -> nn.Parameter:  # (E, d_in, d_out) spread as in `nn.Linear`
-    "Weights of E linear layers"
+) -> nn.Parameter:  # (E, d_in, d_out) uniform within 1 / sqrt(d_in), as in `nn.Linear`
+    "Stacked initial weights of E linear layers"
     bound = 1 / math.sqrt(d_in)
     return nn.Parameter(nn.init.uniform_(torch.empty(experts, d_in, d_out), -bound, bound))
 
 
-# %% ../../nbs/23_transformer.ipynb #c014
+# %% ../../nbs/23_transformer.ipynb #c017
 def norm_init(
     experts: int,  # E
     width: int,  # D
 ) -> nn.ParameterDict:  # 'scale' (E, D) of ones, 'shift' (E, D) of zeros
-    "Scales and shifts of E LayerNorms"
+    "Stacked initial scales and shifts of E LayerNorms"
     return nn.ParameterDict(dict(scale=torch.ones(experts, width), shift=torch.zeros(experts, width)))
 
 
@@ -71,23 +72,23 @@ def bank_norm(
     b: Tensor,  # (picks, D) gathered shifts
     eps: float,  # added to the variance
 ) -> Tensor:  # (picks, rows, D)
-    "P LayerNorms"
+    "Batch of LayerNorms: row block p with scale p and shift p"
     # torch's own kernel takes one scale: with a single pick it does everything in one pass
     if w.shape[0] == 1:
         return F.layer_norm(x, x.shape[-1:], w[0], b[0], eps)
     return torch.addcmul(b[:, None], F.layer_norm(x, x.shape[-1:], eps=eps), w[:, None])
 
 
-# %% ../../nbs/23_transformer.ipynb #c017
+# %% ../../nbs/23_transformer.ipynb #c020
 class Bank(nn.Module):
     "A module whose parameters all carry a leading expert axis (E, ...)"
 
     def gather(
         self,
-        pick: Tensor | None,  # (picks,) long, experts in any order; None: all in order
-        ends=None,  # of `counts`, where picks are in rising order; None: copy matrices
-    ) -> dict[str, Tensor]:  # parameter name to (picks, ...) weights, matrices `Sorted` where there are ends
-        "Weights of the picked experts"
+        pick: Tensor | None,  # (picks,) long, experts in any order; None: all E in order
+        ends: list | Tensor | None = None,  # of `sort_by_expert`, where `pick` is sorted; None: copy the matrices
+    ) -> dict[str, Tensor]:  # parameter name to (picks, ...) weights; with `ends` matrices are `SortedWeights`
+        "Weights of the picked experts, indexed from the stacked parameters"
         if pick is None:
             return dict(self.named_parameters())
         kind = pick.device.type
@@ -95,32 +96,32 @@ class Bank(nn.Module):
         # matrices only: norms and biases stay in float32
         cast = {k: p.to(half) if half and p.ndim == 3 else p for k, p in self.named_parameters()}
         matrix = lambda k, p: ends is not None and p.ndim == 3 and k != 'pos'
-        return {k: Sorted(p, ends) if matrix(k, p) else p.index_select(0, pick) for k, p in cast.items()}
+        return {k: SortedWeights(p, ends) if matrix(k, p) else p.index_select(0, pick) for k, p in cast.items()}
 
 
-def part(
+def child_weights(
     w: dict[str, Tensor],  # names to (picks, ...) gathered weights of a whole bank
-    name: str,  # of one of its children
-) -> dict[str, Tensor]:  # names to (picks, ...) weights, as that child calls them
-    "Gathered weights of a child"
+    name: str,  # of a submodule
+) -> dict[str, Tensor]:  # names within the submodule to (picks, ...) weights
+    "Select the gathered weights of a submodule and strip its prefix"
     return {k[len(name) + 1 :]: v for k, v in w.items() if k.startswith(name + '.')}
 
 
-# %% ../../nbs/23_transformer.ipynb #c021
+# %% ../../nbs/23_transformer.ipynb #c024
 @dataclass(frozen=True)
-class Sorted:
-    "Matrices of all experts, for picks that stand in the order of their experts"
+class SortedWeights:
+    "Matrices of all experts together with where the sorted picks of each expert end"
 
     w: Tensor  # (E, in, out)
-    ends: object  # last pick of each expert, plus one: list of int on the host, or (E,) int32 on the device
+    ends: list | Tensor  # one past the last pick of each expert: E ints on the host, or (E,) int32 on the device
 
 
-# %% ../../nbs/23_transformer.ipynb #c023
+# %% ../../nbs/23_transformer.ipynb #c026
 def sorted_linear(
-    x: Tensor,  # (picks, rows, in) picks in the order of their experts
-    s: Sorted,  # (E, in, out)
+    x: Tensor,  # (picks, rows, in) rows of every pick, picks sorted by expert
+    s: SortedWeights,  # (E, in, out) matrices and ends
 ) -> Tensor:  # (picks, rows, out)
-    "P linear layers, every expert's matrix read once"
+    "Grouped linear layer: the rows of each expert times its matrix, without copies of matrices"
     rows, flat = x.shape[1], x.flatten(0, 1).to(s.w.dtype)
     if isinstance(s.ends, list):
         parts = flat.tensor_split([end * rows for end in s.ends[:-1]])
@@ -132,20 +133,20 @@ def sorted_linear(
     return y.unflatten(0, (-1, rows))
 
 
-def in_order(
+def sort_by_expert(
     pick: Tensor,  # (picks,) long, experts in any order
     experts: int,  # E
-    host: bool,  # may the counts be looked at?
-) -> tuple:  # (picks,) picks in the order of their experts; where each went; ends as in `Sorted`
-    "Sort picks by their experts"
+    host: bool,  # copy the ends to the host? (waits for the device)
+) -> tuple:  # (picks,) sorting permutation, (picks,) its inverse, and ends as in `SortedWeights`
+    "Stable sort of picks by expert"
     order = pick.argsort(stable=True)
     ends = torch.searchsorted(pick[order], torch.arange(experts, device=pick.device), right=True, out_int32=True)
     return order, order.argsort(), ends.tolist() if host else ends
 
 
-# %% ../../nbs/23_transformer.ipynb #c029
+# %% ../../nbs/23_transformer.ipynb #c032
 class MixerBank(Bank):
-    "E token mixers: Linear, LayerNorm, ReLU, Linear, LayerNorm"
+    "E token mixers: Linear, LayerNorm, ReLU, Linear, LayerNorm on latent, action and task embedding"
 
     def __init__(
         self,
@@ -159,24 +160,25 @@ class MixerBank(Bank):
 
     def forward(
         self,
-        x: Tensor,  # (picks, seqs, T, d_in) what each pick reads
+        x: Tensor,  # (picks, seqs, T, d_in) latent, action and task embedding of every step
         w: dict[str, Tensor],  # names to (picks, ...) weights from `gather`
     ) -> Tensor:  # (picks, seqs, T, D) tokens
+        "Token of every step, by the mixer of each pick"
         y = rearrange(x, 'p s t d -> p (s t) d')
         y = F.relu(bank_norm(bank_linear(y, w['w1']), w['norm1.scale'], w['norm1.shift'], 1e-5))
         y = bank_norm(bank_linear(y, w['w2']), w['norm2.scale'], w['norm2.shift'], 1e-5)
         return rearrange(y, 'p (s t) d -> p s t d', s=x.shape[1])
 
 
-# %% ../../nbs/23_transformer.ipynb #c032
-class Cache:
-    "Projected keys and values of one Transformer, allocated once"
+# %% ../../nbs/23_transformer.ipynb #c035
+class KVCache:
+    "Key-value cache of one Transformer, allocated once at its final length"
 
     def __init__(
         self,
-        layers: int,  # of the Transformer
+        layers: int,  # blocks of the Transformer
         rows: int,  # picks*seqs, sequences of all picks
-        heads: int,  # of attention
+        heads: int,  # attention heads
         length: int,  # steps it can hold
         d_head: int,  # width of a head
         device: torch.device,  # where it lives
@@ -188,41 +190,43 @@ class Cache:
 
     def append(
         self,
-        layer: int,  # which layer
+        layer: int,  # index of the block
         k: Tensor,  # (rows, heads, T, d_head) new keys
         v: Tensor,  # (rows, heads, T, d_head) new values
     ) -> tuple[Tensor, Tensor]:  # (rows, heads, t+T, d_head) twice: all keys and values so far
-        "Write the new steps behind the old; `t` moves on only when all layers have done so"
+        "Write the keys and values of T new steps of one layer; `t` itself is advanced by the Transformer"
         end, mine = self.t + k.shape[2], (self.k[layer], self.v[layer])
-        # a compiler leaves the rest in its place if the steps are named one by one, and copies all of it if they are a slice
-        at = torch.arange(self.t, end, device=k.device) if torch.compiler.is_compiling() else slice(self.t, end)
+        at = slice(self.t, end)
+        # a compiler copies the whole tensor for a slice, and writes in place for single indices
+        if torch.compiler.is_compiling():
+            at = torch.arange(self.t, end, device=k.device)
         for old, new in zip(mine, (k, v)):
             old[:, :, at] = new.to(old.dtype)
         return tuple(old[:, :, :end] for old in mine)
 
 
-# %% ../../nbs/23_transformer.ipynb #c036
+# %% ../../nbs/23_transformer.ipynb #c039
 def attend_last(
     q: Tensor,  # (rows, heads, 1, d_head) one query
     k: Tensor,  # (rows, heads, T, d_head) all keys so far
     v: Tensor,  # (rows, heads, T, d_head) all values so far
-) -> Tensor:  # (rows, heads, 1, d_head)
-    "Attention of the last step to all steps, in sums and products"
+) -> Tensor:  # (rows, heads, 1, d_head) weighted mean of the values
+    "Scaled dot-product attention of a single query, written as sums over products"
     p = ((q.float() * k.float()).sum(-1) / math.sqrt(q.shape[-1])).softmax(-1)
     return (p[..., None] * v.float()).sum(2, keepdim=True).to(v.dtype)
 
 
-# %% ../../nbs/23_transformer.ipynb #c038
+# %% ../../nbs/23_transformer.ipynb #c041
 class BlockBank(nn.Module):
-    "E blocks of a causal Transformer: attention, then feed-forward, each added and normalised"
+    "E post-norm Transformer blocks: causal attention, then feed-forward, each added and normalised"
 
     def __init__(
         self,
         experts: int,  # E
         width: int,  # D
-        heads: int,  # of attention, a divisor of D
+        heads: int,  # attention heads, a divisor of D
         ff_width: int,  # width between the two feed-forward layers
-        dropout: float,  # probability, on the output of either half
+        dropout: float,  # probability, on the outputs of attention and feed-forward
     ):
         super().__init__()
         self.heads, self.drop = heads, dropout
@@ -236,13 +240,14 @@ class BlockBank(nn.Module):
 
     def attend(
         self,
-        x: Tensor,  # (picks, seqs*T, D)
+        x: Tensor,  # (picks, seqs*T, D) activations
         w: dict[str, Tensor],  # names to (picks, ...) weights of this block
-        S: int,  # sequences of each pick
-        append,  # (k, v) -> all keys and values so far; None: no memory
-    ) -> Tensor:  # (picks, seqs*T, D)
-        "Every step looks at itself and its past"
-        q, k, v = rearrange(bank_linear(x, w['qkv']), 'p (s t) (j n d) -> j (p s) n t d', s=S, j=3, n=self.heads)
+        seqs: int,  # sequences of each pick
+        append: Callable | None,  # (k, v) -> all keys and values so far; None: no cache
+    ) -> Tensor:  # (picks, seqs*T, D) output of the attention
+        "Causal multi-head self-attention within every sequence"
+        qkv = bank_linear(x, w['qkv'])
+        q, k, v = rearrange(qkv, 'p (s t) (j n d) -> j (p s) n t d', s=seqs, j=3, n=self.heads)
         if append is not None:
             k, v = append(k, v)
         # chosen by Python, so that a compiler which keeps T open still sees a constant
@@ -250,35 +255,36 @@ class BlockBank(nn.Module):
             y = attend_last(q, k, v)
         else:
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True if q.shape[2] > 1 else False)
-        return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=S), w['out'])
+        return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=seqs), w['out'])
 
     def forward(
         self,
-        x: Tensor,  # (picks, seqs*T, D)
+        x: Tensor,  # (picks, seqs*T, D) activations
         w: dict[str, Tensor],  # names to (picks, ...) weights of this block
-        S: int,  # sequences of each pick
-        append=None,  # (k, v) -> all keys and values so far; None: no memory
-        gen: torch.Generator | None = None,  # dice of dropout; None: no dropout
+        seqs: int,  # sequences of each pick
+        append: Callable | None = None,  # (k, v) -> all keys and values so far; None: no cache
+        gen: torch.Generator | None = None,  # draws dropout masks; None: no dropout
     ) -> Tensor:  # (picks, seqs*T, D)
-        y = self.attend(x, w, S, append)
+        "One block of every pick: attention and feed-forward, each added and normalised"
+        y = self.attend(x, w, seqs, append)
         x = bank_norm(x + dropout(y, self.drop, gen), w['norm1.scale'], w['norm1.shift'], 1e-6)
         y = bank_linear(F.relu(bank_linear(x, w['up'], w['up_bias'])), w['down'], w['down_bias'])
         return bank_norm(x + dropout(y, self.drop, gen), w['norm2.scale'], w['norm2.shift'], 1e-6)
 
 
-# %% ../../nbs/23_transformer.ipynb #c042
+# %% ../../nbs/23_transformer.ipynb #c045
 class TransformerBank(Bank):
-    "E causal Transformers with learned positions, norms behind the additions"
+    "E post-norm causal Transformers with learned position embeddings"
 
     def __init__(
         self,
         experts: int,  # E
         width: int,  # D
-        layers: int,  # blocks in a row
-        heads: int,  # of attention, a divisor of D
+        layers: int,  # blocks in sequence
+        heads: int,  # attention heads, a divisor of D
         ff_width: int,  # width between the two feed-forward layers
-        dropout: float,  # probability, on the output of either half of a block
-        positions: int,  # longest sequence
+        dropout: float,  # probability, on the outputs of attention and feed-forward
+        positions: int,  # length of the longest sequence
     ):
         super().__init__()
         if width % heads:
@@ -292,28 +298,29 @@ class TransformerBank(Bank):
         self,
         x: Tensor,  # (picks, seqs, T, D) tokens
         w: dict[str, Tensor],  # names to (picks, ...) weights from `gather`
-        cache: Cache | None = None,  # of picks*seqs rows; the new steps are written into it
-        gen: torch.Generator | None = None,  # dice of dropout; None: no dropout
-    ) -> Tensor:  # (picks, seqs, T, D) what is known after each step
-        S, T, start = x.shape[1], x.shape[2], 0 if cache is None else cache.t
+        cache: KVCache | None = None,  # of picks*seqs rows, advanced by T steps; None: the sequence begins here
+        gen: torch.Generator | None = None,  # draws dropout masks; None: no dropout
+    ) -> Tensor:  # (picks, seqs, T, D) hidden state after each step
+        "Hidden states of every pick's Transformer; T > 1 needs an empty cache"
+        seqs, T, start = x.shape[1], x.shape[2], 0 if cache is None else cache.t
         assert T == 1 or start == 0, 'several steps at once need an empty cache'
         x = rearrange(x + w['pos'][:, None, start : start + T].to(x.dtype), 'p s t d -> p (s t) d')
         x = bank_norm(x, w['norm.scale'], w['norm.shift'], 1e-6)
         for i, block in enumerate(self.blocks):
             append = None if cache is None else lambda k, v: cache.append(i, k, v)
-            x = block(x, part(w, f'blocks.{i}'), S, append, gen)
+            x = block(x, child_weights(w, f'blocks.{i}'), seqs, append, gen)
         if cache is not None:
             cache.t = start + T
-        return rearrange(x, 'p (s t) d -> p s t d', s=S)
+        return rearrange(x, 'p (s t) d -> p s t d', s=seqs)
 
     def cache(
         self,
         rows: int,  # picks*seqs, sequences of all picks
-        length: int,  # steps it must hold
+        length: int,  # steps it can hold
         device: torch.device,  # where it lives
         dtype: torch.dtype,  # of keys and values
-    ) -> Cache:  # empty
-        "Room for the past of `rows` sequences"
+    ) -> KVCache:  # empty
+        "Allocate a key-value cache; raises ConfigError if `length` exceeds the learned positions"
         if length > self.positions:
-            raise ConfigError(f'a memory of {length} steps needs as many positions, there are {self.positions}')
-        return Cache(self.layers, rows, self.heads, length, self.width // self.heads, device, dtype)
+            raise ConfigError(f'a cache of {length} steps needs as many positions, there are {self.positions}')
+        return KVCache(self.layers, rows, self.heads, length, self.width // self.heads, device, dtype)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['channels', 'Encoder', 'unimix_probs', 'straight_through', 'Decoder']
 
-# %% ../../nbs/21_vae.ipynb #c002
+# %% ../../nbs/21_vae.ipynb #c003
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -15,26 +15,26 @@ from ..core import ConfigError, sample_onehot
 from .blocks import join_task
 
 
-# %% ../../nbs/21_vae.ipynb #c005
+# %% ../../nbs/21_vae.ipynb #c006
 def channels(
     size: int,  # side of a picture, a power of two from 8 on
     stem: int,  # channels after the first convolution
-) -> list[int]:  # after each convolution, until the side is 4
-    "Width of every layer of the encoder"
+) -> list[int]:  # one width per convolution, until the side is 4
+    "Channels after every convolution of the encoder; raises ConfigError for other sizes"
     if size < 8 or size & (size - 1):
         raise ConfigError(f'size={size} of a picture must be a power of two, at least 8')
     return [stem * 2**i for i in range(size.bit_length() - 3)]
 
 
-# %% ../../nbs/21_vae.ipynb #c008
+# %% ../../nbs/21_vae.ipynb #c009
 class Encoder(nn.Module):
-    "Pictures and task vectors to logits"
+    "Convolutional encoder: pictures and task embeddings to logits of the latent"
 
     def __init__(
         self,
         size: int,  # side of a picture
         stem: int,  # channels after the first convolution
-        d_task: int,  # W, width of a task vector, 0 = none
+        d_task: int,  # W, width of a task embedding, 0 = none
         d_out: int,  # Z = G*C
     ):
         super().__init__()
@@ -46,8 +46,9 @@ class Encoder(nn.Module):
     def forward(
         self,
         obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1]
-        e: Tensor,  # (K, W) task vectors
+        e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, B, T, Z) logits
+        "Logits of the categorical latents of every picture"
         K, B = obs.shape[:2]
         x = rearrange(obs, 'k b t c h w -> (k b t) c h w').contiguous(memory_format=torch.channels_last)
         # in place: no gradient needs what was there, and the first of these tensors is the largest of the whole model
@@ -56,36 +57,36 @@ class Encoder(nn.Module):
         return self.out(join_task(rearrange(x, '(k b t) c h w -> k b t (c h w)', k=K, b=B), e))
 
 
-# %% ../../nbs/21_vae.ipynb #c013
+# %% ../../nbs/21_vae.ipynb #c014
 def unimix_probs(
     logits: Tensor,  # (..., G*C)
     G: int,  # categorical variables
-    mix: float,  # share of uniform chance
+    mix: float,  # weight of the uniform distribution, 0 to 1
 ) -> Tensor:  # (..., G, C) float32 probabilities, none below mix / C
-    "Probabilities of every variable, mixed with uniform chance"
+    "Softmax of every variable, mixed with the uniform distribution"
     p = rearrange(logits.float(), '... (g c) -> ... g c', g=G).softmax(-1)
     return (1 - mix) * p + mix / p.shape[-1]
 
 
-# %% ../../nbs/21_vae.ipynb #c018
+# %% ../../nbs/21_vae.ipynb #c019
 def straight_through(
     p: Tensor,  # (..., G, C) probabilities
-    gen: torch.Generator,  # on the device of `p`
+    gen: torch.Generator,  # draws the classes, on the device of `p`
 ) -> Tensor:  # (..., G*C) one-hot in value, with the gradient of `p`
-    "Draw every variable, and let the gradient pass as if it were `p`"
+    "Straight-through sample: one-hot draws of every variable with the gradient of their probabilities"
     one = sample_onehot(p.detach(), gen)
     return rearrange(one + (p - p.detach()), '... g c -> ... (g c)')
 
 
-# %% ../../nbs/21_vae.ipynb #c022
+# %% ../../nbs/21_vae.ipynb #c023
 class Decoder(nn.Module):
-    "Latent samples and task vectors to pictures"
+    "Transposed-convolutional decoder: latent samples and task embeddings to pictures"
 
     def __init__(
         self,
         size: int,  # side of a picture
         stem: int,  # channels before the last convolution
-        d_task: int,  # W, width of a task vector, 0 = none
+        d_task: int,  # W, width of a task embedding, 0 = none
         d_in: int,  # Z = G*C
     ):
         super().__init__()
@@ -99,8 +100,9 @@ class Decoder(nn.Module):
     def forward(
         self,
         z: Tensor,  # (K, B, T, Z) one-hot groups, flat
-        e: Tensor,  # (K, W) task vectors
-    ) -> Tensor:  # (K, B, T, 3, size, size) pictures, about [0, 1]
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Tensor:  # (K, B, T, 3, size, size) pictures in the units of the training target, not clipped
+        "Reconstructed picture of every latent"
         K, B = z.shape[:2]
         x = rearrange(self.inp(join_task(z, e)), 'k b t (c h w) -> (k b t) c h w', h=4, w=4)
         x = x.contiguous(memory_format=torch.channels_last)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WorldModel', 'contexts']
 
-# %% ../../nbs/28_world_model.ipynb #c002
+# %% ../../nbs/28_world_model.ipynb #c003
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-# %% ../../nbs/28_world_model.ipynb #c003
+# %% ../../nbs/28_world_model.ipynb #c004
 
 from ..config import WorldModelConfig
 from ..core import TwoHot, onehot_at
@@ -26,7 +26,7 @@ from mow_nb.model.losses import (
     combine,
     cont_loss,
     dyn_loss,
-    harmonious,
+    harmonious_loss,
     rec_loss,
     rep_loss,
     rew_loss,
@@ -38,9 +38,9 @@ from .vae import Decoder, Encoder, straight_through, unimix_probs
 from ..records import Batch, Rollout, State
 
 
-# %% ../../nbs/28_world_model.ipynb #c008
+# %% ../../nbs/28_world_model.ipynb #c009
 class WorldModel(nn.Module):
-    "A VAE and heads per cluster around one dynamics"
+    "World model: a VAE and heads per cluster around one dynamics with experts"
 
     def __init__(
         self,
@@ -62,22 +62,22 @@ class WorldModel(nn.Module):
         self.twohot = TwoHot(cfg.bins)
 
     def task_vectors(self) -> Tensor:  # (K, W) rows of length 1
-        "Task embeddings as every part reads them"
+        "Task embeddings, normalised to length 1"
         return F.normalize(self.embed, dim=-1)
 
     def encode(
         self,
-        obs: Tensor,  # (K, B, T, 3, H, W) pictures in [0, 1]
-        e: Tensor,  # (K, W) task vectors
+        obs: Tensor,  # (K, B, T, 3, size, size) pictures in [0, 1]
+        e: Tensor,  # (K, W) task embeddings
         gen: torch.Generator,  # draws the latents
     ) -> tuple[Tensor, Tensor]:  # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
-        "What the pictures show"
+        "Posterior and straight-through sample of pictures"
         return self.encode_seen(self.pictures(obs), e, gen)
 
     def encode_seen(
         self,
-        seen: Tensor,  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22)
-        e: Tensor,  # (K, W) task vectors
+        seen: Tensor,  # (K, B, T, 3, size, size) pictures in the units of `pictures`
+        e: Tensor,  # (K, W) task embeddings
         gen: torch.Generator,  # draws the latents
     ) -> tuple[Tensor, Tensor]:  # (K, B, T, G, C) posterior probabilities and (K, B, T, Z) one-hot sample
         "Posterior and straight-through sample of standardised pictures"
@@ -88,17 +88,17 @@ class WorldModel(nn.Module):
     def decode(
         self,
         z: Tensor,  # (K, B, T, Z) latents
-        e: Tensor,  # (K, W) task vectors
-    ) -> Tensor:  # (K, B, T, 3, H, W) pictures, about [0, 1]
-        "Pictures that latents stand for, as a person sees them"
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Tensor:  # (K, B, T, 3, size, size) float32, about [0, 1], not clipped
+        "Decoded pictures of latents, with the standardisation undone"
         return self.pictures.inverse(self.dec(z, e).float())
 
     def predict(
         self,
-        h: Tensor,  # (K, B, T, D) memory after (z[t], act[t])
-        e: Tensor,  # (K, W) task vectors
+        h: Tensor,  # (K, B, T, D) hidden states after (z[t], act[t])
+        e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, B, T, G, C) probabilities of z[t+1]
-        "What the next picture will show"
+        "Prior probabilities of the next latent"
         v = self.cfg.vae
         return unimix_probs(self.heads.prior(h, e), v.groups, v.unimix)
 
@@ -107,38 +107,37 @@ class WorldModel(nn.Module):
         batch: Batch,  # a window of every task
         gen: torch.Generator,  # draws latents and router noise
         tau: float = 1.0,  # temperature of the router
-        noise: float = 0.0,  # size of the router's Gumbel noise
+        noise: float = 0.0,  # scale of the router's Gumbel noise
         hold: float = 0.0,  # 1 = every task keeps its experts
-        drop: torch.Generator | None = None,  # draws dropout; None = no dropout
-        rate: float = 0.0,  # share by which the statistics of pictures follow this batch
-    ) -> State:  # latents, memories and guesses
-        "Read a window of the past"
+        drop: torch.Generator | None = None,  # draws dropout masks; None: no dropout
+        rate: float = 0.0,  # weight of this batch in the statistics of pictures
+    ) -> State:  # posterior, latents, hidden states, prior and gates of every step
+        "Forward pass over a window: encode, run the dynamics, predict"
         # observe
         e = self.task_vectors()
         seen = self.pictures(batch.obs, rate)
         post, z = self.encode_seen(seen, e, gen)
-        memory = self.dyn.memory(self.dyn.route(e, tau, noise, hold, gen))
-        h, gates = self.dyn(z, batch.act, e, memory, drop)
+        weights = self.dyn.expert_weights(self.dyn.route(e, tau, noise, hold, gen))
+        h, gates = self.dyn(z, batch.act, e, weights, gen=drop)
         return State(seen=seen, post=post, z=z, h=h, prior=self.predict(h, e), gates=gates)
 
     def sample_prior(
         self,
-        h: Tensor,  # (K, M, T, D) memory after (z[t], act[t])
-        e: Tensor,  # (K, W) task vectors
+        h: Tensor,  # (K, M, T, D) hidden states after (z[t], act[t])
+        e: Tensor,  # (K, W) task embeddings
         gen: torch.Generator,  # draws the latents
-    ) -> Tensor:  # (K, M, T, Z) one-hot z[t+1], as imagined
-        "Draw the next latent without a picture"
+    ) -> Tensor:  # (K, M, T, Z) one-hot z[t+1]
+        "Sample the next latent from the prior"
         logits = self.heads.prior(h, e)
-        return self.draw(
-            logits, torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device)
-        )
+        u = torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device)
+        return self.latent_from_uniform(logits, u)
 
-    def draw(
+    def latent_from_uniform(
         self,
-        logits: Tensor,  # (K, M, T, Z) of a prior
+        logits: Tensor,  # (K, M, T, Z) of the prior head
         u: Tensor,  # (K, M, T, G, 1) uniform in [0, 1)
     ) -> Tensor:  # (K, M, T, Z) one-hot
-        "The latent that uniform numbers pick"
+        "Inverse-transform sample of every variable from given uniform numbers"
         v = self.cfg.vae
         return rearrange(onehot_at(unimix_probs(logits, v.groups, v.unimix), u), 'k m t g c -> k m t (g c)')
 
@@ -149,17 +148,17 @@ class WorldModel(nn.Module):
         act: Tensor,  # (K, M, T, A) actions of the contexts
         policy: Callable,  # (z, h, e, gen) -> act, one step each: (K, M, 1, ...)
         H: int,  # steps to imagine; T + H is at most `positions`
-        gen: torch.Generator,  # draws latents, and is handed to the policy
-    ) -> Rollout:  # M dreams of every task
-        "Go on from a context without pictures"
+        gen: torch.Generator,  # draws latents, and is passed to the policy
+    ) -> Rollout:  # M dreams of every task: H+1 latents and hidden states, H actions, rewards, continue flags
+        "Roll out H imagined steps from contexts with a policy, without gradients"
         # imagine
         e = self.task_vectors()
-        memory = self.dyn.memory(self.dyn.route(e), z.shape[:2], z.shape[2] + H)
-        hs = [self.dyn(z, act, e, memory)[0][:, :, -1:]]
+        weights, caches = self.dyn.expert_weights(self.dyn.route(e)), self.dyn.kv_caches(z.shape[:2], z.shape[2] + H)
+        hs = [self.dyn(z, act, e, weights, caches)[0][:, :, -1:]]
         zs, acts = [self.sample_prior(hs[0], e, gen)], []
         for _ in range(H):
             acts.append(policy(zs[-1], hs[-1], e, gen))
-            hs.append(self.dyn(zs[-1], acts[-1], e, memory)[0])
+            hs.append(self.dyn(zs[-1], acts[-1], e, weights, caches)[0])
             zs.append(self.sample_prior(hs[-1], e, gen))
         z, h, act = (torch.cat(steps, 2) for steps in (zs, hs, acts))
         rew = self.twohot.decode(self.heads.rew(h[:, :, 1:], e))
@@ -168,10 +167,10 @@ class WorldModel(nn.Module):
 
     def losses(
         self,
-        batch: Batch,  # what happened
-        state: State,  # what `observe` made of it
+        batch: Batch,  # a window of every task
+        state: State,  # of `observe` on that batch
     ) -> dict[str, Tensor]:  # name to (K, B, T) unreduced loss; (K, B, T-1) for dyn and rep
-        "How wrong every part was"
+        "Unreduced losses: rec, rew, cont, dyn, rep and, with a task head, task"
         # loss
         e, h, heads = self.task_vectors(), state.h, self.heads
         out = dict(
@@ -184,7 +183,7 @@ class WorldModel(nn.Module):
         return out if heads.task is None else out | dict(task=task_loss(heads.task(h)))
 
     def weights(self) -> dict[str, float]:  # loss name to weight
-        "Weight of every loss"
+        "Weights of the losses, by name"
         c = self.cfg
         w = dict(rec=c.rec_weight, rew=1.0, cont=1.0, dyn=c.dyn_weight, rep=c.rep_weight)
         return w if self.heads.task is None else w | dict(task=c.task_weight)
@@ -193,43 +192,43 @@ class WorldModel(nn.Module):
         self,
         losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss
     ) -> Tensor:  # (K,) total loss of each task
-        "One number per task"
+        "Total loss of every task: means, free nats, weighted sum"
         return combine(losses, self.weights(), dict(dyn=self.cfg.free_nats, rep=self.cfg.free_nats))
 
     def objective(
         self,
         losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss
         gates: Tensor,  # (K, E) gates of the experts
-        keep: slice | list = slice(None),  # the tasks that count; all, unless one's numbers are none
+        keep: slice | list = slice(None),  # tasks that count; fewer than all while some are isolated
     ) -> Tensor:  # () to be minimised
-        "One number for all tasks"
+        "Training objective: harmonious (or plain) sum of task losses, plus the weighted balance loss"
         L = self.task_losses(losses)[keep]
-        total = harmonious(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
+        total = harmonious_loss(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
         return total + self.cfg.balance_weight * balance_loss(gates[keep], self.dyn.n)
 
     def banks(self) -> dict[str, ClusterBank]:  # name to bank
-        "The parts that exist once per cluster"
+        "Modules that exist once per cluster, by name"
         return dict(enc=self.enc, dec=self.dec, prior=self.heads.prior, rew=self.heads.rew, cont=self.heads.cont)
 
-    def regroup(
+    def split_clusters(
         self,
         labels: list[int],  # new cluster of each task, 0..N-1, none of them empty
     ) -> None:
-        "Deal the tasks anew; each cluster starts from weights that served one of its tasks"
+        "Assign new clusters; VAE and heads of each are copies of those that served most of its tasks"
         for bank in self.banks().values():
-            bank.regroup(labels)
+            bank.split_clusters(labels)
 
 
-# %% ../../nbs/28_world_model.ipynb #c029
+# %% ../../nbs/28_world_model.ipynb #c030
 def contexts(
     z: Tensor,  # (K, B, T, Z) latents of a batch
     act: Tensor,  # (K, B, T, A) its actions
     done: Tensor,  # (K, B, T) 1 where the next step belongs to another episode
     M: int,  # windows per task
     L: int,  # steps of a window, at most T
-    gen: torch.Generator,  # chooses the places
+    gen: torch.Generator,  # draws the windows
 ) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
-    "Starts of dreams: different windows within one episode, repeated only where there are fewer than M"
+    "Random windows to start dreams from: within one episode and without repetition where there are enough"
     K, B, T = z.shape[:3]
     seams = F.pad(done.cumsum(-1), (1, 0))
     whole = (seams[:, :, L - 1 : -1] - seams[:, :, : T - L + 1] == 0).flatten(1)

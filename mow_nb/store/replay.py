@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load_mirror', 'task_folders', 'Replay']
 
-# %% ../../nbs/42_replay.ipynb #c002
+# %% ../../nbs/42_replay.ipynb #c003
 import os
 import re
 import sys
@@ -20,7 +20,7 @@ from ..records import Batch
 from .ring import Ring, check_room, planned_bytes, step_fields
 
 
-# %% ../../nbs/42_replay.ipynb #c005
+# %% ../../nbs/42_replay.ipynb #c006
 def load_mirror(
     rings: list,  # K of `Ring`, all alike
     device: str,  # 'cpu' or 'cuda'
@@ -48,7 +48,7 @@ def load_mirror(
     return blocks
 
 
-# %% ../../nbs/42_replay.ipynb #c009
+# %% ../../nbs/42_replay.ipynb #c010
 def task_folders(
     tasks: int | list,  # K, or the K names
 ) -> list:  # K directory names, all different
@@ -63,7 +63,7 @@ def task_folders(
     return folders
 
 
-# %% ../../nbs/42_replay.ipynb #c011
+# %% ../../nbs/42_replay.ipynb #c012
 class Replay:
     "Replay buffer on disk: one ring per task, sampled with as many windows of each"
 

@@ -8,6 +8,8 @@ __all__ = [
     'random_batch',
     'clock',
     'laps',
+    'one_task_of',
+    'one_task_laps',
     'counted',
     'flops',
     'ceiling',
@@ -35,7 +37,7 @@ from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
-from ..one_task import Plain
+from ..one_task import OneTask
 from ..records import Batch
 from ..store.presets import changed, check
 from ..training.learner import Learner
@@ -116,6 +118,58 @@ def laps(
 
 
 # %% ../../nbs/80_bench.ipynb #c015
+def one_task_of(
+    config: Config,  # whose sizes
+    d_act: int,  # A, number of buttons
+) -> OneTask:  # without experts, groups and task vectors
+    "One-task version of the method at the sizes and settings of a config"
+    v, d, a, t = config.model.vae, config.model.dynamics, config.agent, config.train
+    one = OneTask(
+        d_act,
+        size=v.size,
+        stem=v.stem,
+        groups=v.groups,
+        classes=v.classes,
+        width=d.width,
+        heads=d.heads,
+        ff_width=d.ff_factor * d.width,
+        layers=d.layers,
+        positions=d.positions,
+        hidden=a.hidden,
+        bins=config.model.bins,
+    )
+    one.gamma, one.lam, one.entropy = a.gamma, a.lam, a.entropy
+    one.configure_optimizers(t.model_lr, t.agent_lr, t.model_clip, t.agent_clip)
+    return one
+
+
+# %% ../../nbs/80_bench.ipynb #c019
+def one_task_laps(
+    one: OneTask,  # learns
+    config: Config,  # sizes of batch and dreams
+    batch: Batch,  # of all tasks; the first is read
+    share: int,  # one part in how many is done
+    meter: Callable[[], float],  # a clock, or anything else that grows
+) -> dict[str, float]:  # phase -> what the meter moved, scaled to the whole
+    "One update of the one-task version, taken apart"
+    t, gen = config.train, generator(0, 'plain', device=batch.obs.device.type)
+    m, n = max(t.batch_size // share, 1), max(t.n_imagined // share, 1)
+    obs, act, rew, cont = (x[0, :m] for x in (batch.obs, batch.act, batch.rew, batch.cont))
+    a = meter()
+    one.learn_model(obs, act, rew, cont, gen)
+    b = meter()
+    row = torch.randint(m, (n, 1), generator=gen, device=gen.device)
+    first = torch.randint(t.seq_len - t.context + 1, (n, 1), generator=gen, device=gen.device)
+    column = first + torch.arange(t.context, device=gen.device)
+    dream = one.imagine(obs[row, column], act[row, column], t.horizon, gen)
+    c = meter()
+    one.learn_behaviour(*dream)
+    end = meter()
+    whole = dict(world=t.batch_size / m, imagine=t.n_imagined / n, agent=t.n_imagined / n)
+    return {phase: spent * whole[phase] for phase, spent in zip(whole, (b - a, c - b, end - c))}
+
+
+# %% ../../nbs/80_bench.ipynb #c022
 _ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *rest, **kw: (
         flop_counter.sdpa_flop_count(q, k, v)
@@ -142,7 +196,7 @@ def flops(
     return counted(lambda meter: laps(learner, batch, meter))
 
 
-# %% ../../nbs/80_bench.ipynb #c024
+# %% ../../nbs/80_bench.ipynb #c031
 def ceiling(
     device: str,  # 'cpu' or 'cuda'
     dtype: torch.dtype,  # of the matrices
@@ -161,7 +215,7 @@ def ceiling(
     return 2 * size**3 / best
 
 
-# %% ../../nbs/80_bench.ipynb #c031
+# %% ../../nbs/80_bench.ipynb #c036
 def round_seconds(
     config: Config,  # whose tasks
     learner: Learner,  # whose agent
@@ -187,20 +241,19 @@ def round_seconds(
     return best
 
 
-# %% ../../nbs/80_bench.ipynb #c034
-def _turns(learner, batch, plain, share, dtype, budget, rounds):
-    "Best of some turns: seconds by phase of ours and of the yardstick, rate of a product, share of the processor"
-    device, side = learner.device, 2048
-    if device == 'cuda':
-        side = 8192
-    elif learner.config.train.n_imagined < 256:
-        side = 512
+# %% ../../nbs/80_bench.ipynb #c039
+def _turns(learner, batch, one, share, dtype, budget, rounds):
+    "Ours, the yardstick and the plain product by turns: the best of each"
+    device, side = (
+        learner.device,
+        8192 if learner.device == 'cuda' else 512 if learner.config.train.n_imagined < 256 else 2048,
+    )
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
     end = start + budget
     while not ours or (len(ours) < rounds and now() < end):
         ours.append(laps(learner, batch, now))
-        theirs.append(plain.laps(batch, share, now))
+        theirs.append(one_task_laps(one, learner.config, batch, share, now))
         top = max(top, ceiling(device, dtype, side))
     best = lambda runs: {phase: min(run[phase] for run in runs) for phase in runs[0]}
     got = (time.process_time() - busy) / (now() - start) / (torch.get_num_threads() if device == 'cpu' else 1)
@@ -215,7 +268,7 @@ def pace(
     "Mean seconds of an update without a clock inside of it"
     now = clock(learner.device)
     # not those in which a card is still told what to do, or records it
-    for _ in range(learner.recorder.warm + 1):
+    for _ in range(learner.recorder.warmup + 1):
         learner.update(batch)
     start = now()
     for _ in range(n):
@@ -223,7 +276,7 @@ def pace(
     return (now() - start) / n
 
 
-# %% ../../nbs/80_bench.ipynb #c035
+# %% ../../nbs/80_bench.ipynb #c040
 def machine(
     device: str,  # 'cpu' or 'cuda'
 ) -> str:  # such as 'AMD EPYC'
@@ -236,7 +289,7 @@ def machine(
     return names[0] if names else platform.processor() or platform.machine()
 
 
-# %% ../../nbs/80_bench.ipynb #c038
+# %% ../../nbs/80_bench.ipynb #c043
 def _prepared(config):
     "Learner as a run would have it, batch, operations of an update, yardstick, share of the batch that it is given"
     tasks, t = check(config), config.train
@@ -245,12 +298,12 @@ def _prepared(config):
     work = flops(learner, batch)
     if device == 'cuda' and t.compile != 'off' or t.compile == 'inductor':
         learner = Learner(config)
-    plain = Plain(config, action_width(tasks)).to(device)
+    one = one_task_of(config, action_width(tasks)).to(device)
     share = 4 if device == 'cpu' and t.n_imagined * len(tasks) >= 256 else 1
     if t.compile == 'inductor' or device == 'cuda':
         laps(learner, batch, clock(device))
-        plain.laps(batch, share, clock(device))
-    return learner, batch, work, plain, share
+        one_task_laps(one, config, batch, share, clock(device))
+    return learner, batch, work, one, share
 
 
 def _sizes(config, learner):
@@ -281,10 +334,10 @@ def measure(
     "Sizes, seconds, operations and ratios of one update of a config"
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    learner, batch, work, plain, share = _prepared(config)
+    learner, batch, work, one, share = _prepared(config)
     sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
     dtype = torch.bfloat16 if learner.bf16 else torch.float32
-    ours, theirs, top, got = _turns(learner, batch, plain, share, dtype, budget, rounds)
+    ours, theirs, top, got = _turns(learner, batch, one, share, dtype, budget, rounds)
     total = sum(ours.values())
     if cuda:
         total = min(total, pace(learner, batch))
@@ -303,7 +356,7 @@ def measure(
     )
 
 
-# %% ../../nbs/80_bench.ipynb #c041
+# %% ../../nbs/80_bench.ipynb #c046
 def table(
     m: dict,  # from `measure`
 ) -> str:  # several lines

@@ -84,7 +84,7 @@ def exclude_tasks(
     rows, at = [t.data for t in rows], sorted(left)
     before = [t[at].clone() for t in rows]
     for bank in banks:
-        bank.left = tuple(at)
+        bank.left_out = tuple(at)
     for t in rows:
         # any finite row will do, but a task's vector is divided by its length
         t[at] = torch.where(torch.isfinite(t[at]), t[at], torch.ones_like(t[at]))
@@ -92,7 +92,7 @@ def exclude_tasks(
         yield
     finally:
         for bank in banks:
-            bank.left = ()
+            bank.left_out = ()
         for t, old in zip(rows, before):
             t[at] = old
 

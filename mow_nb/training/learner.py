@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['pick_device', 'fast_bfloat16', 'Learner', 'recalibrate_batchnorm', 'source_name']
 
-# %% ../../nbs/62_learner.ipynb #c002
+# %% ../../nbs/62_learner.ipynb #c003
 import dataclasses
 import re
 from functools import partial
 from pathlib import Path
 from typing import Callable
 
-# %% ../../nbs/62_learner.ipynb #c003
+# %% ../../nbs/62_learner.ipynb #c004
 import torch
 from torch import Tensor
 from torch.nn import BatchNorm2d, Module
 
-from ..agent.capture import CardGraph, Dice, Recorder
+from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
@@ -27,7 +27,7 @@ from ..store.snapshot import check_fit
 from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 
 
-# %% ../../nbs/62_learner.ipynb #c006
+# %% ../../nbs/62_learner.ipynb #c007
 def pick_device(
     name: str,  # 'auto', 'cpu' or 'cuda'
 ) -> str:  # 'cpu' or 'cuda'
@@ -47,7 +47,7 @@ def fast_bfloat16(
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
 
 
-# %% ../../nbs/62_learner.ipynb #c009
+# %% ../../nbs/62_learner.ipynb #c010
 class Learner:
     "World model, actor-critic, their optimisers, and the number of updates"
 
@@ -63,9 +63,9 @@ class Learner:
         self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.warmup + (t.env_steps - t.prefill) // t.train_every
         self.kept_tasks = slice(None)  # the tasks whose losses are added up
-        self.dice = Dice(config.seed, self.device)
+        self.generators = StepGenerators(config.seed, self.device)
         recorded = self.device == 'cuda' and t.compile != 'off'
-        self.recorder = Recorder(CardGraph if recorded else None, self.dice)
+        self.recorder = Recorder(CudaRecording if recorded else None, self.generators)
         self.configure_optimizers()
 
     def gen(
@@ -73,7 +73,7 @@ class Learner:
         purpose: str,  # what is drawn
     ) -> torch.Generator:  # on the device, the same for the same update
         "Random generator that is a function of seed, purpose and number of updates"
-        return self.dice(purpose, self.updates)
+        return self.generators(purpose, self.updates)
 
     def annealing(
         self,
@@ -87,7 +87,7 @@ class Learner:
     def configure_optimizers(self) -> None:
         "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
-        self.recorder.drop()
+        self.recorder.reset()
         self.model_params = list(self.world.parameters())
         groups = [
             dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']),
@@ -114,12 +114,12 @@ class Learner:
         quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
         if len(world.enc.members) == 1:
             world.enc.members[0].compile(backend=backend)
-        world.losses, world.draw = quick(world, 'losses'), quick(world, 'draw')
+        world.losses, world.latent_from_uniform = quick(world, 'losses'), quick(world, 'latent_from_uniform')
         agent.policy, agent.losses = quick(agent, 'policy'), quick(agent, 'losses')
         plain, dream = type(world.dyn).forward.__get__(world.dyn), quick(world.dyn, 'forward')
 
-        def forward(z, act, e, memory, gen=None):
-            return dream(z, act, e, memory) if gen is None else plain(z, act, e, memory, gen)
+        def forward(z, act, e, weights, caches=None, gen=None):
+            return dream(z, act, e, weights, caches) if gen is None else plain(z, act, e, weights, caches, gen)
 
         world.dyn.forward = forward
 
@@ -216,7 +216,7 @@ class Learner:
         self.updates += 1
         return {k: v for k, v in means.items() if 'finite' not in k} | dict(skipped=skipped)
 
-    def regroup(
+    def split_clusters(
         self,
         labels: list[int],  # K new cluster labels, 0..N-1
         batch: Batch | None = None,  # of all tasks, to recalibrate the batch norms on; None = leave them
@@ -229,8 +229,8 @@ class Learner:
             if p in opt.state
         }
         self.labels, world = [int(l) for l in labels], self.world
-        world.regroup(self.labels)
-        self.actor_critic.regroup(self.labels)
+        world.split_clusters(self.labels)
+        self.actor_critic.split_clusters(self.labels)
         self.configure_optimizers()
         for model, opt in self.models_and_optimizers():
             for name, p in model.named_parameters():
@@ -274,9 +274,9 @@ class Learner:
     ) -> None:
         "Restore models, moments, clusters and counter; `CheckpointError` if a tensor does not fit"
         if list(labels) != self.labels:
-            self.regroup(labels)
+            self.split_clusters(labels)
         self.updates = updates
-        self.recorder.drop()
+        self.recorder.reset()
         for name, (model, opt) in zip(('world', 'agent'), self.models_and_optimizers()):
             model.load_state_dict(check_fit(model, tensors, f'{name}.'))
             for key, p in model.named_parameters():
@@ -286,7 +286,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c032
+# %% ../../nbs/62_learner.ipynb #c033
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -311,7 +311,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c035
+# %% ../../nbs/62_learner.ipynb #c036
 def source_name(
     model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now

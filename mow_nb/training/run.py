@@ -61,9 +61,8 @@ class Run:
         self.stdout = SafeStdout(self.interrupt, quiet)
         self.names = [task.name for task in self.tasks]
         self.learner = Learner(config)
-        self.player = Agent(
-            self.learner.world, self.learner.actor_critic, t.act_context, tape=self.learner.recorder.tape
-        )
+        learner = self.learner
+        self.player = Agent(learner.world, learner.actor_critic, t.act_context, recording=learner.recorder.kind)
         mirror = self.learner.device if self.learner.device == 'cuda' and t.mirror else None
         self.pool = pool_of(config)
         self.replay = Replay(
@@ -192,7 +191,7 @@ class Run:
         if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
             found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
             save_analysis(self.path / 'analysis', found)
-            self.learner.regroup(
+            self.learner.split_clusters(
                 found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.batch_size))
             )
         self.grouped = True

@@ -96,7 +96,7 @@ def save_pretrained(
     # running variances may lie outside of what float16 can hold
     shrinks = lambda name, t: half and t.is_floating_point() and 'running' not in name
     tensors = {}
-    for part, model in (('world', agent.world), ('agent', agent.critic)):
+    for part, model in (('world', agent.world), ('agent', agent.actor_critic)):
         for name, t in model.state_dict().items():
             t = t.detach().cpu().contiguous().clone()
             tensors[f'{part}.{name}'] = t.half() if shrinks(name, t) else t

@@ -134,7 +134,7 @@ class Dream:
         z = torch.stack([*self.z, *(m.z for m in self.moments)])[-T:]
         a = torch.stack([*self.a, *(torch.from_numpy(x) for x in (*(m.act for m in self.moments), act))])[-T:]
         e, every = w.task_vectors(), lambda x: x.float().expand(w.tasks, 1, -1, -1)
-        h = w.dyn(every(z), every(a), e, w.dyn.memory(w.dyn.route(e)))[0][:, :, -1:]
+        h = w.dyn(every(z), every(a), e, w.dyn.expert_weights(w.dyn.route(e)))[0][:, :, -1:]
         rew, cont = w.twohot.decode(w.heads.rew(h, e)), w.heads.cont(h, e)[..., 0].float().sigmoid()
         return (
             w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0],
@@ -192,10 +192,10 @@ class Dream:
             )
         )
         every = lambda x: x.expand(w.tasks, 1, -1, -1)
-        e, watching = w.task_vectors(), Agent(w, self.agent.critic, L)
+        e, watching = w.task_vectors(), Agent(w, self.agent.actor_critic, L)
         watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
-        return self.agent.critic.act(
-            every(z[-1:]), watching.recall(e, watching.z, watching.a), e, self.gen('advice', len(self.moments))
+        return self.agent.actor_critic.act(
+            every(z[-1:]), watching.hidden_state(e, watching.z, watching.a), e, self.gen('advice', len(self.moments))
         )[self.k, 0, 0].numpy()
 
 
