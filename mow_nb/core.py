@@ -28,6 +28,7 @@ __all__ = [
     'symexp',
     'TwoHot',
     'task_colors',
+    'new_axes',
 ]
 
 # %% ../nbs/00_core.ipynb #c002
@@ -379,3 +380,14 @@ def task_colors(
         slot = next((hue, level) for hue in hues for level in levels if (hue, level) not in taken)
         taken[slot] = name
     return {name: _tint(*slot) for slot, name in taken.items()}
+
+
+# %% ../nbs/00_core.ipynb #c085
+def new_axes(
+    width: float,  # inches
+    height: float,  # inches
+):  # matplotlib axes; their `figure` is what a notebook shows
+    "Axes alone on a new figure with constrained layout, outside pyplot's register of open figures"
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout='constrained').subplots()

@@ -159,13 +159,7 @@ class Notebook:
 
     def errors(self):
         "What cells and widgets show as errors"
-        return [
-            e.inner_text()[-600:]
-            for e in self.page.locator(
-                '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"], '
-                '.jp-RenderedText[data-mime-type*=error]'
-            ).all()
-        ]
+        return [e.inner_text()[-600:] for e in self.page.locator(', '.join(ERRORS)).all()]
 
     def controls(self):
         "All that can be changed: the visible boxes of ipywidgets that hold one input"
@@ -182,11 +176,7 @@ class Notebook:
 
     def looks(self):
         "A digest of every picture that the outputs show: of its bytes, since its address changes with every drawing"
-        return self.page.evaluate("""() => Promise.all([...document.querySelectorAll('.jp-OutputArea-output img')]
-            .filter(i => i.offsetParent && i.naturalWidth).map(async i => {
-            const bytes = await (await fetch(i.src)).arrayBuffer();
-            return [...new Uint8Array(await crypto.subtle.digest('SHA-256', bytes))].map(b => b.toString(16)).join('');
-        }))""")
+        return self.page.evaluate(DIGESTS)
 
     def still(self, seconds=20):
         "What the pictures look like once nothing is being drawn any more"
@@ -216,6 +206,22 @@ class Notebook:
         assert not self.errors(), self.errors()
         return label
 
+
+ERRORS = [
+    '[data-mime-type="application/vnd.jupyter.error"]',
+    '[data-mime-type="application/vnd.jupyter.stderr"]',
+    '.jp-RenderedText[data-mime-type*=error]',
+]
+
+DIGESTS = """() => {
+    const images = [...document.querySelectorAll('.jp-OutputArea-output img')];
+    const shown = images.filter(i => i.offsetParent && i.naturalWidth);
+    return Promise.all(shown.map(async i => {
+        const bytes = await (await fetch(i.src)).arrayBuffer();
+        const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
+        return [...digest].map(b => b.toString(16)).join('');
+    }));
+}"""
 
 CONTROLS = [
     '.widget-dropdown',
@@ -257,11 +263,13 @@ SMALL = '''
 import ipywidgets as w, matplotlib.pyplot as plt
 from IPython.display import display
 {}
-parts = dict(bars=w.IntSlider(3, 1, 9, description='Bars'),
-             colour=w.Dropdown(options=['C0', 'C1'], description='Colour'),
-             grid=w.Checkbox(False, description='Grid'),
-             kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'),
-             dead=w.Dropdown(options=['a', 'b'], description='Dead'))
+parts = dict(
+    bars=w.IntSlider(3, 1, 9, description='Bars'),
+    colour=w.Dropdown(options=['C0', 'C1'], description='Colour'),
+    grid=w.Checkbox(False, description='Grid'),
+    kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'),
+    dead=w.Dropdown(options=['a', 'b'], description='Dead'),
+)
 out = w.Output()
 def draw(_=None):
     with out:
@@ -312,7 +320,7 @@ def test_explorer(visit, lab):
     book.run(240)
     tabs = book.page.locator('.widget-tab .lm-TabBar-tab')
     names = tabs.all_inner_texts()
-    assert names == ['Clusters', 'Routing', 'Eyes', 'Progress', 'Play the dream']
+    assert names == ['Clusters', 'Routing', 'Rollouts', 'Progress', 'Play the dream']
     for i, name in enumerate(names):
         tabs.nth(i).click()
         tabs.nth(i).scroll_into_view_if_needed()

@@ -18,7 +18,7 @@ def report(tmp_path_factory):
 
 
 def test_report_in_a_browser(report, visit):
-    "All of it is shown, on a laptop and on a phone; nothing is missing or complains or asks the network"
+    "On a laptop and on a phone all of it is shown; nothing is missing, complains or asks the network"
     for kind, shape in (('desk', DESK), ('phone', PHONE)):
         v = visit(shape)
         v.page.goto(report.as_uri())

@@ -40,7 +40,7 @@ from importlib import import_module
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from time import perf_counter, process_time
+from time import perf_counter
 
 # %% ../../nbs/13_metaworld.ipynb #c003
 import gymnasium as gym

@@ -38,10 +38,10 @@ from functools import cache
 
 import gymnasium as gym
 import numpy as np
-from ..suites import LOOKS, POCKET8
 
 from ..core import ConfigError
 from .tasks import Task
+from ..suites import LOOKS, POCKET8
 
 # %% ../../nbs/11_pocket.ipynb #c005
 PLACES, PERIOD = 8, 28  # places along a row of `track`; phases of the target's walk, there and back, two for each place

@@ -21,11 +21,11 @@ from functools import cache
 
 import gymnasium as gym
 import numpy as np
-from ..suites import STEER4
 
 from ..core import ConfigError, np_rng
 from .pocket import LENGTH, SIDE, background, sprite
 from .tasks import Task
+from ..suites import STEER4
 
 # %% ../../nbs/12_steer.ipynb #c005
 STRIDE = 1 / 6  # the longest step, in sides of the square

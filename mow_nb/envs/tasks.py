@@ -26,9 +26,9 @@ from importlib import import_module
 from typing import Callable
 
 import numpy as np
-from ..suites import MT50, SUITES, Suite, task_sets
 
 from ..core import N_DISCRETE, ConfigError, suggest
+from ..suites import MT50, SUITES, Suite, task_sets
 
 
 # %% ../../nbs/10_tasks.ipynb #c005

@@ -24,16 +24,16 @@ from pkgutil import resolve_name
 from typing import NamedTuple
 
 import numpy as np
-from ..suites import AtariProtocol
 
 from ..core import N_DISCRETE, ConfigError, EnvError, counter_seed
 from .metaworld import RobotEnv, choose_gl
 from .pocket import PocketEnv
 from .probe import by_id
 from .steer import SteerEnv
-from .tasks import Task, maker, random_actions, suite_of
+from .tasks import Task, maker, suite_of
 from .workers import IsolatedEnv
 from .wrappers import Env, GymEnv, RemoteEnv
+from ..suites import AtariProtocol
 
 
 # %% ../../nbs/17_vector.ipynb #c005

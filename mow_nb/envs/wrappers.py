@@ -16,12 +16,12 @@ import gymnasium as gym
 import numpy as np
 from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
-from ..suites import AtariProtocol
 
 from ..core import ConfigError, EnvError, MowError
 from .probe import BadAnswer, NoPicture, NotANumber, call_env
 from .tasks import Task, acts_of, decode
 from .workers import IsolatedEnv, Worker, WorkerError
+from ..suites import AtariProtocol
 
 
 # %% ../../nbs/16_wrappers.ipynb #c005

@@ -31,7 +31,6 @@ from typing import Callable
 
 # %% ../../nbs/51_evaluation.ipynb #c003
 import numpy as np
-from ..suites import PROTOCOLS, AtariProtocol
 
 from ..agent.player import Agent
 from ..config import Config
@@ -39,17 +38,18 @@ from ..core import CheckpointError, EnvError, generator, np_rng
 from ..envs.metaworld import CAMERA, PLACE, REWARD, STYLES, choose_gl
 from ..envs.tasks import Task, bounds, d_max, random_actions, suite_of
 from ..envs.vector import Pool
-from .metrics import success_rate
+from .metrics import Estimate, success_rate
 from ..files import disk, get_json, put
 from ..store.presets import check
+from ..suites import PROTOCOLS, AtariProtocol
 
 
 # %% ../../nbs/51_evaluation.ipynb #c006
 @dataclass(frozen=True)
 class Played:
-    "One episode of an evaluation"
+    "Outcome of one evaluation episode"
 
-    ret: float  # sum of its rewards
+    ret: float  # return, the undiscounted sum of rewards
     length: int  # steps it took
     cut: bool  # True if it was cut at `max_steps`
     success: bool | None = None  # was the goal reached at any time? None if the task knows no success
@@ -61,9 +61,9 @@ def play(
     pool: Pool,  # environments at the start of an episode
     episodes: int,  # per task
     max_steps: int,  # after which an episode is cut
-) -> dict[str, list[Played]]:  # task name -> its first episodes
-    "Let a policy play"
-    out, step, broken = {t.name: [] for t in pool.tasks}, 0, {t.name: 0 for t in pool.tasks}
+) -> dict[str, list[Played]]:  # task name -> its first episodes; raises EnvError if nearly all of a task break
+    "First episodes of each task under a policy, with all environments stepped in parallel"
+    out, broken, step = {t.name: [] for t in pool.tasks}, {t.name: 0 for t in pool.tasks}, 0
     while min(map(len, out.values())) < episodes:
         seen = len(pool.finished)
         pool.step(policy(pool.obs, step))
@@ -73,9 +73,8 @@ def play(
                 continue
             broken[e.task] += 1
             if broken[e.task] > 10 + 10 * episodes:
-                raise EnvError(
-                    f"task '{e.task}': {broken[e.task]} episodes of its evaluation broke, {len(out[e.task])} came to an end"
-                )
+                told = f'{broken[e.task]} episodes of its evaluation broke, {len(out[e.task])} came to an end'
+                raise EnvError(f"task '{e.task}': {told}")
         for k, t in enumerate(pool.tasks):
             if len(pool.acts[k]) >= max_steps:
                 out[t.name].append(Played(pool.ret[k], len(pool.acts[k]), True, *pool.success[k]))
@@ -104,14 +103,14 @@ def _record(config, played, player, updates):
 def protocol_of(
     config: Config,  # of a run
 ) -> AtariProtocol:  # the rules of its Atari games
-    "Which rules apply"
+    "Atari protocol that a config names, with its choice of the action set"
     return replace(PROTOCOLS[config.protocol], full_actions=config.full_actions)
 
 
 def robots_of(
     config: Config,  # of a run
 ) -> dict:  # plain data; empty if no robot takes part
-    "How its robots are stepped, seen and rewarded"
+    "Settings of the robot environments of a config, as they stand in its records"
     if not any(suite_of(t).settings == 'robots' for t in check(config)):
         return {}
     return asdict(config.robots) | dict(
@@ -123,30 +122,29 @@ def pool_of(
     config: Config,  # of a run
     purpose: str = 'episode',  # keeps the episodes of training and evaluation apart
 ) -> Pool:  # one environment per task
-    "The environments of a run"
+    "Vector environment with the tasks, seed and rules of a config"
     return Pool(check(config), config.seed, config.model.vae.size, protocol_of(config), purpose, asdict(config.robots))
 
 
 # %% ../../nbs/51_evaluation.ipynb #c013
 def evaluate_random(
     config: Config,  # whose tasks and rules
-) -> dict:  # the record
-    "Random play under the rules of a run"
+) -> dict:  # record of the evaluation, plain data
+    "Evaluate uniformly random actions under the rules of a config"
     tasks, rng = check(config), np_rng(config.seed, 'random player')
     pool = pool_of(config, 'evaluation')
-    played = play(
-        lambda obs, step: random_actions(tasks, d_max(tasks), rng), pool, config.eval.episodes, config.eval.max_steps
-    )
+    policy = lambda obs, step: random_actions(tasks, d_max(tasks), rng)
+    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
     pool.close()
     return _record(config, played, 'random', 0)
 
 
 def evaluate_agent(
     config: Config,  # of the agent's run
-    agent: Agent,  # who plays; its memory is emptied
+    agent: Agent,  # who plays; its context is emptied
     updates: int,  # how far it was trained
-) -> dict:  # the record
-    "A trained agent under the rules of its run"
+) -> dict:  # record of the evaluation, plain data
+    "Evaluate a trained agent, with sampled actions, under the rules of its config"
     agent.reset()
     device, pool = agent.world.embed.device.type, pool_of(config, 'evaluation')
     policy = lambda obs, step: agent.act(obs, generator(config.seed, 'evaluate', updates, step, device))
@@ -160,7 +158,7 @@ def normalised(
     task: Task,  # any task
     ret: float,  # a return, or a mean of returns
 ) -> float:  # 0 = random, 1 = reference; NaN if there is none
-    "Where a return stands between random and reference"
+    "Return normalised between random play and the reference player: (ret - random) / (reference - random)"
     if (b := bounds(task)) is None:
         return float('nan')
     return (ret - b[0]) / (b[1] - b[0])
@@ -171,7 +169,7 @@ def score_rows(
     tasks: tuple[Task, ...],  # K tasks
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> list[dict]:  # per task: name, mean, sem, random, reference, normalised, episodes, cut, success, success_end
-    "One row per task; what a task does not know is NaN or None"
+    "Mean return, standard error, normalised score and success of each task; unknown ones are NaN or None"
     rows = []
     for t in tasks:
         rets = [p['ret'] for p in record['episodes'][t.name]]
@@ -195,8 +193,8 @@ def score_rows(
 def successes(
     episodes: list[dict],  # of one task, from a record
     key: str = 'success',  # 'success' at any time, or 'success_end'
-):  # `metrics.Estimate`, share with Wilson's interval; None if the task knows no success
-    "How often the goal was reached"
+) -> Estimate | None:  # None if the task knows no success
+    "Success rate over episodes with Wilson's interval"
     won = [p[key] for p in episodes if p.get(key) is not None]
     return success_rate(won) if won else None
 
@@ -205,7 +203,7 @@ def successes(
 def score_text(
     rows: list[dict],  # from `score_rows`
 ) -> str:  # lines for a terminal, at most 80 columns wide
-    "The table in plain text"
+    "Plain-text table of returns and success, with a footnote on the episodes"
     known = [r['normalised'] for r in rows if r['normalised'] == r['normalised']]
     n = max(16, *(len(r['task']) + 1 for r in rows))
     number = lambda x, width: f'{x:{width}.2f}' if x == x else ' ' * width
@@ -229,12 +227,11 @@ def _success_lines(rows, n):
     lines = ['', f"{'task':{n}}{'success':>10}{'95 % interval':>18}{'at the end':>14}"]
     for r in won:
         s = r['success']
-        lines.append(
-            f"{r['task']:{n}}{s.value:10.0%}{f'{s.low:.0%} to {s.high:.0%}':>18}{r['success_end'].value:14.0%}"
-        )
+        ends = f'{s.low:.0%} to {s.high:.0%}'
+        lines.append(f"{r['task']:{n}}{s.value:10.0%}{ends:>18}{r['success_end'].value:14.0%}")
     if len(won) > 1:
-        both = (np.mean([r[k].value for r in won]) for k in ('success', 'success_end'))
-        lines.append(f"{'mean':{n}}{next(both):10.0%}{'':18}{next(both):14.0%}")
+        any_time, at_end = (np.mean([r[key].value for r in won]) for key in ('success', 'success_end'))
+        lines.append(f"{'mean':{n}}{any_time:10.0%}{'':18}{at_end:14.0%}")
     return lines
 
 
@@ -242,10 +239,8 @@ def _footnotes(rows):
     "How many episodes stand behind the means, and which of them were cut"
     counts = sorted({r['episodes'] for r in rows})
     cut = ', '.join(f"{r['task']} {r['cut']}" for r in rows if r['cut'])
-    text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task" + (
-        f'; cut short: {cut}' if cut else ''
-    )
-    return textwrap.wrap(text, 80)
+    text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task"
+    return textwrap.wrap(f'{text}; cut short: {cut}' if cut else text, 80)
 
 
 # %% ../../nbs/51_evaluation.ipynb #c029
@@ -258,7 +253,7 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "Where a record is written, so that no larger one is lost"
+    "File name of a record; one with fewer episodes than the file that is there gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:
@@ -275,37 +270,43 @@ def save_record(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it was written
-    "Write a record"
+    "Write a record as JSON, atomically"
     with disk(f'cannot write in {folder}'):
         Path(folder).mkdir(parents=True, exist_ok=True)
     return put(record_file(folder, record), json.dumps(record, indent=1))
 
 
 # %% ../../nbs/51_evaluation.ipynb #c031
+def _is_episode(p):
+    "Does this look like a `Played` as plain data?"
+    if not isinstance(p, dict) or not isinstance(p.get('cut'), bool):
+        return False
+    numbers = all(type(p.get(key)) in (int, float) for key in ('ret', 'length'))
+    return numbers and all(isinstance(p.get(key), (bool, type(None))) for key in ('success', 'success_end'))
+
+
+def _is_record(r):
+    "Does this look like the record of an evaluation?"
+    if type(r.get('updates')) is not int or not isinstance(r.get('player'), str):
+        return False
+    if not isinstance(r.get('episodes'), dict):
+        return False
+    return all(isinstance(played, list) and all(map(_is_episode, played)) for played in r['episodes'].values())
+
+
 def read_record(
     file: Path,  # of an evaluation
-) -> dict:  # the record
-    "A record, or `CheckpointError` if it is none"
-    r, number = get_json(file), lambda x: type(x) in (int, float)
-    one = lambda p: (
-        isinstance(p, dict)
-        and number(p.get('ret'))
-        and number(p.get('length'))
-        and isinstance(p.get('cut'), bool)
-        and all(isinstance(p.get(k), (bool, type(None))) for k in ('success', 'success_end'))
-    )
-    if not (
-        type(r.get('updates')) is int
-        and isinstance(r.get('player'), str)
-        and isinstance(r.get('episodes'), dict)
-        and all(isinstance(e, list) and all(map(one, e)) for e in r['episodes'].values())
-    ):
+) -> dict:  # the record; raises CheckpointError if it is none
+    "Read the record of an evaluation and check its form"
+    record = get_json(file)
+    if not _is_record(record):
         raise CheckpointError(f'{Path(file).name} is not the record of an evaluation')
-    return r
+    return record
 
 
 def load_records(
     folder: Path,  # the `eval` directory of a run
 ) -> list[dict]:  # records of the agent, in the order of training
-    "All evaluations of a run"
-    return [read_record(p) for p in sorted(Path(folder).glob('step-*.json')) if re.fullmatch(r'step-\d+\.json', p.name)]
+    "Read all evaluations of the agent of a run"
+    files = sorted(Path(folder).glob('step-*.json'))
+    return [read_record(file) for file in files if re.fullmatch(r'step-\d+\.json', file.name)]

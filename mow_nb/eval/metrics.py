@@ -31,6 +31,8 @@ import numpy as np
 from einops import rearrange
 
 # %% ../../nbs/50_metrics.ipynb #c004
+from ..core import new_axes
+from ..pages import Markdown, table
 from ..suites import human_score, random_score
 
 
@@ -38,8 +40,8 @@ from ..suites import human_score, random_score
 def hns(
     score: float | np.ndarray,  # (...) raw game scores
     game: str,  # an Atari game
-) -> float | np.ndarray:  # (...) 0 is random play, 1 is the human tester
-    "Human-normalised score"
+) -> float | np.ndarray:  # (...) normalised scores, unbounded
+    "Human-normalised score (HNS): 0 is random play, 1 the human tester"
     low, high = random_score(game), human_score(game)
     return (np.asarray(score, float) - low) / (high - low)
 
@@ -47,8 +49,8 @@ def hns(
 # %% ../../nbs/50_metrics.ipynb #c010
 def hns_matrix(
     scores: dict[str, list[float]],  # game to the raw scores of its runs
-) -> np.ndarray:  # (games, runs) human-normalised
-    "Scores on the common scale, one row per game"
+) -> np.ndarray:  # (games, runs) human-normalised; raises ValueError if games differ in their number of runs
+    "Human-normalised scores as a matrix, one row per game"
     runs = {game: len(row) for game, row in scores.items()}
     if len(set(runs.values())) != 1 or 0 in runs.values():
         raise ValueError(f'every game needs the same number of runs, at least one; got {runs}')
@@ -85,7 +87,7 @@ def iqm(
 def optimality_gap(
     x: np.ndarray,  # (..., games, runs) normalised scores
 ) -> np.ndarray:  # (...) 0 = human level everywhere
-    "Mean distance to human level, from below"
+    "Mean shortfall to human level: the mean of max(0, 1 - x)"
     return (1 - np.minimum(x, 1)).mean((-2, -1))
 
 
@@ -93,9 +95,9 @@ def optimality_gap(
 def resample(
     x: np.ndarray,  # (games, runs) normalised scores
     rng: np.random.Generator,  # source of the draws
-    reps: int,  # how many pretended experiments
-) -> np.ndarray:  # (reps, games, runs)
-    "Redraw the runs of every game, with replacement"
+    reps: int,  # number of resamples
+) -> np.ndarray:  # (reps, games, runs) resampled scores
+    "Stratified bootstrap resamples: the runs of every game, redrawn with replacement"
     pick = rng.integers(x.shape[-1], size=(reps, *x.shape))
     return np.take_along_axis(x[None], pick, -1)
 
@@ -103,11 +105,11 @@ def resample(
 # %% ../../nbs/50_metrics.ipynb #c029
 @dataclass(frozen=True)
 class Estimate:
-    "A figure with its interval; the ends are NaN where nothing can be said"
+    "Point estimate and the ends of its confidence interval; NaN ends where the data allow none"
 
-    value: float  # the figure itself
-    low: float  # lower end
-    high: float  # upper end
+    value: float  # the point estimate
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
 
     def __str__(self):
         return f'{self.value:.3f}' + ('' if np.isnan(self.low) else f' ({self.low:.3f} to {self.high:.3f})')
@@ -116,12 +118,12 @@ class Estimate:
 # %% ../../nbs/50_metrics.ipynb #c030
 def interval(
     x: np.ndarray,  # (games, runs) normalised scores
-    stat: Callable,  # such as `iqm`
+    stat: Callable,  # (..., games, runs) -> (...), such as `iqm`
     rng: np.random.Generator,  # source of the draws
-    reps: int = 2000,  # pretended experiments
-    level: float = 0.95,  # share of them inside
-) -> Estimate:  # the figure and its percentile interval
-    "Stratified bootstrap interval"
+    reps: int = 2000,  # bootstrap resamples
+    level: float = 0.95,  # of the interval
+) -> Estimate:  # ends are NaN with fewer than two runs
+    "Statistic with its percentile interval from the stratified bootstrap"
     if x.shape[-1] < 2:
         return Estimate(float(stat(x)), np.nan, np.nan)
     tail = (1 - level) / 2
@@ -136,10 +138,10 @@ METRICS = dict(mean=mean, median=median, iqm=iqm, optimality_gap=optimality_gap)
 def aggregate_metrics(
     scores: dict[str, list[float]],  # game to the raw scores of its runs
     rng: np.random.Generator | None = None,  # None: always the same draws, so that one table has one answer
-    reps: int = 2000,  # pretended experiments
+    reps: int = 2000,  # bootstrap resamples
     level: float = 0.95,  # of the intervals
-) -> dict[str, Estimate]:  # name of the figure to its estimate
-    "Mean, median, IQM and optimality gap with intervals"
+) -> dict[str, Estimate]:  # metric to its estimate
+    "Mean, median, IQM and optimality gap of human-normalised scores, with bootstrap intervals"
     x = hns_matrix(scores)
     rng = rng or np.random.Generator(np.random.Philox(0))
     return {name: interval(x, stat, rng, reps, level) for name, stat in METRICS.items()}
@@ -147,13 +149,12 @@ def aggregate_metrics(
 
 # %% ../../nbs/50_metrics.ipynb #c038
 def score_table(
-    summaries: dict[str, dict[str, Estimate]],  # method to its summary
-) -> str:  # Markdown, one row per method
-    "Methods side by side"
+    summaries: dict[str, dict[str, Estimate]],  # method to its `aggregate_metrics`
+) -> Markdown:  # a row per method, a column per metric; shown by a notebook
+    "Table of methods by metrics, each with its interval"
     names = list(next(iter(summaries.values())))
-    rows = [['method', *(name.replace('_', ' ') for name in names)], ['---'] * (len(names) + 1)]
-    rows += [[method, *(str(row[name]) for name in names)] for method, row in summaries.items()]
-    return '\n'.join('| ' + ' | '.join(row) + ' |' for row in rows)
+    head = ['method', *(name.replace('_', ' ') for name in names)]
+    return table(head, [[method, *(row[name] for name in names)] for method, row in summaries.items()])
 
 
 # %% ../../nbs/50_metrics.ipynb #c049
@@ -162,7 +163,7 @@ def wilson(
     trials: int | np.ndarray,  # (...) episodes
     level: float = 0.95,  # of the interval
 ) -> tuple[np.ndarray, np.ndarray]:  # two of (...), lower and upper end; 0 and 1 without trials
-    "Wilson's interval for a proportion"
+    "Wilson score interval of a binomial proportion"
     k, n = np.asarray(wins, float), np.asarray(trials, float)
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     centre = (k + z2 / 2) / (n + z2)
@@ -175,7 +176,7 @@ def success_rate(
     episodes: list | np.ndarray,  # (...) 1 or True where the episode succeeded
     level: float = 0.95,  # of the interval
 ) -> Estimate:  # proportion with Wilson's interval
-    "Share of episodes that succeeded"
+    "Share of successful episodes with its Wilson interval; NaN of none"
     won = np.asarray(episodes, float)
     low, high = wilson(won.sum(), won.size, level)
     return Estimate(float(won.mean()) if won.size else np.nan, float(low), float(high))
@@ -183,18 +184,17 @@ def success_rate(
 
 # %% ../../nbs/50_metrics.ipynb #c057
 def plot_intervals(
-    summaries: dict[str, dict[str, Estimate]],  # method to its summary
-    metric: str = 'iqm',  # which figure
+    estimates: dict[str, Estimate],  # name of each row, such as a method, to its estimate
+    label: str = '',  # what is estimated
     ax=None,  # axes to draw on; None makes new ones
-):  # the axes, with one bar per method
-    "A figure and its interval for every method"
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.subplots(figsize=(5, 0.3 * len(summaries) + 0.8), layout='constrained')[1]
-    for y, (method, row) in enumerate(summaries.items()):
-        e = row[metric]
-        ax.plot([e.low, e.high], [y, y], color='#56B4E9', lw=7, solid_capstyle='butt')  # NaN draws nothing
-        ax.plot([e.value] * 2, [y - 0.35, y + 0.35], color='#0072B2', lw=2)
-    ax.set(yticks=range(len(summaries)), yticklabels=list(summaries), xlabel=metric.replace('_', ' '))
-    ax.invert_yaxis()
+    colors: dict | None = None,  # name to colour; None draws all rows alike
+):  # the axes, with a row per name from top to bottom
+    "Point estimates with their intervals as bars, one row each"
+    ax = ax or new_axes(5, 0.3 * len(estimates) + 0.8)
+    for y, (name, e) in enumerate(estimates.items()):
+        color = colors[name] if colors else '#56B4E9'
+        ax.plot([e.low, e.high], [y, y], color=color, alpha=0.6, lw=7, solid_capstyle='butt')  # NaN draws nothing
+        ax.plot(e.value, y, '|', color=colors[name] if colors else '#0072B2', ms=15, mew=2.5)
+    ax.set(yticks=range(len(estimates)), yticklabels=list(estimates), xlabel=label)
+    ax.set_ylim(len(estimates) - 0.4, -0.6)
     return ax

@@ -16,7 +16,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..core import CheckpointError, task_colors
+from ..core import CheckpointError, new_axes
 from ..files import disk, get_arrays, put
 from ..model.world_model import WorldModel
 from ..records import Batch
@@ -25,22 +25,22 @@ from ..records import Batch
 # %% ../../nbs/52_rollouts.ipynb #c006
 @dataclass(frozen=True)
 class Strips:
-    "What happened, what is kept of it, and what was dreamt, for B windows of each task"
+    "Real, reconstructed and open-loop predicted frames and rewards, for B windows of each task"
 
     real: Tensor  # (K, B, T, 3, H, W) in [0, 1], with H, W the picture's sides
     recon: Tensor  # (K, B, T, 3, H, W) decoded from posterior samples
     dream: Tensor  # (K, B, T, 3, H, W) decoded from prior samples after the context
-    act: Tensor  # (K, B, T, A) what was done at each picture
-    rew: Tensor  # (K, B, T) what followed it
-    rew_hat: Tensor  # (K, B, T) what the dream believed would follow; NaN during the context
-    context: int  # steps that the dream was shown
+    act: Tensor  # (K, B, T, A) recorded actions
+    rew: Tensor  # (K, B, T) recorded rewards, of the step after each picture
+    rew_hat: Tensor  # (K, B, T) predicted rewards; NaN during the context
+    context: int  # L, steps that the dream was shown
 
 
 # %% ../../nbs/52_rollouts.ipynb #c008
 def replayed(
     act: Tensor,  # (K, M, H, A) recorded actions
-):  # a policy for `WorldModel.imagine`
-    "The policy that does again what was done"
+):  # (z, h, e, gen) -> (K, M, 1, A)
+    "Policy for `WorldModel.imagine` that hands out recorded actions, one step per call"
     steps = iter(act.split(1, 2))
     return lambda z, h, e, gen: next(steps)
 
@@ -48,12 +48,12 @@ def replayed(
 # %% ../../nbs/52_rollouts.ipynb #c011
 @torch.no_grad()
 def strips(
-    world: WorldModel,  # whose eyes and dreams
+    world: WorldModel,  # is set to evaluation mode
     batch: Batch,  # (K, B, T, ...): B windows per task
     context: int,  # L, steps the dream is shown
     gen: torch.Generator,  # source of the draws
 ) -> Strips:  # of K tasks, B windows and T steps
-    "Reality beside reconstruction and dream"
+    "Reconstructions of whole windows and open-loop predictions after a context, both decoded"
     world, e = world.eval(), world.task_vectors()
     T = batch.obs.shape[2]
     z = world.encode(batch.obs, e, gen)[1]
@@ -68,8 +68,8 @@ def strips(
 # %% ../../nbs/52_rollouts.ipynb #c015
 def drift(
     strips: Strips,  # of K tasks
-) -> dict[str, Tensor]:  # 'recon' and 'dream': (K, B, T) mean squared difference of a pixel
-    "Error of reconstruction and dream at every step"
+) -> dict[str, Tensor]:  # 'recon' and 'dream': (K, B, T)
+    "Mean squared pixel error of reconstructions and of predictions, at every step"
     return {n: (getattr(strips, n) - strips.real).square().mean((-3, -2, -1)) for n in ('recon', 'dream')}
 
 
@@ -84,7 +84,7 @@ def save_strips(
     file: Path,  # such as 'analysis/strips.npz'; its directory is made if missing
     strips: Strips,  # of K tasks
 ) -> None:
-    "Write strips, at once or not at all"
+    "Write strips and their errors to an .npz file, atomically"
     number = lambda x: x.float().cpu().numpy()
     arrays = dict(
         real=_bytes(strips.real),
@@ -102,38 +102,35 @@ def save_strips(
     put(file, out.getvalue())
 
 
+def _check_strips(x, name):
+    "`CheckpointError` unless arrays from a file are strips whose shapes fit together"
+    shape = {n: a.shape for n, a in x.items()}
+    frames, numbers = ('real', 'recon', 'dream'), ('rew', 'rew_hat', 'recon_error', 'dream_error')
+    wrong = CheckpointError(f'{name} does not hold strips, or those of another version')
+    if not {*frames, *numbers, 'act', 'context'} <= shape.keys():
+        raise wrong
+    if shape['context'] != () or x['context'].dtype.kind not in 'iu':
+        raise wrong
+    if any(len(shape[n]) != 6 or x[n].dtype != np.uint8 for n in frames):
+        raise wrong
+    (K, B, T, *picture), L = shape['real'], int(x['context'])
+    fits = [
+        picture[-1] == 3 and 0 < L < T,
+        shape['recon'] == (K, B, T, *picture),
+        shape['dream'] == (K, B, T - L, *picture),
+        all(shape[n] == (K, B, T) for n in numbers),
+        shape['act'][:3] == (K, B, T),
+    ]
+    if not all(fits):
+        raise wrong
+
+
 def load_strips(
     file: Path,  # written by `save_strips`
-) -> dict[
-    str, np.ndarray
-]:  # 'real', 'recon', 'dream' (K, B, T, H, W, 3) uint8; 'act'; 'rew', 'rew_hat', 'recon_error', 'dream_error' (K, B, T); 'context'
-    "Read strips back"
+) -> dict:  # name -> array: frames (K, B, T, H, W, 3) uint8, others (K, B, T, ...); here H, W are a picture's sides
+    "Arrays of a strips file: real, recon, dream, act, rew, rew_hat, recon_error, dream_error and context"
     x = get_arrays(file)
-    shape = lambda n: x[n].shape if n in x else ()
-    K_B_T, context = (
-        shape('real')[:3],
-        int(x['context']) if shape('context') == () and 'context' in x and x['context'].dtype.kind in 'iu' else -1,
-    )
-    sides = all(
-        len(shape(n)) == 6
-        and x[n].dtype == np.uint8
-        and shape(n)[:2] == K_B_T[:2]
-        and shape(n)[3:] == shape('real')[3:]
-        for n in ('real', 'recon', 'dream')
-    )
-    whole = (
-        sides
-        and shape('real')[-1] == 3
-        and 0 < context < K_B_T[2]
-        and shape('recon')[2] == K_B_T[2]
-        and shape('dream')[2] == K_B_T[2] - context
-    )
-    if (
-        not whole
-        or any(shape(n) != K_B_T for n in ('rew', 'rew_hat', 'recon_error', 'dream_error'))
-        or shape('act')[:3] != K_B_T
-    ):
-        raise CheckpointError(f'{Path(file).name} does not hold strips, or those of another version')
+    _check_strips(x, Path(file).name)
     return x | dict(dream=np.concatenate([x['recon'][:, :, : x['context']], x['dream']], 2))
 
 
@@ -143,54 +140,53 @@ def film(
     task: int,  # which task, 0..K-1
     start: int = 0,  # which window, 0..B-1
     every: int = 1,  # each `every`-th moment
-) -> np.ndarray:  # (3 * (H + 2), T * (W + 2), 3) uint8, one picture; here H and W are height and width
-    "Real, reconstructed and dreamt pictures under each other, with white gaps"
-    row = lambda n: np.concatenate(
-        [np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in arrays[n][task, start, ::every]], 1
-    )
-    return np.concatenate([row(n) for n in ('real', 'recon', 'dream')], 0)
+) -> np.ndarray:  # (3 * (H + 2), T * (W + 2), 3) uint8; here H and W are a picture's height and width
+    "One image of three rows (real, reconstructed, dreamt frames) with white gaps"
+
+    def row(name):
+        frames = arrays[name][task, start, ::every]
+        return np.concatenate([np.pad(x, ((1, 1), (1, 1), (0, 0)), constant_values=255) for x in frames], 1)
+
+    return np.concatenate([row(name) for name in ('real', 'recon', 'dream')], 0)
 
 
+# %% ../../nbs/52_rollouts.ipynb #c023
 def plot_strips(
     arrays: dict,  # from `load_strips`
     task: int,  # which task, 0..K-1
     name: str = '',  # its name, for the title
     every: int = 1,  # show each `every`-th moment
-    ax=None,  # axes to draw on
+    ax=None,  # axes to draw on; None makes new ones
     start: int = 0,  # which window, 0..B-1
-):  # the axes
-    "Real, reconstructed and dreamt pictures under each other"
-    import matplotlib.pyplot as plt
-
-    shown = range(0, arrays['real'].shape[2], every)
+):  # the axes; x counts steps, y the three rows
+    "Rows of real, reconstructed and dreamt frames over steps, with a line where the context ends"
+    steps = np.arange(0, arrays['real'].shape[2], every)
     image = film(arrays, task, start, every)
-    height, width = image.shape[0] // 3, image.shape[1] // len(shown)
-    ax = ax or plt.subplots(figsize=(7, 1 + 3 * 7 / len(shown)))[1]
-    ax.imshow(image)
-    ax.axvline(width * sum(t < arrays['context'] for t in shown) - 0.5, color='#D55E00', lw=1.5)
-    ax.set(yticks=[height * (i + 0.5) for i in range(3)], yticklabels=['real', 'kept', 'dreamt'], title=name)
-    ax.set_xticks([width * (i + 0.5) for i in range(len(shown))], [str(t) for t in shown])
-    ax.set_xlabel('step')
+    height, width = image.shape[0] / 3, image.shape[1] / len(steps)
+    ax = ax or new_axes(7, 1 + 3 * 7 / len(steps))
+    half = every / 2
+    edges = (-half, steps[-1] + half, 3, 0)
+    ax.imshow(image, extent=edges, aspect=every * height / width, interpolation='none')
+    ax.axvline(every * (steps < arrays['context']).sum() - half, color='#D55E00', lw=2)
+    ax.set(title=name, xlabel='step', xticks=steps)
+    ax.set_yticks([0.5, 1.5, 2.5], ['real', 'reconstructed', 'dreamt'])
     return ax
 
 
-# %% ../../nbs/52_rollouts.ipynb #c022
+# %% ../../nbs/52_rollouts.ipynb #c024
 def plot_drift(
-    drifts: dict,  # from `drift`
-    names: list,  # K task names
+    errors: dict,  # 'recon' and 'dream' -> (K, T) mean squared pixel error
+    colors: dict,  # K task names -> colour, in the order of the tasks
     context: int,  # L, where dreams begin
-    ax=None,  # axes to draw on
+    ax=None,  # axes to draw on; None makes new ones
 ):  # the axes
-    "Error of dreams (full lines) and of reconstructions (dotted) over time, means over windows"
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.subplots(figsize=(6, 2.4))[1]
-    colors = task_colors(names)  # sorted by name, unlike the tasks
-    for k, name in enumerate(names):
-        color = colors[name]
-        ax.plot(np.asarray(drifts['dream'][k].mean(0).cpu()), color=color, label=name)
-        ax.plot(np.asarray(drifts['recon'][k].mean(0).cpu()), color=color, ls=':')
-    ax.axvline(context - 0.5, color='k', lw=1, ls='--')
-    ax.set(xlabel='step', ylabel='squared difference of a pixel')
+    "Pixel error over steps: dreams as full lines, reconstructions dotted"
+    ax = ax or new_axes(6, 2.4)
+    alone = len(colors) == 1
+    for k, (name, color) in enumerate(colors.items()):
+        ax.plot(errors['dream'][k], color=color, label='dreamt' if alone else name)
+        ax.plot(errors['recon'][k], color=color, ls=':', label='reconstructed' if alone else None)
+    ax.axvline(context - 0.5, color='#D55E00', lw=1.5)
+    ax.set(xlabel='step', ylabel='squared error of a pixel', ymargin=0.2, ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     return ax

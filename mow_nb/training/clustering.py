@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import CheckpointError, ConfigError, NonFiniteError, counter_seed, suggest
+from ..core import CheckpointError, ConfigError, NonFiniteError, counter_seed, new_axes, suggest
 from ..files import disk, get_arrays, get_json, put
 
 
@@ -315,39 +315,49 @@ def _tree_order(sim, labels) -> np.ndarray:  # (K,) tasks: groups together, neig
 
 
 def plot_similarity(
-    sim: np.ndarray,  # (K, K) cosines
-    labels: np.ndarray,  # (K,) groups, drawn as boxes
+    similarity: np.ndarray,  # (K, K) cosines
+    labels: np.ndarray,  # (K,) cluster of each task, drawn as boxes
     names: list,  # K task names
-    ax=None,  # where to draw
+    ax=None,  # axes to draw on; None makes new ones
+    order: np.ndarray | None = None,  # (K,) tasks from top to bottom; None puts neighbours in the tree side by side
+    bar: bool = True,  # with a colour bar
 ) -> object:  # the axes
-    "Heat map of cosines, tasks in cluster order, clusters as boxes"
-    import matplotlib.pyplot as plt
+    "Heat map of the cosines between tasks, with a box around each cluster; the diagonal stays empty"
+    from matplotlib.patches import Rectangle
 
-    ax = ax or plt.subplots(figsize=(4, 3))[1]
-    order = _tree_order(sim, labels)
-    picture = ax.imshow(np.asarray(sim)[np.ix_(order, order)], cmap='RdBu_r', vmin=-1, vmax=1)
-    ax.set_xticks(range(len(order)), [names[k] for k in order], rotation=90, fontsize=6)
-    ax.set_yticks(range(len(order)), [names[k] for k in order], fontsize=6)
+    order, K = _tree_order(similarity, labels) if order is None else order, len(names)
+    ax = ax or new_axes(3.1 + 0.16 * K, 2.2 + 0.16 * K)
+    shown = np.asarray(similarity)[np.ix_(order, order)] * np.where(np.eye(K), np.nan, 1)
+    top = max(np.abs(np.nan_to_num(shown)).max(), 0.05)
+    picture = ax.imshow(shown, cmap='RdBu_r', vmin=-top, vmax=top, aspect='auto', interpolation='none')
+    ax.set_xticks(range(K), [names[k] for k in order], rotation=90)
+    ax.set_yticks(range(K), [names[k] for k in order])
+    ax.tick_params(labelsize=8)
     ends = np.flatnonzero(np.diff(np.asarray(labels)[order], append=-1)) + 1
     for a, b in zip([0, *ends[:-1]], ends):
-        ax.add_patch(plt.Rectangle((a - 0.5, a - 0.5), b - a, b - a, fill=False, lw=1.5))
-    ax.figure.colorbar(picture, ax=ax, label='cosine')
+        box = Rectangle((a - 0.5, a - 0.5), b - a, b - a, fill=False, lw=2, ec='#1c1e21', clip_on=False, zorder=3)
+        ax.add_patch(box)
+    if bar:
+        ax.figure.colorbar(picture, ax=ax, label='cosine')
     ax.set(xlabel='task', ylabel='task')
     return ax
 
 
 # %% ../../nbs/60_clustering.ipynb #c055
 def plot_silhouette(
-    curve: dict,  # N -> score
-    ax=None,  # where to draw
+    curve: dict,  # N -> score, from `silhouette_curve`
+    ax=None,  # axes to draw on; None makes new ones
+    n: int = 0,  # the number of clusters in use, ringed; 0 for none
 ) -> object:  # the axes
-    "Silhouette over N, the suggested N marked"
-    import matplotlib.pyplot as plt
-
-    ax = ax or plt.subplots(figsize=(4, 2.2))[1]
-    ax.plot(list(curve), list(curve.values()), 'o-')
+    "Silhouette over the number of clusters N, with the suggested N marked"
+    ax = ax or new_axes(3.4, 2.4)
+    ax.plot(list(curve), list(curve.values()), 'o-', color='#0072B2', ms=4)
     if curve:
-        ax.axvline(suggest_n(curve), ls='--', c='grey', lw=1)
-    ax.set(xlabel='number of groups N', ylabel='silhouette')
+        best = suggest_n(curve)
+        ax.axvline(best, ls=':', color='#888888')
+        ax.annotate(f' suggested: {best}', (best, 0.02), xycoords=('data', 'axes fraction'), va='bottom', fontsize=8)
+    if n in curve:
+        ax.plot(n, curve[n], 'o', ms=11, mfc='none', mec='#D55E00', mew=2)
+    ax.set(xlabel='number of clusters N', ylabel='silhouette')
     ax.xaxis.get_major_locator().set_params(integer=True)
     return ax

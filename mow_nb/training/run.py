@@ -17,8 +17,7 @@ import torch
 from ..agent.player import Agent
 from ..config import Config
 from ..core import generator, np_rng
-from ..envs.tasks import action_width, d_max
-from ..envs.vector import random_actions
+from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
 from ..records import Batch

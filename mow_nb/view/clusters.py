@@ -29,12 +29,21 @@ from scipy.cluster.hierarchy import linkage as tree_of
 from scipy.spatial.distance import squareform
 
 from ..envs.tasks import suite_of
-from ..training.clustering import Analysis, adjusted_rand, cluster, distances, silhouette_curve, suggest_n
+from mow_nb.training.clustering import (
+    Analysis,
+    adjusted_rand,
+    cluster,
+    distances,
+    plot_silhouette,
+    plot_similarity,
+    silhouette_curve,
+    suggest_n,
+)
 
 
 # %% ../../nbs/75_clusters.ipynb #c006
 class NotYet(Exception):
-    "What is missing, in one friendly line"
+    "Raised by a view for data that the run has not written so far; its text is shown instead of a picture"
 
 
 INK, SOFT, MARK = '#1c1e21', '#888888', '#D55E00'  # of text, of what stands back, of what is pointed at
@@ -44,7 +53,7 @@ def tidy(
     ax,  # axes to dress
     title: str = '',  # what they show
 ):  # the axes
-    "The plain look of all views"
+    "Style of all views: bold title at the left, no spines above and at the right"
     ax.set_title(title, loc='left', fontsize=10, fontweight='bold', color=INK)
     ax.spines[['top', 'right']].set_visible(False)
     ax.tick_params(labelsize=8.5, color=SOFT)
@@ -54,25 +63,28 @@ def tidy(
 # %% ../../nbs/75_clusters.ipynb #c010
 @dataclass(frozen=True)
 class Reclustered:
-    "Tasks of a run, grouped in one of many possible ways"
+    "One clustering of the tasks of a run, ordered for drawing"
 
     names: list  # K task names
     similarity: np.ndarray  # (K, K) cosines
     method: str  # as in `cluster`
     tree: np.ndarray  # (K-1, 4) merges, as scipy writes them
     order: np.ndarray  # (K,) tasks from top to bottom
-    labels: np.ndarray  # (K,) group of each task, numbered from top to bottom
+    labels: np.ndarray  # (K,) cluster of each task, numbered from top to bottom
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
-    agreement: float  # adjusted Rand index with the groups of the run itself
+    agreement: float  # adjusted Rand index with the clusters of the run itself
 
 
 def _grow(d, labels, method):
-    "The tree of a linkage, or one that has the groups as branches"
-    grow = lambda d, linkage: tree_of(squareform(d, checks=False), linkage, optimal_ordering=True)
+    "The tree of a linkage, or one that has the clusters as branches"
+
+    def grow(d, linkage):
+        return tree_of(squareform(d, checks=False), linkage, optimal_ordering=True)
+
     if method != 'spectral':
         return grow(d, method)
-    apart = 4.0 * (labels[:, None] != labels)  # distances are at most 2: groups part last
+    apart = 4.0 * (labels[:, None] != labels)  # distances are at most 2: clusters part last
     tree = grow(d + apart, 'average')
     across = tree[:, 2] >= 4
     if across.any():
@@ -82,36 +94,30 @@ def _grow(d, labels, method):
 
 def recluster(
     found: Analysis,  # what the run wrote down
-    n: int = 0,  # N, groups wanted; 0 takes the suggested number
+    n: int = 0,  # N, clusters wanted; 0 takes the suggested number
     source: str = '',  # gradient reduction; '' takes the run's
     method: str = '',  # as in `cluster`; '' takes the run's
 ) -> Reclustered:  # ready to be drawn
-    "Group the tasks of a run as you like"
-    sim, method = np.asarray(found.similarity[source or found.source]), method or found.method
-    curve = silhouette_curve(sim, method)
-    labels = cluster(sim, n or suggest_n(curve), method)
-    tree = _grow(distances(sim), labels, method)
-    order, seen = leaves_list(tree), {}
+    "Clustering of a run's saved similarities with another number, reduction or method"
+    similarity, method = np.asarray(found.similarity[source or found.source]), method or found.method
+    curve = silhouette_curve(similarity, method)
+    suggested = suggest_n(curve)
+    labels = cluster(similarity, n or suggested, method)
+    tree = _grow(distances(similarity), labels, method)
+    order = leaves_list(tree)
+    place = {}  # cluster -> its number from top to bottom
     for k in order:
-        seen.setdefault(int(labels[k]), len(seen))
-    return Reclustered(
-        list(found.names),
-        sim,
-        method,
-        tree,
-        order,
-        np.array([seen[int(l)] for l in labels]),
-        curve,
-        suggest_n(curve),
-        adjusted_rand(labels, found.labels),
-    )
+        place.setdefault(int(labels[k]), len(place))
+    renumbered = np.array([place[int(label)] for label in labels])
+    agreement = adjusted_rand(labels, found.labels)
+    return Reclustered(list(found.names), similarity, method, tree, order, renumbered, curve, suggested, agreement)
 
 
 # %% ../../nbs/75_clusters.ipynb #c013
 def truths(
     tasks: tuple,  # K tasks
-) -> dict:  # what was shared when the tasks were made -> (K,) labels; empty if nobody knows
-    "True groups, where somebody knows them"
+) -> dict:  # such as 'look' -> (K,) labels; empty for suites that share nothing and words that divide no tasks
+    "Ground-truth labels of tasks by what the words of their names say, such as game and look"
     facets = {suite_of(t).facets for t in tasks}
     if len(facets) != 1:
         return {}
@@ -131,32 +137,39 @@ def _common(tasks, others):
     for kind, get in of.items():
         shared = set.intersection(*map(get, tasks))
         only = shared - set().union(*map(get, others))
-        if len(tasks) > 1 and kind == 'name' and shared:
-            out.append(f"all '{' '.join(sorted(shared))}'" + (', and nobody else' if only == shared and others else ''))
-        if kind != 'name' and only and others:
-            out.append(f"only here: {', '.join(sorted(only)[:3])}" + (' ...' if len(only) > 3 else ''))
+        if kind == 'name':
+            if len(tasks) > 1 and shared:
+                alone = ', and nobody else' if only == shared and others else ''
+                out.append(f"all '{' '.join(sorted(shared))}'{alone}")
+        elif only and others:
+            more = ' ...' if len(only) > 3 else ''
+            out.append(f"only here: {', '.join(sorted(only)[:3])}{more}")
     return out
 
 
+def _cosines(g, inside, outside):
+    "Mean cosines of a cluster within and to the rest, the closest pair, and who is nearest to a task alone"
+    pairs = {(i, j): g.similarity[i, j] for i in inside for j in inside if i < j}
+    near = g.similarity[np.ix_(inside, outside)]
+    means = {'within': list(pairs.values()), 'to others': near.ravel()}
+    lines = ['cosine ' + ' · '.join(f'{where} {np.mean(v):.2f}' for where, v in means.items() if len(v))]
+    if len(pairs) > 1:
+        i, j = max(pairs, key=pairs.get)
+        lines.append(f'closest: {g.names[i]} – {g.names[j]} {pairs[i, j]:.2f}')
+    if len(inside) == 1 and len(outside):
+        lines.append(f'nearest outside: {g.names[outside[near[0].argmax()]]} {near.max():.2f}')
+    return lines
+
+
 def traits(
-    g: Reclustered,  # groups
+    g: Reclustered,  # the clusters
     tasks: tuple,  # K tasks, in the order of `g.names`
-) -> list:  # per group a list of short lines
-    "What distinguishes each group"
+) -> list:  # per cluster a list of short lines
+    "Description of each cluster: its cosines, and words or moves that its members share"
     out = []
-    for l in range(g.labels.max() + 1):
-        ins, outs = np.flatnonzero(g.labels == l), np.flatnonzero(g.labels != l)
-        pairs = {(i, j): g.similarity[i, j] for i in ins for j in ins if i < j}
-        near = g.similarity[np.ix_(ins, outs)]
-        said = {'within': list(pairs.values()), 'to others': near.ravel()}
-        lines = ['cosine ' + ' · '.join(f'{where} {np.mean(v):.2f}' for where, v in said.items() if len(v))]
-        if len(pairs) > 1:
-            lines.append(
-                'closest: ' + ' – '.join(g.names[k] for k in max(pairs, key=pairs.get)) + f' {max(pairs.values()):.2f}'
-            )
-        if len(ins) == 1 and len(outs):
-            lines.append(f'nearest outside: {g.names[outs[near[0].argmax()]]} {near.max():.2f}')
-        out.append(lines + _common([tasks[k] for k in ins], [tasks[k] for k in outs]))
+    for label in range(g.labels.max() + 1):
+        inside, outside = np.flatnonzero(g.labels == label), np.flatnonzero(g.labels != label)
+        out.append(_cosines(g, inside, outside) + _common([tasks[k] for k in inside], [tasks[k] for k in outside]))
     return out
 
 
@@ -164,113 +177,72 @@ def traits(
 def _draw_tree(ax, g):
     "The tree, growing to the left, and where it is cut"
     K, N, heights = len(g.names), g.labels.max() + 1, g.tree[:, 2]
-    d = dendrogram(g.tree, no_plot=True)
+    branches = dendrogram(g.tree, no_plot=True)
     steps = [0.0, *np.sort(heights), heights.max() * 1.12]
     cut = (steps[K - N] + steps[K - N + 1]) / 2
-    for y, x in zip(d['icoord'], d['dcoord']):
-        inside = max(x) <= cut
-        ax.plot(
-            x, np.array(y) / 10 - 0.5, color=INK if inside else SOFT, lw=1.8 if inside else 1.1, solid_capstyle='round'
-        )
+    for y, x in zip(branches['icoord'], branches['dcoord']):
+        look = dict(color=INK, lw=1.8) if max(x) <= cut else dict(color=SOFT, lw=1.1)
+        ax.plot(x, np.array(y) / 10 - 0.5, solid_capstyle='round', **look)
     ax.axvline(cut, ls='--', color=MARK, lw=1.2)
-    ax.set(
-        xlim=(steps[-1], 0),
-        ylim=(K - 0.5, -0.5),
-        yticks=[],
-        xticks=[h for h in (0.5, 1, 1.5, 2) if h < steps[-1] and g.method != 'spectral'],
-        xlabel='groups first' if g.method == 'spectral' else '1 - cosine',
-    )
+    ax.set(xlim=(steps[-1], 0), ylim=(K - 0.5, -0.5), yticks=[])
+    if g.method == 'spectral':
+        ax.set(xticks=[], xlabel='clusters first')
+    else:
+        ax.set(xticks=[h for h in (0.5, 1, 1.5, 2) if h < steps[-1]], xlabel='1 - cosine')
     tidy(ax, 'Tree').spines['left'].set_visible(False)
 
 
 def _draw_matrix(ax, g, colors):
-    "Cosines in the order of the tree, with boxes around groups"
-    K, o = len(g.names), g.order
-    sim = np.where(np.eye(K, dtype=bool), np.nan, g.similarity[np.ix_(o, o)])
-    top = max(np.nanmax(np.abs(sim)), 0.05)
-    picture = ax.imshow(sim, cmap='RdBu_r', vmin=-top, vmax=top, aspect='auto', interpolation='none')
+    "Cosines in the order of the tree, with their values, and the tasks' colours and names at the right"
+    K = len(g.names)
+    picture = plot_similarity(g.similarity, g.labels, g.names, ax, g.order, bar=False).images[0]
+    shown, (_, top) = picture.get_array(), picture.get_clim()
     if K <= 12:
-        for i, j in np.argwhere(~np.isnan(sim)):
-            ax.text(
-                j,
-                i,
-                f'{sim[i, j]:.2f}'.replace('0.', '.').replace('-.00', '.00'),
-                ha='center',
-                va='center',
-                fontsize=8,
-                color='white' if abs(sim[i, j]) > 0.65 * top else INK,
-            )
-    ends = np.flatnonzero(np.diff(g.labels[o], append=-1)) + 1
-    for a, b in zip([0, *ends[:-1]], ends):
-        ax.add_patch(Rectangle((a - 0.5, a - 0.5), b - a, b - a, fill=False, lw=2.2, ec=INK, clip_on=False, zorder=3))
-    ax.scatter(
-        np.full(K, K * 1.03 - 0.5),
-        range(K),
-        marker='s',
-        s=min(60, 1200 / K),
-        clip_on=False,
-        c=[colors[g.names[k]] for k in o],
-    )
-    ax.set_xlim(-0.5, K - 0.5)
+        for i, j in np.argwhere(~np.eye(K, dtype=bool)):
+            text = f'{shown[i, j]:.2f}'.replace('0.', '.').replace('-.00', '.00')
+            color = 'white' if abs(shown[i, j]) > 0.65 * top else INK
+            ax.text(j, i, text, ha='center', va='center', fontsize=8, color=color)
+    tints = [colors[g.names[k]] for k in g.order]
+    ax.scatter(np.full(K, K * 1.03 - 0.5), range(K), marker='s', s=min(60, 1200 / K), clip_on=False, c=tints)
+    ax.set(xlim=(-0.5, K - 0.5), xticks=[], xlabel='', ylabel='')
     ax.yaxis.tick_right()
-    ax.set_yticks(range(K), [g.names[k] for k in o])
-    ax.set_xticks([])
-    ax.tick_params(axis='y', length=0, pad=20, labelsize=9 if K <= 16 else 7.5 if K <= 30 else 6)
+    ax.tick_params(axis='y', length=0, pad=20, labelsize=9 if K <= 16 else max(6, 9 - K / 20))
     ax.spines[:].set_visible(False)
     return picture
 
 
+def _draw_words(ax, g, known):
+    "The number of clusters, and their agreement with those of the run and with the truth"
+    N = int(g.labels.max()) + 1
+    lines = ['the clusters this run trained with']
+    if g.agreement < 1:
+        lines = [f'agreement with the clusters of this run: {g.agreement:.2f}']
+    lines += [f'agreement with the true {what}s: {adjusted_rand(g.labels, true):.2f}' for what, true in known.items()]
+    ax.axis('off')
+    ax.text(0, 1, f'{N} cluster' + 's' * (N > 1), va='top', fontsize=15, fontweight='bold', color=INK)
+    ax.text(0, 0.72, '\n'.join(lines), va='top', fontsize=10, color=INK, linespacing=1.6)
+    if g.agreement < 1 or known:
+        ax.text(0, 0.1, '(adjusted Rand index: 1 same clusters, 0 chance)', va='bottom', fontsize=8, color=SOFT)
+
+
 # %% ../../nbs/75_clusters.ipynb #c020
-def _draw_number(ax, g):
-    "Silhouette over N: the best one, and the present one"
-    N = g.labels.max() + 1
-    ax.plot(list(g.silhouette), list(g.silhouette.values()), 'o-', color='#0072B2', ms=4)
-    if g.silhouette:
-        ax.axvline(g.suggested, ls=':', color=SOFT)
-        ax.annotate(
-            f' suggested: {g.suggested}',
-            (g.suggested, 0.02),
-            xycoords=('data', 'axes fraction'),
-            va='bottom',
-            fontsize=8.5,
-            color='#555555',
-        )
-    if N in g.silhouette:
-        ax.plot(N, g.silhouette[N], 'o', ms=11, mfc='none', mec=MARK, mew=2)
-    ax.set(xlabel='number of groups', ylabel='silhouette')
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    tidy(ax, 'How well separated')
-
-
 def plot_clusters(
-    g: Reclustered,  # groups
+    g: Reclustered,  # the clusters
     colors: dict,  # task name -> colour
-    known: dict = {},  # true groups, from `truths`
-) -> Figure:  # tree, matrix and silhouette
-    "The groups, and the tree they are cut from"
-    fig, N = Figure(figsize=(11.4, 4.9)), int(g.labels.max()) + 1
-    tree, matrix, number, words = (
-        fig.add_axes(box)
-        for box in ([0.015, 0.1, 0.12, 0.8], [0.137, 0.1, 0.38, 0.8], [0.73, 0.5, 0.25, 0.4], [0.695, 0.02, 0.29, 0.32])
-    )
+    known: dict = {},  # true labels, from `truths`
+) -> Figure:  # tree, matrix, silhouette, words
+    "Dendrogram beside the cosine matrix in its order, silhouette over N, and agreement with other clusterings"
+    fig = Figure(figsize=(11.4, 4.9))
+    tree, matrix = fig.add_axes([0.015, 0.1, 0.12, 0.8]), fig.add_axes([0.137, 0.1, 0.38, 0.8])
+    number, words = fig.add_axes([0.73, 0.5, 0.25, 0.4]), fig.add_axes([0.695, 0.02, 0.29, 0.32])
     _draw_tree(tree, g)
     picture = _draw_matrix(matrix, g, colors)
     matrix.set_title('Cosine between gradients', loc='left', fontsize=10, fontweight='bold', color=INK)
     bar = fig.colorbar(picture, cax=fig.add_axes([0.137, 0.065, 0.38, 0.018]), orientation='horizontal')
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    _draw_number(number, g)
-    lines = [
-        'the groups this run trained with'
-        if g.agreement == 1
-        else f'agreement with the groups of this run: {g.agreement:.2f}'
-    ]
-    lines += [f'agreement with the true {what}s: {adjusted_rand(g.labels, true):.2f}' for what, true in known.items()]
-    words.axis('off')
-    words.text(0, 1, f'{N} group' + 's' * (N > 1), va='top', fontsize=15, fontweight='bold', color=INK)
-    words.text(0, 0.72, '\n'.join(lines), va='top', fontsize=10, color=INK, linespacing=1.6)
-    if g.agreement < 1 or known:
-        words.text(0, 0.1, '(adjusted Rand index: 1 same groups, 0 chance)', va='bottom', fontsize=8, color=SOFT)
+    tidy(plot_silhouette(g.silhouette, number, int(g.labels.max()) + 1), 'How well separated')
+    _draw_words(words, g, known)
     return fig
 
 
@@ -279,42 +251,43 @@ _PER_ROW, _CELL = 8, 0.95
 
 
 def _rows(g):
-    "Which tasks stand in which line of the cards: (group, first line of it?, tasks)"
+    "Which tasks stand in which line of the cards: (cluster, first line of it?, tasks)"
     out = []
-    for l in range(g.labels.max() + 1):
-        members = [k for k in g.order if g.labels[k] == l]
-        out += [(l, i == 0, members[i : i + _PER_ROW]) for i in range(0, len(members), _PER_ROW)]
+    for label in range(g.labels.max() + 1):
+        members = [k for k in g.order if g.labels[k] == label]
+        out += [(label, i == 0, members[i : i + _PER_ROW]) for i in range(0, len(members), _PER_ROW)]
     return out
 
 
+def _draw_face(ax, name, color, frame):
+    "A member's picture, or its colour where there is none, with its name"
+    if frame is None:
+        frame = np.full((1, 1, 3), [int(color[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
+    ax.imshow(frame, interpolation='none')
+    ax.set(xticks=[], yticks=[])
+    for side in ax.spines.values():
+        side.set(color=color, lw=2.5)
+    ax.set_xlabel(name if len(name) < 15 else name[:13] + '…', fontsize=8, labelpad=2)
+
+
 def plot_members(
-    g: Reclustered,  # groups
+    g: Reclustered,  # the clusters
     tasks: tuple,  # K tasks, in the order of `g.names`
     colors: dict,  # task name -> colour
     frames: np.ndarray | None,  # (K, H, W, 3) uint8, a picture of each task; here H and W are height and width
-) -> Figure:  # a card per group
-    "What the members of each group look like, and what they share"
-    rows, said, W = _rows(g), traits(g, tasks), 11.4
-    fig = Figure(figsize=(W, 1.28 * len(rows) + 0.05))
-    tall = fig.get_figheight()
-    for i, (l, first, members) in enumerate(rows):
+) -> Figure:  # a card per cluster
+    "Frames of the members of each cluster, with the cluster's traits"
+    rows, said, width = _rows(g), traits(g, tasks), 11.4
+    tall = 1.28 * len(rows) + 0.05
+    fig = Figure(figsize=(width, tall))
+    for i, (label, first, members) in enumerate(rows):
         y = tall - 1.28 * (i + 1)
         if first:
+            title, lines = f'Cluster {label + 1}', '\n'.join(said[label])
             fig.add_artist(Rectangle((0.01, (y + 1.24) / tall), 0.98, 0.0, ec='#d9dde1', lw=1))
-            fig.text(0.012, (y + 1.1) / tall, f'Group {l + 1}', fontsize=12, fontweight='bold', va='top', color=INK)
-            fig.text(
-                0.012, (y + 0.84) / tall, '\n'.join(said[l]), fontsize=8.5, va='top', color='#444444', linespacing=1.5
-            )
+            fig.text(0.012, (y + 1.1) / tall, title, fontsize=12, fontweight='bold', va='top', color=INK)
+            fig.text(0.012, (y + 0.84) / tall, lines, fontsize=8.5, va='top', color='#444444', linespacing=1.5)
         for j, k in enumerate(members):
-            ax = fig.add_axes([(3.55 + j * _CELL) / W, (y + 0.27) / tall, 0.86 / W, 0.86 / tall])
-            ax.imshow(
-                np.full((1, 1, 3), tuple(int(colors[g.names[k]][i : i + 2], 16) for i in (1, 3, 5)), np.uint8)
-                if frames is None
-                else frames[k],
-                interpolation='none',
-            )
-            ax.set(xticks=[], yticks=[])
-            for side in ax.spines.values():
-                side.set(color=colors[g.names[k]], lw=2.5)
-            ax.set_xlabel(g.names[k] if len(g.names[k]) < 15 else g.names[k][:13] + '…', fontsize=8, labelpad=2)
+            ax = fig.add_axes([(3.55 + j * _CELL) / width, (y + 0.27) / tall, 0.86 / width, 0.86 / tall])
+            _draw_face(ax, g.names[k], colors[g.names[k]], None if frames is None else frames[k])
     return fig

@@ -30,8 +30,8 @@ from .clusters import INK, SOFT, NotYet, tidy
 # %% ../../nbs/77_dream.ipynb #c006
 def agent_of(
     path: Path,  # a run's directory
-) -> Agent:  # on the CPU, ready to play
-    "The agent that a run has to offer"
+) -> Agent:  # on the CPU, ready to play; raises NotYet if there is none
+    "Agent of a run, from its last checkpoint or its shared weights"
     path = Path(path)
     if any((path / 'checkpoints').glob('step-*')) or (path / 'agent').is_dir():
         return load(path)
@@ -41,20 +41,20 @@ def agent_of(
 # %% ../../nbs/77_dream.ipynb #c009
 @dataclass(frozen=True)
 class Moment:
-    "One step of both worlds"
+    "One step of the real and of the imagined game, under the same action"
 
-    act: np.ndarray  # (A,) what was done
-    z: Tensor  # (Z,) the latent that was dreamt after it
-    dream: np.ndarray  # (H, W, 3) uint8, its picture; here H and W are height and width
-    rew_hat: float  # reward that the dream believed in
-    cont_hat: float  # its probability of going on
+    act: np.ndarray  # (A,) the action
+    z: Tensor  # (Z,) the latent sampled after it
+    dream: np.ndarray  # (H, W, 3) uint8, that latent decoded; here H and W are height and width
+    rew_hat: float  # predicted reward
+    cont_hat: float  # predicted probability that the episode goes on
     real: np.ndarray | None  # (H, W, 3) uint8, the real picture; None once the real game is over
     rew: float  # real reward; NaN once it is over
     over: bool  # the real game has ended, here or before
 
 
 class Dream:
-    "A game and a dream of it, with the same actions"
+    "A real episode and an open-loop rollout of it by the world model, driven by the same actions"
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Dream:
         purpose: str,  # what is drawn
         step: int,  # when
     ) -> torch.Generator:  # the same for the same start and step
-        "The generator of a step"
+        "Generator of random numbers for one purpose and step"
         return generator(self.config.seed, f'dream {purpose}', self.k, 1000 * self.start + step)
 
     def lead_in(self) -> None:
-        "Let the agent play up to the start, and remember the last steps as context"
+        "Play the agent up to the start of the dream and encode the last steps as its context"
         L, length = self.config.train.context, self.config.train.context + 8 * (self.start + 1)
         self.agent.reset()
         obs, self.past, frames = self.env.reset(self.seed)[0], [], []
@@ -96,18 +96,16 @@ class Dream:
                 obs, self.past, frames = self.env.reset(self.seed)[0], [], []
         self.first, n = obs, min(L, len(frames))
         self.z = self.encode(np.stack([*frames[len(frames) - n :], obs]))  # (n + 1, Z)
-        self.a = (
-            torch.from_numpy(np.stack(self.past[len(self.past) - n :]))
-            if n
-            else self.z.new_zeros(0, action_width(self.tasks))
-        )
+        self.a = self.z.new_zeros(0, action_width(self.tasks))
+        if n:
+            self.a = torch.from_numpy(np.stack(self.past[len(self.past) - n :]))
 
     @torch.no_grad()
     def encode(
         self,
         frames: np.ndarray,  # (T, H, W, 3) uint8 pictures; here H and W are height and width
     ) -> Tensor:  # (T, Z) latents
-        "What the model sees in pictures of this task"
+        "Posterior latents of frames of this task, sampled"
         w = self.agent.world.eval()
         x = rearrange(torch.from_numpy(frames).float() / 255, 't h w c -> 1 1 t c h w').expand(
             w.tasks, -1, -1, -1, -1, -1
@@ -119,7 +117,7 @@ class Dream:
         self,
         z: Tensor,  # (Z,) a latent
     ) -> np.ndarray:  # (H, W, 3) uint8 picture; here H and W are height and width
-        "What a latent looks like"
+        "Frame decoded from one latent"
         w = self.agent.world
         x = w.decode(z.expand(w.tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0]
         return rearrange((x.clamp(0, 1) * 255).round(), 'c h w -> h w c').to(torch.uint8).numpy()
@@ -129,24 +127,26 @@ class Dream:
         self,
         act: np.ndarray,  # (A,) what is done now
     ) -> tuple:  # next latent (Z,), reward, probability of going on
-        "One step of the dream"
+        "Sampled next latent, reward and continuation probability that the world model predicts for an action"
         w, T = self.agent.world.eval(), self.config.train.seq_len
         z = torch.stack([*self.z, *(m.z for m in self.moments)])[-T:]
-        a = torch.stack([*self.a, *(torch.from_numpy(x) for x in (*(m.act for m in self.moments), act))])[-T:]
-        e, every = w.task_vectors(), lambda x: x.float().expand(w.tasks, 1, -1, -1)
+        done = [*(m.act for m in self.moments), act]
+        a = torch.stack([*self.a, *map(torch.from_numpy, done)])[-T:]
+        e = w.task_vectors()
+
+        def every(x):  # the same row for every task: (K, 1, T, ...)
+            return x.float().expand(w.tasks, 1, -1, -1)
+
         h = w.dyn(every(z), every(a), e, w.dyn.expert_weights(w.dyn.route(e)))[0][:, :, -1:]
-        rew, cont = w.twohot.decode(w.heads.rew(h, e)), w.heads.cont(h, e)[..., 0].float().sigmoid()
-        return (
-            w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0],
-            rew[self.k, 0, 0].item(),
-            cont[self.k, 0, 0].item(),
-        )
+        rew = w.twohot.decode(w.heads.rew(h, e))[self.k, 0, 0].item()
+        cont = w.heads.cont(h, e)[..., 0].float().sigmoid()[self.k, 0, 0].item()
+        return w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0], rew, cont
 
     def press(
         self,
         act: np.ndarray,  # (A,) an action vector
     ) -> None:
-        "Do it, in both worlds"
+        "Append one step of both worlds under an action"
         z, rew_hat, cont_hat = self.believe(act)
         real, rew, over = None, float('nan'), bool(self.moments) and self.moments[-1].over
         if not over:
@@ -155,14 +155,14 @@ class Dream:
         self.moments.append(Moment(act, z, self.decode(z), rew_hat, cont_hat, real, rew, over))
 
     def undo(self) -> None:
-        "Take the last move back, in both worlds"
+        "Drop the last step and replay the real episode up to it"
         if not self.moments:
             return
         self.moments.pop()
         replay_episode(self.env, self.seed, [*self.past, *(m.act for m in self.moments if not m.over)])
 
     def reset(self) -> None:
-        "Back to the start"
+        "Drop all steps since the start"
         while len(self.moments) > 1:
             self.moments.pop()
         self.undo()
@@ -172,7 +172,7 @@ class Dream:
         button: int = 0,  # number of a discrete action
         motors: tuple = (),  # values in [-1, 1] of a continuous one
     ) -> np.ndarray:  # (A,) an action vector
-        "A choice as the vector that all tasks share"
+        "One-hot button or clipped motor values as an action vector of the width that all tasks share"
         act = np.zeros(action_width(self.tasks), np.float32)
         if self.task.n_actions:
             act[button] = 1
@@ -182,21 +182,19 @@ class Dream:
 
     @torch.no_grad()
     def advice(self) -> np.ndarray:  # (A,) an action vector
-        "What the agent would do in this dream"
+        "Action that the agent's policy samples in the dreamt state"
         w, L = self.agent.world.eval(), self.agent.context
-        z, a = (
-            torch.stack([*x]).float()
-            for x in (
-                (*self.z, *(m.z for m in self.moments)),
-                (*self.a, *(torch.from_numpy(m.act) for m in self.moments)),
-            )
-        )
-        every = lambda x: x.expand(w.tasks, 1, -1, -1)
+        z = torch.stack([*self.z, *(m.z for m in self.moments)]).float()
+        a = torch.stack([*self.a, *(torch.from_numpy(m.act) for m in self.moments)]).float()
         e, watching = w.task_vectors(), Agent(w, self.agent.actor_critic, L)
+
+        def every(x):  # the same row for every task: (K, 1, T, ...)
+            return x.expand(w.tasks, 1, -1, -1)
+
         watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
-        return self.agent.actor_critic.act(
-            every(z[-1:]), watching.hidden_state(e, watching.z, watching.a), e, self.gen('advice', len(self.moments))
-        )[self.k, 0, 0].numpy()
+        h = watching.hidden_state(e, watching.z, watching.a)
+        act = self.agent.actor_critic.act(every(z[-1:]), h, e, self.gen('advice', len(self.moments)))
+        return act[self.k, 0, 0].numpy()
 
 
 # %% ../../nbs/77_dream.ipynb #c025
@@ -204,7 +202,7 @@ def named(
     task: Task,  # whose action it is
     act: np.ndarray,  # (A,) an action vector
 ) -> str:  # for people
-    "What an action is called"
+    "Name of a discrete action, or the values of a continuous one"
     if task.n_actions:
         return task.action_names[int(act.argmax())] if task.action_names else f'action {int(act.argmax())}'
     return ' '.join(f'{x:+.1f}' for x in act[N_DISCRETE : N_DISCRETE + task.d_continuous])
@@ -229,58 +227,40 @@ def _trace(ax, steps, real, dreamt, color, title):
 
 
 # %% ../../nbs/77_dream.ipynb #c026
+def _words(dream):
+    "The last moves, and what the last one was worth in both worlds"
+    moments = dream.moments
+    said = f'{len(moments)} step' + 's' * (len(moments) != 1)
+    if not moments:
+        return [f'{said}: nothing pressed yet; the dream shows the reconstruction of the real picture']
+    earlier = '... ' if len(moments) > 6 else ''
+    last = moments[-1]
+    real = 'is over' if np.isnan(last.rew) else f'pays {last.rew:+.2f}'
+    return [
+        f'{said}: {earlier}{", ".join(named(dream.task, m.act) for m in moments[-6:])}',
+        f'the dream pays {last.rew_hat:+.2f} and goes on with {last.cont_hat:.0%};  the real game {real}',
+    ]
+
+
 def plot_dream(
     dream: Dream,  # as it stands
     color: str,  # of its task
 ) -> Figure:  # dream and reality
-    "What the dream shows beside what is"
-    m, fig = dream.moments, Figure(figsize=(11.4, 4.3))
-    left, right, rew, cont = (
-        fig.add_axes(box)
-        for box in (
-            [0.01, 0.18, 0.28, 0.742],
-            [0.305, 0.18, 0.28, 0.742],
-            [0.65, 0.61, 0.34, 0.29],
-            [0.65, 0.18, 0.34, 0.27],
-        )
-    )
-    shown = [x.real for x in m if x.real is not None]
-    _frame(left, m[-1].dream if m else dream.decode(dream.z[-1]), 'Dream', color)
-    _frame(
-        right,
-        shown[-1] if shown else dream.first,
-        'Real game' + (', over' if m and m[-1].over else ''),
-        SOFT if m and m[-1].over else INK,
-    )
-    steps = range(1, len(m) + 1)
-    _trace(rew, steps, np.cumsum([x.rew for x in m]), np.cumsum([x.rew_hat for x in m]), color, 'Reward so far')
-    _trace(
-        cont,
-        steps,
-        [np.nan if np.isnan(x.rew) else float(not x.over) for x in m],
-        [x.cont_hat for x in m],
-        color,
-        'Does it go on?',
-    )
+    "Last frames of dream and real game side by side, with cumulative rewards and continuation over steps"
+    moments, fig = dream.moments, Figure(figsize=(11.4, 4.3))
+    left, right = fig.add_axes([0.01, 0.18, 0.28, 0.742]), fig.add_axes([0.305, 0.18, 0.28, 0.742])
+    rew, cont = fig.add_axes([0.65, 0.61, 0.34, 0.29]), fig.add_axes([0.65, 0.18, 0.34, 0.27])
+    real = [m.real for m in moments if m.real is not None]
+    over = bool(moments) and moments[-1].over
+    _frame(left, moments[-1].dream if moments else dream.decode(dream.z[-1]), 'Dream', color)
+    _frame(right, real[-1] if real else dream.first, 'Real game, over' if over else 'Real game', SOFT if over else INK)
+    steps = range(1, len(moments) + 1)
+    paid, believed = np.cumsum([m.rew for m in moments]), np.cumsum([m.rew_hat for m in moments])
+    _trace(rew, steps, paid, believed, color, 'Reward so far')
+    went_on = [np.nan if np.isnan(m.rew) else float(not m.over) for m in moments]
+    _trace(cont, steps, went_on, [m.cont_hat for m in moments], color, 'Does it go on?')
     rew.legend(frameon=False, fontsize=8.5, ncols=2, loc='lower right', bbox_to_anchor=(1, 1), borderpad=0)
     cont.set(ylim=(-0.08, 1.08), xlabel='step')
-    last = (
-        f'{len(m)} step'
-        + 's' * (len(m) != 1)
-        + (
-            f': {", ".join(named(dream.task, x.act) for x in m[-6:])}'
-            if m
-            else ': nothing pressed yet; the dream shows what the VAE keeps of the real picture'
-        )
-    )
-    fig.text(0.01, 0.1, last if len(m) <= 6 else last.replace(': ', ': ... ', 1), fontsize=9.5, color=INK)
-    if m:
-        fig.text(
-            0.01,
-            0.035,
-            f'the dream pays {m[-1].rew_hat:+.2f} and goes on with {m[-1].cont_hat:.0%};  the real game '
-            + ('is over' if np.isnan(m[-1].rew) else f'pays {m[-1].rew:+.2f}'),
-            fontsize=9.5,
-            color=INK,
-        )
+    for y, line in zip((0.1, 0.035), _words(dream)):
+        fig.text(0.01, y, line, fontsize=9.5, color=INK)
     return fig

@@ -4,25 +4,25 @@
 
 # %% auto #0
 __all__ = [
+    'LOSSES',
     'downsample',
-    'plot_lines',
     'curve',
+    'plot_lines',
     'phase_times',
     'chosen',
     'plot_routing',
     'plot_load',
     'expert_perplexity',
-    'plot_groups',
-    'plot_number',
-    'plot_seen',
+    'plot_rollout',
 ]
 
 # %% ../../nbs/71_figures.ipynb #c002
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
-from ..eval.rollouts import plot_strips
-from ..training.clustering import Analysis, plot_silhouette, plot_similarity
+from ..core import new_axes
+from ..eval.rollouts import plot_drift, plot_strips
 
 
 # %% ../../nbs/71_figures.ipynb #c007
@@ -31,54 +31,28 @@ def downsample(
     y: list,  # values
     points: int = 100,  # about how many to keep
 ) -> tuple:  # shorter x and y, means of neighbours
-    "Fewer points, same shape"
+    "Series averaged over runs of neighbours, to about the given number of points"
     parts = np.array_split(np.arange(len(x)), min(len(x), points) or 1)
-    return tuple(np.array([np.mean(np.asarray(v, float)[p]) for p in parts if len(p)]) for v in (x, y))
+
+    def means(values):
+        return np.array([np.mean(np.asarray(values, float)[part]) for part in parts if len(part)])
+
+    return means(x), means(y)
 
 
 # %% ../../nbs/71_figures.ipynb #c010
-def _decades(ax):
-    "A logarithmic axis with plain numbers"
-    ax.set_yscale('log')
-    ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
-    ax.yaxis.set_minor_formatter(lambda v, _: '')
-
-
-def plot_lines(
-    lines: dict,  # name -> (x, y)
-    colors: dict,  # name -> colour
-    title: str,  # what is shown
-    xlabel: str,  # what it is shown over
-    warm: tuple = (),  # from where to where the warm-up went
-    levels: tuple = (),  # heights of dotted lines
-    dots: tuple = (),  # x and y of single points
-) -> Figure:  # one panel
-    "Lines over time in a small panel"
-    fig = Figure(figsize=(3.4, 2.1), layout='constrained')
-    ax = fig.subplots()
-    if len(warm):
-        ax.axvspan(*warm, color='#888888', alpha=0.18, lw=0)
-    for name, (x, y) in lines.items():
-        ax.plot(*downsample(x, y), '-' if len(x) > 1 else 'o', color=colors[name], lw=1.4, ms=4)
-    for level in levels:
-        ax.axhline(level, ls=':', lw=1.2, color='#888888')
-    if dots:
-        ax.plot(*dots, 'D', ms=5, color='#D55E00', mec='none')
-    seen = np.concatenate(
-        [
-            *(np.asarray(y, float) for _, y in lines.values()),
-            np.asarray(levels, float),
-            np.asarray(dots[1] if dots else (), float),
-        ]
-    )
-    low, high = (seen.min(), seen.max()) if len(seen) else (0, 0)
-    if low > 0 and high > 30 * low:
-        _decades(ax)
-    if low == high:
-        ax.set_ylim(low - 1, high + 1)  # a single value, around which matplotlib would draw rounding errors
-    ax.set(title=title, xlabel=xlabel)
-    ax.spines[['top', 'right']].set_visible(False)
-    return fig
+LOSSES = dict(
+    rec='squared error of a picture',
+    rew='loss: reward',
+    cont='loss: going on',
+    dyn='KL: dynamics follow latents',
+    rep='KL: latents follow dynamics',
+    task='loss: which task is this',
+    critic='loss: critic',
+    actor='loss: actor',
+    entropy='entropy of the policy',
+    ret='return expected in dreams',
+)
 
 
 def curve(
@@ -86,17 +60,58 @@ def curve(
     key: str,  # what was logged per task
     task: str,  # which task
     over: str = 'updates',  # or 'rounds'
-) -> tuple:  # x and y
-    "A task's values over time"
+) -> tuple:  # x and y, both empty if nothing was logged
+    "One task's logged values over updates or environment steps"
     there = [(r[over], r[key][task]) for r in rows if task in (r.get(key) or {})]
     return tuple(zip(*there)) or ((), ())
 
 
-# %% ../../nbs/71_figures.ipynb #c013
+# %% ../../nbs/71_figures.ipynb #c012
+def _fit_scale(ax, values):
+    "A logarithmic axis with plain numbers for positive values that span a factor of 30; room around a single value"
+    low, high = (values.min(), values.max()) if len(values) else (0, 0)
+    if low == high:
+        ax.set_ylim(low - 1, high + 1)  # matplotlib would draw rounding errors
+    elif low > 0 and high > 30 * low:
+        ax.set_yscale('log')
+        ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+        ax.yaxis.set_minor_formatter(lambda v, _: '')
+
+
+def plot_lines(
+    lines: dict,  # name -> (x, y)
+    colors: dict,  # name -> colour
+    title: str = '',  # what is shown
+    xlabel: str = 'updates',  # what it is shown over
+    warm: tuple = (),  # from where to where the warm-up went
+    levels: tuple = (),  # heights of dotted lines
+    dots: tuple = (),  # x and y of single points
+    ax=None,  # axes to draw on; None makes new ones
+    bold: str = '',  # name of a line to be highlighted, the others fade; '' for none
+):  # the axes
+    "Curves over training, averaged over neighbours; the warm-up is shaded, wide ranges get a logarithmic scale"
+    ax = ax or new_axes(3.4, 2.1)
+    if len(warm):
+        ax.axvspan(*warm, color='#888888', alpha=0.18, lw=0)
+    for name, (x, y) in lines.items():
+        look = dict(lw=2.6) if name == bold else dict(lw=1.4, alpha=0.3 if bold else 1)
+        ax.plot(*downsample(x, y), '-' if len(x) > 1 else 'o', color=colors[name], ms=4, **look)
+    for level in levels:
+        ax.axhline(level, ls=':', lw=1.2, color='#888888')
+    if dots:
+        ax.plot(*dots, 'D', ms=5, color='#D55E00', mec='none')
+    values = [*(y for _, y in lines.values()), levels, dots[1] if dots else ()]
+    _fit_scale(ax, np.concatenate([np.asarray(v, float) for v in values]))
+    ax.set(title=title, xlabel=xlabel)
+    ax.spines[['top', 'right']].set_visible(False)
+    return ax
+
+
+# %% ../../nbs/71_figures.ipynb #c015
 def phase_times(
     rows: list,  # lines of metrics
 ) -> dict:  # phase -> (seconds, updates)
-    "Where the time went"
+    "Seconds and updates spent in each phase of training"
     out, before = {}, dict(updates=0, seconds=0.0, phase='')
     for r in rows:
         if not before['phase']:
@@ -111,12 +126,12 @@ def phase_times(
     return out
 
 
-# %% ../../nbs/71_figures.ipynb #c016
+# %% ../../nbs/71_figures.ipynb #c018
 def chosen(
     probs: np.ndarray,  # (K, E) router probabilities
     active: int,  # n, experts that each task wakes
 ) -> np.ndarray:  # (K, E) bool
-    "Which experts are awake"
+    "Mask of the experts that each task activates: its n most probable"
     rank = (-probs).argsort(1, kind='stable').argsort(1)
     return rank < active
 
@@ -126,91 +141,71 @@ def plot_routing(
     names: list,  # K task names
     active: int,  # n, experts that each task wakes
     title: str = '',  # when this was
-) -> Figure:  # a heat map, a row per task
-    "Tasks by experts, with a dot where an expert is awake"
+    ax=None,  # axes to draw on; None makes new ones
+    task: str = '',  # name of a task to be framed; '' for none
+    bar: bool = True,  # with a colour bar
+):  # the axes, a row per task
+    "Heat map of router probabilities, tasks by experts, with a dot on each active expert"
     K, E = probs.shape
-    fig = Figure(figsize=(max(3.4, 1.6 + 0.3 * E), 0.9 + 0.2 * K), layout='constrained')
-    ax = fig.subplots()
+    ax = ax or new_axes(max(3.4, 1.6 + 0.3 * E), 0.9 + 0.2 * K)
     picture = ax.imshow(probs, cmap='Blues', vmin=0, vmax=max(probs.max(), 2 / E), aspect='auto', interpolation='none')
-    ax.scatter(*np.nonzero(chosen(probs, active))[::-1], s=14, color='#D55E00', edgecolors='white', lw=0.5)
+    awake = chosen(probs, active)
+    followed = awake[names.index(task)] if task else np.ones(E, bool)
+    k, e = np.nonzero(awake)
+    tints = ['#D55E00' if followed[i] else '#888888' for i in e]
+    ax.scatter(e, k, s=min(46, max(14, 700 / K)), color=tints, edgecolors='white', lw=0.6)
+    if task:
+        frame = Rectangle((-0.5, names.index(task) - 0.5), E, 1, fill=False, ec='#1c1e21', lw=2, clip_on=False)
+        ax.add_patch(frame)
     ax.set(xlabel='expert', title=title, xticks=range(E), yticks=range(K), yticklabels=names)
-    fig.colorbar(picture, ax=ax, label='probability')
-    return fig
+    if bar:
+        ax.figure.colorbar(picture, ax=ax, label='probability')
+    return ax
 
 
 def plot_load(
     probs: np.ndarray,  # (K, E) router probabilities
     active: int,  # n, experts that each task wakes
-) -> Figure:  # a bar per expert
-    "How many tasks wake each expert"
-    fig = Figure(figsize=(3.4, 2.1), layout='constrained')
-    ax, load = fig.subplots(), chosen(probs, active).sum(0)
-    ax.bar(range(len(load)), load, color='#0072B2')
+    ax=None,  # axes to draw on; None makes new ones
+    task: int = -1,  # number of a task whose experts keep their colour; -1 for all
+):  # the axes, a bar per expert
+    "Number of tasks that activate each expert, with the even load dotted"
+    ax, awake = ax or new_axes(3.4, 2.1), chosen(probs, active)
+    load = awake.sum(0)
+    ax.bar(range(len(load)), load, width=0.7, color=['#0072B2' if task < 0 or on else '#c4c8cc' for on in awake[task]])
     ax.axhline(load.mean(), ls=':', color='#888888')
     ax.set(xlabel='expert', title='tasks that wake it (dotted: even load)', xticks=range(len(load)))
     ax.yaxis.get_major_locator().set_params(integer=True)
     ax.spines[['top', 'right']].set_visible(False)
-    return fig
+    return ax
 
 
-# %% ../../nbs/71_figures.ipynb #c020
+# %% ../../nbs/71_figures.ipynb #c022
 def expert_perplexity(
     probs: np.ndarray,  # (..., E) probabilities
-) -> np.ndarray:  # (...) between 1 and E
-    "How many experts a task really considers"
+) -> np.ndarray:  # (...) in [1, E]
+    "Perplexity of router probabilities, exp of their entropy: the effective number of experts"
     p = np.asarray(probs, float)
     return np.exp(-(p * np.log(np.maximum(p, 1e-30))).sum(-1))
 
 
-# %% ../../nbs/71_figures.ipynb #c023
-def plot_groups(
-    groups: Analysis,  # from the clustering
-) -> Figure:  # a heat map, tasks ordered by group
-    "Cosines between tasks, groups boxed"
-    K = len(groups.names)
-    fig = Figure(figsize=(3.1 + 0.16 * K, 2.2 + 0.16 * K), layout='constrained')
-    plot_similarity(groups.similarity[groups.source], groups.labels, groups.names, fig.subplots()).tick_params(
-        labelsize=8
-    )
-    return fig
-
-
-def plot_number(
-    curve: dict,  # N -> silhouette
-) -> Figure:  # a curve over N
-    "How well separated N groups are"
-    fig = Figure(figsize=(3.4, 2.4), layout='constrained')
-    plot_silhouette(curve, fig.subplots())
-    return fig
-
-
-# %% ../../nbs/71_figures.ipynb #c026
-def plot_seen(
+# %% ../../nbs/71_figures.ipynb #c025
+def plot_rollout(
     pictures: dict,  # from `load_strips`
     k: int,  # which task
     name: str,  # its name
     color: str,  # its colour
     moments: int = 8,  # about how many pictures in a row
     start: int = 0,  # which window
-) -> Figure:  # a strip above a curve
-    "A strip and its drift"
-    every = -(-pictures['real'].shape[2] // moments)
-    shown = len(range(0, pictures['real'].shape[2], every))
-    fig = Figure(figsize=(5, 1.9 + 3 * 4.4 / shown), layout='constrained')
-    top, low = fig.subplots(2, 1, height_ratios=[3 * 4.4 / shown, 1], sharex=True)
-    plot_strips(pictures, k, name, every, top, start).images[0].set_interpolation('none')
-    top.set_xlabel('')
-    width = pictures['real'].shape[4] + 2
-    for kind, style in (('dream', '-'), ('recon', ':')):
-        error = pictures[f'{kind}_error'][k, start]
-        low.plot(
-            (np.arange(len(error)) / every + 0.5) * width,
-            error,
-            style,
-            color=color,
-            label={'dream': 'dreamt', 'recon': 'kept'}[kind],
-        )
-    low.axvline(*top.lines[0].get_xdata()[:1], color='#D55E00', lw=1.5)
-    low.set(xlabel='step', ylabel='error', ymargin=0.2, ylim=(0, None), xlim=(-0.5, width * shown - 0.5))
-    low.legend(frameon=False, fontsize=8)
+) -> Figure:  # two panels that share their steps
+    "Frames of one window above the pixel errors of its reconstruction and its dream"
+    steps = pictures['real'].shape[2]
+    every = -(-steps // moments)
+    tall = 3 * 4.4 / len(range(0, steps, every))
+    fig = Figure(figsize=(5, 1.9 + tall), layout='constrained')
+    top, low = fig.subplots(2, 1, height_ratios=[tall, 1], sharex=True)
+    plot_strips(pictures, k, name, every, top, start).set_xlabel('')
+    errors = {kind: pictures[f'{kind}_error'][k, start][None] for kind in ('dream', 'recon')}
+    plot_drift(errors, {name: color}, int(pictures['context']), low)
+    low.set(ylabel='error', xlim=top.images[0].get_extent()[:2])
     return fig

@@ -27,7 +27,6 @@ from pathlib import Path
 
 # %% ../../nbs/70_summary.ipynb #c003
 import numpy as np
-from ..suites import SUITES, Suite
 
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
@@ -37,27 +36,28 @@ from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, preset
 from ..store.run_folder import read_config, read_table
+from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
 
 
 # %% ../../nbs/70_summary.ipynb #c008
 @dataclass(frozen=True)
 class Summary:
-    "All that a run directory tells"
+    "Config, metrics and analyses of a run, as far as they are on disk"
 
     path: Path  # of the run
     config: Config  # what made it
     tasks: tuple  # K tasks
     versions: dict  # library -> version
     rows: list  # lines of metrics, oldest first
-    groups: Analysis | None  # who shares a VAE, and why
-    pictures: dict | None  # from `load_strips`
+    groups: Analysis | None  # the clustering of the tasks; None before it
+    pictures: dict | None  # from `load_strips`; None before the first checkpoint
     records: list  # evaluations of the agent, oldest first
-    random_play: dict | None  # evaluation of the random player
+    random_play: dict | None  # evaluation of the random player; None before it
 
     @property
     def colors(self) -> dict:  # task name -> colour, in the order of the tasks
-        "The tasks' colours"
+        "Colours of the tasks, in their order"
         colors = task_colors([t.name for t in self.tasks])
         return {t.name: colors[t.name] for t in self.tasks}
 
@@ -90,11 +90,11 @@ def _known(word, full_actions):
 
 def gather(
     path: Path,  # a run's directory
-) -> Summary:  # what is there so far
-    "Read a run, finished or not"
+) -> Summary:  # what is there so far; raises CheckpointError if there is no run
+    "Read the files of a run, finished or not; a missing or broken one counts as not written yet"
     path = Path(path)
     config = read_config(path)
-    tasks = tuple(t for w in config.tasks.split(',') for t in _known(w, config.full_actions))
+    tasks = tuple(t for word in config.tasks.split(',') for t in _known(word, config.full_actions))
     return Summary(
         path,
         config,
@@ -112,26 +112,29 @@ def gather(
 def mean_and_stderr(
     record: dict,  # from an evaluation
     task: str,  # one of its tasks
-) -> tuple:  # mean return and its standard error; NaN where nothing can be said
-    "A mean, and how far to trust it"
+) -> tuple:  # mean, standard error of the mean
+    "Mean return of a task and its standard error; NaN where there are too few episodes"
     rets = [p['ret'] for p in record['episodes'].get(task, [])]
-    return (np.mean(rets) if rets else np.nan, np.std(rets, ddof=1) / len(rets) ** 0.5 if len(rets) > 1 else np.nan)
+    mean = np.mean(rets) if rets else np.nan
+    error = np.std(rets, ddof=1) / len(rets) ** 0.5 if len(rets) > 1 else np.nan
+    return mean, error
 
 
 # %% ../../nbs/70_summary.ipynb #c015
 def permutation_p(
     agent: list,  # K arrays of returns
-    random_play: list,  # K arrays of returns of the other player
+    other: list,  # K arrays of returns of the other player
     scale: list,  # K distances by which to divide
     rng: np.random.Generator,  # whose shuffles
     draws: int = 4000,  # how many
-) -> float:  # share of shuffles with an advantage as large as the real one
-    "How often luck alone does as well"
+) -> float:  # in (0, 1]
+    "One-sided p-value of the scaled mean advantage over another player, by permuting episodes within each task"
     real, dealt = 0.0, np.zeros(draws)
-    for a, r, s in zip(agent, random_play, scale):
-        gap = lambda x: (x[..., : len(a)].mean(-1) - x[..., len(a) :].mean(-1)) / s
-        both = np.concatenate([a, r])
-        real, dealt = real + gap(both), dealt + gap(rng.permuted(np.tile(both, (draws, 1)), axis=1))
+    for a, r, s in zip(agent, other, scale):
+        n, both = len(a), np.concatenate([a, r])
+        shuffled = rng.permuted(np.tile(both, (draws, 1)), axis=1)
+        real += (both[:n].mean() - both[n:].mean()) / s
+        dealt += (shuffled[:, :n].mean(1) - shuffled[:, n:].mean(1)) / s
     # the real deal is one of the possible ones, so the share is never zero
     return float((1 + (dealt >= real - 1e-9).sum()) / (1 + draws))
 
@@ -158,15 +161,16 @@ def verdict(
     record: dict,  # evaluation of the agent
     random_play: dict,  # evaluation of the random player
     seed: int = 0,  # of the run
-) -> tuple:  # headline, advantage g, its standard error, share of shuffles that do as well (or, if g < 0, as badly)
-    "Is the agent better than random play?"
-    players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in (record, random_play)]
+) -> tuple:  # headline, g, standard error of g, p-value of a g as large (or, if g < 0, as small)
+    "Headline on agent against random play, with the advantage g, its standard error and the permutation p-value"
+    records = (record, random_play)
+    players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in records]
     scale = [_scale(t, a, r) for t, a, r in zip(tasks, *players)]
-    up, down = (permutation_p(a, r, scale, np_rng(seed, 'verdict')) for a, r in (players, players[::-1]))
+    up = permutation_p(*players, scale, np_rng(seed, 'verdict'))
+    down = permutation_p(*players[::-1], scale, np_rng(seed, 'verdict'))
     g = np.mean([(a.mean() - r.mean()) / s for a, r, s in zip(*players, scale)])
-    error = np.sqrt(
-        np.sum([(mean_and_stderr(x, t.name)[1] / s) ** 2 for x in (record, random_play) for t, s in zip(tasks, scale)])
-    ) / len(tasks)
+    errors = [mean_and_stderr(x, t.name)[1] / s for x in records for t, s in zip(tasks, scale)]
+    error = np.sqrt(np.sum(np.square(errors))) / len(tasks)
     deals = np.prod([float(comb(len(a) + len(r), len(a))) for a, r in zip(*players)])
     norms = [normalised(t, a.mean()) for t, a in zip(tasks, players[0]) if bounds(t)]
     if deals < 40:
@@ -175,10 +179,10 @@ def verdict(
         head = 'Worse than a random player'
     elif up >= 0.025:
         head = f"With this budget, {'hardly' if g > 0 else 'no'} better than a random player"
+    elif norms and np.mean(norms) < 0.1:
+        head = 'Better than a random player, but still far from a good one'
     else:
-        head = 'Better than a random player' + (
-            ', but still far from a good one' if norms and np.mean(norms) < 0.1 else ''
-        )
+        head = 'Better than a random player'
     return head, float(g), float(error), up if g >= 0 else down
 
 
@@ -187,45 +191,44 @@ def _paper(tasks, simulated):
     "What the paper had and reached"
     papers = {suite_of(t).paper for t in tasks}
     if len(papers) == 1 and () not in papers:
-        steps, score, sentence = papers.pop()
-        return sentence.format(steps=steps, score=score, simulated=simulated)
+        steps, score, words = papers.pop()
+        return words.format(steps=steps, score=score, simulated=simulated)
     return f'. (The paper, whose tasks are others, uses {PAPER_STEPS:,} per Atari game.)'
+
+
+def _advantage(summary, g, error):
+    "How far the agent is from random play, in words"
+    records = (summary.records[-1], summary.random_play)
+    means = [np.mean([normalised(t, mean_and_stderr(x, t.name)[0]) for t in summary.tasks]) for x in records]
+    place = 'above' if g >= 0 else 'below'
+    if np.isnan(means[0]):
+        doubt = '' if np.isnan(error) else f' (standard error {error:.2f})'
+        unit = "in units of a task's known range or else of the spread of its episodes"
+        return f'returns, {unit}, lie {abs(g):.2f} {place} those of a random player under the same rules{doubt}'
+    doubt = '' if np.isnan(error) else f' (standard error {100 * error:.1f})'
+    return (
+        f'mean {_word(summary.tasks)} lies {abs(100 * g):.1f} points {place} that of a random player '
+        f'under the same rules: {means[0]:.1%} against {means[1]:.1%}{doubt}'
+    )
 
 
 def sentence(
     summary: Summary,  # of a run
 ) -> tuple:  # headline and explanation, plain texts
-    "What is to be said first"
+    "Verdict on a run in words, with its episodes, its uncertainty and its budget"
     steps, K = summary.rows[-1]['rounds'] if summary.rows else 0, len(summary.tasks)
-    budget = f'This agent had {steps:,} steps per task' + _paper(summary.tasks, steps * summary.config.robots.repeat)
+    paper = _paper(summary.tasks, steps * summary.config.robots.repeat)
+    budget = f'This agent had {steps:,} steps per task{paper}'
     if not summary.records or not summary.random_play:
-        return (
-            'Not judged yet',
-            f"The {'random player' if summary.records else 'agent'} has not been evaluated under the rules of this run. {budget}",
-        )
+        who = 'random player' if summary.records else 'agent'
+        return 'Not judged yet', f'The {who} has not been evaluated under the rules of this run. {budget}'
     head, g, error, luck = verdict(summary.tasks, summary.records[-1], summary.random_play, summary.config.seed)
     n = min(len(e) for e in summary.records[-1]['episodes'].values())
-    means = [
-        np.mean([normalised(t, mean_and_stderr(x, t.name)[0]) for t in summary.tasks])
-        for x in (summary.records[-1], summary.random_play)
-    ]
-    known = not np.isnan(means[0])
-    against = f': {means[0]:.1%} against {means[1]:.1%}' if known else ''
-    (place, side), share = (
-        ('above', 'well') if g >= 0 else ('below', 'badly'),
-        f'{luck:.1%}' if luck > 0.001 else 'less than 0.1%',
-    )
-    doubt = (
-        '' if np.isnan(error) else f' (standard error {100 * error:.1f})' if known else f' (standard error {error:.2f})'
-    )
-    lies = (
-        f"mean {_word(summary.tasks)} lies {abs(100 * g):.1f} points {place} that"
-        if known
-        else f"returns, in units of a task's known range or else of the spread of its episodes, lie {abs(g):.2f} {place} those"
-    )
+    share = f'{luck:.1%}' if luck > 0.001 else 'less than 0.1%'
     return head, (
-        f"Over {K} task{'s' * (K > 1)} with {n} episode{'s' * (n > 1)} each, the agent's {lies} of a random player "
-        f'under the same rules{against}{doubt}. If the names of the two players were shuffled, luck alone would do as {side} in {share} of all cases. {budget}'
+        f"Over {K} task{'s' * (K > 1)} with {n} episode{'s' * (n > 1)} each, "
+        f"the agent's {_advantage(summary, g, error)}. If the names of the two players were shuffled, "
+        f"luck alone would do as {'well' if g >= 0 else 'badly'} in {share} of all cases. {budget}"
     )
 
 
@@ -233,16 +236,21 @@ def sentence(
 def recipe(
     config: Config,  # of a run
 ) -> tuple[str, dict]:  # name of a preset, dotted name -> value of what differs
-    "The shortest way to say a config"
+    "Preset, or pair of presets, nearest to a config, and the fields in which it differs"
     table = flat(config)
-    rest = lambda names: {k: table[k] for k, v in flat(preset(names)).items() if v != table[k]}
-    pairs = {n: _fits(rest, n) for n in (*PRESETS, *(f'{a}+{b}' for a in PRESETS for b in PRESETS if a != b))}
-    # some pairs contradict each other and make no config; of equals we like 'pocket+no_shared' better than 'no_shared+pocket'
-    cost = lambda p: (
-        len(p[1]) + 0.5 * p[0].count('+'),
-        -sum(k.startswith('train') for k in PRESETS[p[0].split('+')[0]]),
-    )
-    return min(((n, r) for n, r in pairs.items() if r is not None), key=cost)
+
+    def rest(names):
+        return {k: table[k] for k, v in flat(preset(names)).items() if v != table[k]}
+
+    def cost(found):
+        # of equals we like 'pocket+no_shared' better than 'no_shared+pocket'
+        names, differing = found
+        first = PRESETS[names.split('+')[0]]
+        return len(differing) + 0.5 * names.count('+'), -sum(k.startswith('train') for k in first)
+
+    pairs = [f'{a}+{b}' for a in PRESETS for b in PRESETS if a != b]
+    found = [(names, _fits(rest, names)) for names in (*PRESETS, *pairs)]  # some pairs contradict each other
+    return min(((names, differing) for names, differing in found if differing is not None), key=cost)
 
 
 def _option(name, value):
@@ -257,7 +265,7 @@ def command(
     config: Config,  # of a run
     path: Path,  # its directory
 ) -> str:  # for a shell
-    "What to type"
+    "Shell command that trains this config again under the same name"
     names, rest = recipe(config)
     root = [] if path.parent.name == 'runs' else [f'--root {shlex.quote(str(path.parent))}']
     return ' '.join(['mow train', names, f'--name {path.name}', *root, *(_option(k, v) for k, v in rest.items())])
