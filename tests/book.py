@@ -351,7 +351,7 @@ def chapter_map():
         MAP_TITLE,
         '',
         'Each chapter asks one question, builds the answer in small pieces and exports one module. Ten numbers are a',
-        'folder, and chapters use only chapters above them.',
+        'folder, and chapters use only chapters above them ([chapter 07](07_map.ipynb) draws that).',
     ]
     for tens, title in FLOORS.items():
         lines += ['', f'#### {title}', '', '| | chapter | the question |', '|---|---|---|']

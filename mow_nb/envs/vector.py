@@ -30,7 +30,7 @@ from .metaworld import RobotEnv, choose_gl
 from .pocket import PocketEnv
 from .probe import by_id
 from .steer import SteerEnv
-from .tasks import Task, maker, random_actions, suite_of
+from .tasks import Task, maker, suite_of
 from .workers import IsolatedEnv
 from .wrappers import Env, GymEnv, RemoteEnv
 from ..suites import AtariProtocol

@@ -243,12 +243,11 @@ def round_seconds(
 
 # %% ../../nbs/80_bench.ipynb #c039
 def _turns(learner, batch, one, share, dtype, budget, rounds):
-    "Best of some turns: seconds by phase of ours and of the yardstick, rate of a product, share of the processor"
-    device, side = learner.device, 2048
-    if device == 'cuda':
-        side = 8192
-    elif learner.config.train.n_imagined < 256:
-        side = 512
+    "Ours, the yardstick and the plain product by turns: the best of each"
+    device, side = (
+        learner.device,
+        8192 if learner.device == 'cuda' else 512 if learner.config.train.n_imagined < 256 else 2048,
+    )
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
     end = start + budget
@@ -335,10 +334,10 @@ def measure(
     "Sizes, seconds, operations and ratios of one update of a config"
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    learner, batch, work, plain, share = _prepared(config)
+    learner, batch, work, one, share = _prepared(config)
     sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
     dtype = torch.bfloat16 if learner.bf16 else torch.float32
-    ours, theirs, top, got = _turns(learner, batch, plain, share, dtype, budget, rounds)
+    ours, theirs, top, got = _turns(learner, batch, one, share, dtype, budget, rounds)
     total = sum(ours.values())
     if cuda:
         total = min(total, pace(learner, batch))

@@ -17,9 +17,7 @@ import torch
 from ..agent.player import Agent
 from ..config import Config
 from ..core import generator, np_rng
-from ..envs.check_env import refuse_or_warn
-from ..envs.tasks import action_width, d_max
-from ..envs.vector import random_actions
+from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
 from ..records import Batch
@@ -36,7 +34,7 @@ from mow_nb.store.journal import (
 )
 from ..store.presets import check
 from ..store.replay import Replay
-from ..store.run_folder import check_can_open, has_data, lock_run, open_run, run_path
+from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .clustering import save_analysis
 from .grouping import find_groups
@@ -290,8 +288,6 @@ def train(
     check_memory(config)
     with lock_run(path := run_path(name, root)), ExitStack() as last:
         check_can_open(config, path, resume)
-        if not has_data(path):
-            refuse_or_warn(check(config), config.model.vae.size)
         run = Run(config, path, quiet)
         last.callback(run.pool.close)
         open_run(config, path, resume)  # only now, as what could not be made must not use up a name
