@@ -124,9 +124,8 @@ class Replay:
         "Rows of windows of consecutive steps, uniform over all starts; `ConfigError` if a task has fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
-            raise ConfigError(
-                f"replay of task '{self.folders[k]}' holds {max(0, stop[k] - low[k] + T - 1)} steps, a window needs T = {T}"
-            )
+            have = max(0, stop[k] - low[k] + T - 1)
+            raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
 
         def draw():
             start = rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))
