@@ -1,4 +1,4 @@
-"Mixture-of-World Models: one agent that learns many visual tasks by dreaming. The names below are looked up when they are first used."
+"Mixture-of-World Models: one agent that learns many visual tasks by dreaming"
 
 __version__ = "0.1.0"
 
