@@ -47,6 +47,7 @@ import gymnasium as gym
 import numpy as np
 
 from ..config import RobotConfig
+from ..core import ConfigError
 
 # %% ../../nbs/13_metaworld.ipynb #c007
 REPEAT = RobotConfig.repeat  # simulator steps per agent step (ours)
@@ -59,11 +60,14 @@ NO_PICTURE = (
 )
 
 
-def choose_gl() -> str:  # 'egl', 'osmesa', or what MUJOCO_GL says
+def choose_gl() -> str:  # 'egl', 'osmesa' or 'glfw'; raises `ConfigError` if MUJOCO_GL says something else
     "OpenGL backend for MuJoCo: the value of MUJOCO_GL, which is set if nobody has set it"
     if not os.environ.get('MUJOCO_GL'):
         os.environ['MUJOCO_GL'] = 'egl' if glob.glob('/dev/nvidia[0-9]*') and find_library('EGL') else 'osmesa'
-    return os.environ['MUJOCO_GL']
+    gl = os.environ['MUJOCO_GL'].lower().strip()
+    if gl not in ('egl', 'osmesa', 'glfw'):
+        raise ConfigError(f'MUJOCO_GL={gl} cannot draw: choose egl, osmesa or glfw, or unset it and one is chosen')
+    return gl
 
 
 def load_library() -> tuple:  # the modules mujoco and metaworld
