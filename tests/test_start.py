@@ -74,7 +74,7 @@ def test_import_is_light(tmp_path):
     told, names = loaded(
         'from mow_nb import train, evaluate, load, Agent, Config; print(train.__module__, Config.__module__)', tmp_path
     )
-    assert told.strip() == 'mow_nb.training.run mow_nb.store.presets' and 'torch' in names
+    assert told.strip() == 'mow_nb.training.run mow_nb.config' and 'torch' in names
 
 
 def test_settings_without_tensors(tmp_path):
