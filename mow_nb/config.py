@@ -197,6 +197,11 @@ class TrainConfig:
     save_every: int = number(1_000, 1)  # updates between two checkpoints
     eval_every: int = number(0, 0)  # updates between two evaluations; 0 = only at the end
 
+    @property
+    def updates(self) -> int:  # of the world model, warm-up included
+        "Number of updates of a whole run"
+        return self.warmup + (self.env_steps - self.prefill) // self.train_every
+
 
 # %% ../nbs/04_config.ipynb #c032
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""What the browser tests share: a headless Chromium, the built site, and a place for screenshots."""
+"""What tests share: a finished toy run; for browsers a headless Chromium, the built site, a place for screenshots."""
 
 import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from book import BROWSERS, ROOT
@@ -106,3 +107,20 @@ def site(tmp_path_factory, worker_id):
             )
             assert done.returncode == 0, done.stdout + done.stderr
     return out
+
+
+@pytest.fixture(scope='session')
+def finished(tmp_path_factory):
+    "A toy run, trained once for all tests that damage a copy of it"
+    from mow_nb.store.presets import preset
+    from mow_nb.training.run import train
+
+    root = tmp_path_factory.mktemp('runs')
+    train(preset('toy'), 'x', root, quiet=True)
+    return root / 'x'
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    "A copy of the toy run, which may be damaged"
+    return Path(shutil.copytree(finished, tmp_path / 'x'))

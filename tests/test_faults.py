@@ -270,19 +270,6 @@ def mow(*words, code=0, root='.', **kw):
     return done.stderr
 
 
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    "A toy run, trained once for all tests that damage a copy of it"
-    root = tmp_path_factory.mktemp('runs')
-    train(preset('toy'), 'x', root, quiet=True)
-    return root / 'x'
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / 'x'))
-
-
 def resume(run, **changes):
     return train(changed(preset('toy'), changes), 'x', run.parent, resume=True, quiet=True)
 

@@ -7,7 +7,6 @@ import os
 import resource
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,19 +27,6 @@ TOY = flat(preset('toy'))
 
 class Begun(Exception):
     "Training would begin now"
-
-
-@pytest.fixture(scope='module')
-def finished(tmp_path_factory):
-    "A toy run, trained once for all tests that damage a copy of it"
-    root = tmp_path_factory.mktemp('runs')
-    train(preset('toy'), 'x', root, quiet=True)
-    return root / 'x'
-
-
-@pytest.fixture
-def run(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / 'x'))
 
 
 @pytest.fixture

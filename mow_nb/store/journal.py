@@ -203,7 +203,7 @@ def plan(
     labels = [k % N for k in range(len(tasks))] if config.cluster.grouping != 'one' else None
     n = count(config, labels)
     disk = planned_bytes(len(tasks), t.env_steps, config.model.vae.size, action_width(tasks))
-    return dict(updates=t.warmup + (t.env_steps - t.prefill) // t.train_every, parameters=n, memory=16 * n, disk=disk)
+    return dict(updates=t.updates, parameters=n, memory=16 * n, disk=disk)
 
 
 def check_memory(

@@ -199,3 +199,16 @@ class Ring:
             if self.checksum(n) != self.maps['sum'][row]:
                 raise CheckpointError(f"replay of task '{self.path.name}': step {n} is not what was written")
             self.verified[row] = True
+
+    def scan(
+        self,
+        low: int,  # number of the oldest step to look at
+        stop: int,  # number of steps that count
+        most: int = 0,  # steps, the newest and as many again, evenly spread; 0 = all
+    ) -> int:  # steps that were looked at
+        "Verify stored steps against their checksums; `CheckpointError` names the damaged one"
+        steps = np.arange(low, stop)
+        if 0 < most < len(steps):
+            steps = np.union1d(steps[-most:], steps[:: -(-len(steps) // most)])
+        self.check(steps % self.rows, stop)
+        return len(steps)

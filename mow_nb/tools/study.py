@@ -42,8 +42,9 @@ from ..config import Config
 from ..core import ConfigError, MowError, np_rng, suggest
 from ..envs.tasks import tasks_of
 from ..eval.evaluation import load_records, score_rows
-from ..eval.metrics import Estimate, interval, iqm, mean
+from ..eval.metrics import Estimate, interval, iqm, mean, plot_intervals
 from ..files import disk, get_json, put
+from ..pages import Markdown, table
 from ..store.journal import read_metrics
 from ..store.presets import changed, check, preset
 from ..store.run_folder import run_path, to_toml, versions
@@ -181,15 +182,23 @@ def collect(
 def _start(job, root):
     "Process that trains"
     words = shlex.split(command(job.config, run_path(job.name, root)))[1:]
+    said = _said(job, root)
+    said.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
-    return subprocess.Popen(
-        [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet'],
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with said.open('w') as errors:  # a file, since a pipe that nobody empties stops whoever writes into it
+        return subprocess.Popen(
+            [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet'],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
+
+
+def _said(job, root):
+    "File of what a process said on stderr"
+    path = run_path(job.name, root)
+    return path.with_name(f'{path.name}.stderr')
 
 
 def _ended(process):
@@ -205,12 +214,6 @@ def _updates(job, root):
     "Updates done so far"
     rows = read_metrics(run_path(job.name, root)) if run_path(job.name, root).exists() else []
     return rows[-1]['updates'] if rows else 0
-
-
-def _planned(job):
-    "Updates of the whole training"
-    t = job.config.train
-    return t.warmup + (t.env_steps - t.prefill) // t.train_every
 
 
 # %% ../../nbs/83_study.ipynb #c015
@@ -244,7 +247,7 @@ def run_study(
     from tqdm import tqdm
 
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
-    total, cores = sum(map(_planned, todo)), cores or len(os.sched_getaffinity(0))
+    total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
     running, added, counted = {}, [], 0
     bar = tqdm(total=total, unit='update', disable=quiet, desc=study.name)
     try:
@@ -252,14 +255,14 @@ def run_study(
             while todo and len(running) < cores:
                 job = todo.pop(0)
                 running[job] = _start(job, root)
-            time.sleep(0.2)
+            time.sleep(1.0)
             for job, process in list(running.items()):
                 seconds = _ended(process)
                 if seconds is not None:
                     del running[job]
                     seconds = _add_seconds(run_path(job.name, root), seconds)
                     added.append(_finish(job, process, results, root, seconds))
-                    counted += _planned(job)
+                    counted += job.config.train.updates
             bar.n = counted + sum(_updates(job, root) for job in running)
             bar.set_postfix(left=len(todo), running=len(running))
     finally:
@@ -278,15 +281,13 @@ def _add_seconds(path, seconds):
     "Processor time of all sittings of a run"
     file = path.with_name(f'{path.name}.seconds')
     total = seconds + (float(file.read_text()) if file.exists() else 0.0)
-    file.parent.mkdir(parents=True, exist_ok=True)
     put(file, f'{total:.1f}')
     return total
 
 
 def _finish(job, process, results, root, seconds):
     "The result of a process that has ended, as a file"
-    said = process.stderr.read().strip().splitlines()
-    process.stderr.close()
+    said = _said(job, root).read_text().strip().splitlines()
     if process.returncode:
         last = said[-1] if said else f'ended with exit code {process.returncode}'
         raise MowError(f'{job.name}: {last}')
@@ -305,12 +306,8 @@ def improvement(
     reps: int = 2000,  # redrawn experiments
 ) -> Estimate:  # in [0, 1]; the ends are NaN with fewer than two seeds
     "Probability that x exceeds y, paired by seed, with a 95 % bootstrap interval"
-    won = ((x > y) + 0.5 * (x == y)).mean(0)
-    if len(won) < 2:
-        return Estimate(float(won.mean()), np.nan, np.nan)
-    again = won[rng.integers(len(won), size=(reps, len(won)))].mean(1)
-    low, high = np.quantile(again, [0.025, 0.975])
-    return Estimate(float(won.mean()), float(low), float(high))
+    won = ((x > y) + 0.5 * (x == y)).mean(0, keepdims=True)
+    return interval(won, mean, rng, reps)
 
 
 def difference(
@@ -320,19 +317,14 @@ def difference(
     reps: int = 2000,  # redrawn experiments
 ) -> Estimate:  # the ends are NaN with fewer than two seeds
     "Mean difference x - y, paired by seed, with a 95 % bootstrap interval"
-    gap = (x - y).mean(0)
-    if len(gap) < 2:
-        return Estimate(float(gap.mean()), np.nan, np.nan)
-    again = gap[rng.integers(len(gap), size=(reps, len(gap)))].mean(1)
-    low, high = np.quantile(again, [0.025, 0.975])
-    return Estimate(float(gap.mean()), float(low), float(high))
+    return interval((x - y).mean(0, keepdims=True), mean, rng, reps)
 
 
 # %% ../../nbs/83_study.ipynb #c024
 def read_results(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
-) -> dict:  # variant -> seed -> dict of 'shares' (task -> score), 'wall', 'processor' (seconds), 'updates'
+) -> dict:  # variant -> seed -> dict of 'shares' (task -> score) and 'processor' (seconds)
     "Finished seeds of every variant"
     out = {variant: {} for variant in study.variants}
     for variant in study.variants:
@@ -343,9 +335,7 @@ def read_results(
             found = [get_json(result_file(job, results)) for job in jobs]
             out[variant][seed] = dict(
                 shares={task: s['share'] for r in found for task, s in r['scores'].items()},
-                wall=sum(r['wall_seconds'] for r in found),
                 processor=sum(r['processor_seconds'] for r in found),
-                updates=sum(r['updates'] for r in found),
             )
     return out
 
@@ -380,14 +370,14 @@ def study_rows(
 def study_table(
     rows: list[dict],  # from `study_rows`
     reference: str,  # the variant that the others are compared with
-) -> str:  # Markdown
+) -> Markdown:  # shown by a notebook
     "Variants side by side"
     head = ['variant', 'seeds', 'mean', 'IQM', f'minus {reference}', f'P(better than {reference})', 'processor minutes']
-    lines = [head, ['---'] * len(head)]
+    lines = []
     for r in rows:
         versus = ['', ''] if r['variant'] == reference else [str(r['gap'] or ''), str(r['better'] or '')]
-        lines.append([r['variant'], str(r['seeds']), str(r['mean']), str(r['iqm']), *versus, f"{r['minutes']:.1f}"])
-    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+        lines.append([r['variant'], r['seeds'], r['mean'], r['iqm'], *versus, f"{r['minutes']:.1f}"])
+    return table(head, lines)
 
 
 # %% ../../nbs/83_study.ipynb #c027
@@ -397,19 +387,10 @@ def plot_study(
     ax=None,  # axes to draw on; None makes new ones
 ):  # the axes, one variant per row
     "Mean score of every variant with its interval"
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7, 0.35 * len(rows) + 1))
-    for y, r in enumerate(rows[::-1]):
-        m = r['mean']
-        ax.plot([m.value], [y], 'o', color='#0072B2')
-        if np.isfinite(m.low):
-            ax.plot([m.low, m.high], [y, y], color='#0072B2', lw=2)
-        if r['variant'] == reference:
-            ax.axvline(m.value, color='#999999', ls='--', lw=1)
-    ax.set_yticks(range(len(rows)), [r['variant'] for r in rows[::-1]])
-    ax.set(xlabel='share of the way from random play to the reference player')
+    estimates = {r['variant']: r['mean'] for r in rows}
+    ax = plot_intervals(estimates, 'share of the way from random play to the reference player', ax)
+    if reference in estimates:
+        ax.axvline(estimates[reference].value, color='#999999', ls='--', lw=1)
     return ax
 
 
@@ -422,13 +403,10 @@ def write_table(
     rows = study_rows(study, results)
     if not rows:
         return f'no variant of {study.name} has finished a seed yet'
-    import matplotlib.pyplot as plt
-
-    text = f'{study.question}\n\n{study_table(rows, study.reference)}\n'
+    text = f'{study.question}\n\n{study_table(rows, study.reference).text}\n'
     folder = Path(results) / study.name
     put(folder / 'table.md', text)
     ax = plot_study(rows, study.reference)
     with disk(f'cannot write {folder}'):
         ax.figure.savefig(folder / 'figure.png', dpi=120, bbox_inches='tight')
-    plt.close(ax.figure)
     return text

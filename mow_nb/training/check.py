@@ -91,12 +91,9 @@ def check_replay(
     ring = StoredRing(folder, config.model.vae.size, action_width(check(config)))
     if ring.done < counted:
         raise CheckpointError(f'{folder.name} holds {ring.done:,} steps, the checkpoint counts {counted:,}')
-    steps = np.arange(max(0, ring.done - ring.rows, ring.claimed - ring.rows), ring.done)
-    if 0 < most < len(steps):
-        steps = np.union1d(steps[-most:], steps[:: -(-len(steps) // most)])
-    ring.check(steps % ring.rows, ring.done)
+    looked = ring.scan(max(0, ring.done - ring.rows, ring.claimed - ring.rows), ring.done, most)
     size = sum(m.nbytes // ring.rows for f, m in ring.maps.items() if f != 'head') * ring.done if ring.rows else 0
-    return f'{len(steps):,} of {ring.done:,} steps compared with their checksums ({size / 1e6:,.1f} MB)'
+    return f'{looked:,} of {ring.done:,} steps compared with their checksums ({size / 1e6:,.1f} MB)'
 
 
 # %% ../../nbs/67_check.ipynb #c015
@@ -167,8 +164,9 @@ def check_run(
         yield judge_part('agent', lambda: _agent(path))
         return
     yield from check_checkpoints(path / 'checkpoints', config)
-    if config and (path / 'replay').exists() or _counted(path):
-        yield from _replays(path, config, most)
+    counted = _counted(path)
+    if counted or config and (path / 'replay').exists():
+        yield from _replays(path, config, counted, most)
     yield judge_part('metrics', lambda: _metrics(path))
     yield from _saved_arrays(path)
     for file in sorted((path / 'eval').glob('*.json')):
@@ -185,12 +183,11 @@ def _counted(path):
     return {k: n for k, n in steps.items() if type(n) is int} if isinstance(steps, dict) else {}
 
 
-def _replays(path, config, most):
+def _replays(path, config, counted, most):
     "The replay of each task"
     if config is None:
         yield Verdict('replay', False, 'cannot be judged without the config')
         return
-    counted = _counted(path)
     for name in task_folders([t.name for t in check(config)]):
         folder = path / 'replay' / name
         yield judge_part(f'replay/{name}', partial(check_replay, folder, config, counted.get(name, 0), most))

@@ -61,7 +61,7 @@ class Learner:
         self.world, self.actor_critic = (m.to(self.device) for m in build(config, labels))
         self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
         self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
-        self.total = t.warmup + (t.env_steps - t.prefill) // t.train_every
+        self.total = t.updates
         self.kept_tasks = slice(None)  # the tasks whose losses are added up
         self.generators = StepGenerators(config.seed, self.device)
         recorded = self.device == 'cuda' and t.compile != 'off'

@@ -68,7 +68,7 @@ def _facts(summary):
     "Name and value of what made the run"
     config, train = summary.config, summary.config.train
     at = summary.rows[-1] if summary.rows else dict(updates=0, rounds=0, seconds=0.0)
-    total = train.warmup + (train.env_steps - train.prefill) // train.train_every
+    total = train.updates
     going = '' if at['updates'] >= total else ': still going, or interrupted'
     played = f'{config.eval.episodes} episodes per task, cut after {config.eval.max_steps:,} steps'
     facts = {
