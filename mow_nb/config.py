@@ -179,6 +179,7 @@ class TrainConfig:
     seq_len: int = number(64, 1, 1_000_000)  # T, steps per sequence (STORM: 64)
     n_imagined: int = number(1024, 1, 1_000_000)  # M, dreams per task in an update (STORM: 1,024)
     starts: int = number(0, 0, 1_000_000)  # windows per task where dreams start; 0 = those of the batch
+    newest: float = number(0.0, 0, 1)  # share of windows from the newest tenth of the replay (ours)
     context: int = number(8, 1, 1_000_000)  # real steps read before a dream (STORM: 8)
     horizon: int = number(16, 1, 1_000_000)  # H, imagined steps (STORM: 16)
     act_context: int = number(16, 1, 1_000_000)  # real steps the agent remembers while playing (STORM: 16)

@@ -120,6 +120,7 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
+        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
     ) -> np.ndarray:  # (K, B, T) rows in the rings
         "Rows of windows of consecutive steps, uniform over all starts; `ConfigError` if a task has fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
@@ -127,8 +128,13 @@ class Replay:
             have = max(0, stop[k] - low[k] + T - 1)
             raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
 
+        first = np.repeat(low[:, None], B, 1)
+        if newest:
+            recent = rng.random(first.shape) < newest
+            first = np.where(recent, stop[:, None] - np.maximum(1, (stop - low) // 10)[:, None], first)
+
         def draw():
-            start = rng.integers(low[:, None], stop[:, None], size=(len(self.rings), B))
+            start = rng.integers(first, stop[:, None])
             return (start[..., None] + np.arange(T)) % self.rows
 
         rows = draw()
@@ -158,9 +164,10 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
+        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "Sample a batch with frames as bytes"
-        got = self._take(self.windows(rng, B, T, within_episode))
+        got = self._take(self.windows(rng, B, T, within_episode, newest))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
 
@@ -171,9 +178,10 @@ class Replay:
         T: int,  # steps per window
         device: str = None,  # where to; bytes travel and become floats there
         within_episode: bool = False,  # only windows within one episode
+        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "Sample a batch with frames as floats in [0, 1], as the world model reads it"
-        raw = self.sample_raw(rng, B, T, within_episode)
+        raw = self.sample_raw(rng, B, T, within_episode, newest)
         if device:
             raw = raw.to(device)
         return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)

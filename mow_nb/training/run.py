@@ -119,12 +119,12 @@ class Run:
         purpose: str = 'batch',  # what it is for
         step: int | None = None,  # number of the draw; None = that of the update
         seqs: int | None = None,  # sequences per task; None = `train.batch_size`
+        newest: float = 0.0,  # share of the windows, in [0, 1], from the newest tenth of the replay
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
-        return self.replay.sample(
-            np_rng(self.config.seed, purpose, step=step), seqs or t.batch_size, t.seq_len, self.learner.device
-        )
+        rng, device = np_rng(self.config.seed, purpose, step=step), self.learner.device
+        return self.replay.sample(rng, seqs or t.batch_size, t.seq_len, device, newest=newest)
 
     def learn(
         self,
@@ -134,8 +134,9 @@ class Run:
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, whole=True)
-        for name, v in self.learner.update(self.sample(), behaviour, starts).items():
+            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, True, t.newest)
+        batch = self.sample(newest=t.newest if behaviour else 0.0)
+        for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
         self.since += 1
 
