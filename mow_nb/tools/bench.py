@@ -267,7 +267,7 @@ def pace(
 ) -> float:  # seconds of an update
     "Mean seconds of an update without a clock inside of it"
     now = clock(learner.device)
-    # not those in which a card is still told what to do, or records it
+    # not those that still run eagerly, nor the one that is captured
     for _ in range(learner.recorder.warmup + 1):
         learner.update(batch)
     start = now()

@@ -119,7 +119,7 @@ class Run:
         purpose: str = 'batch',  # what it is for
         step: int | None = None,  # number of the draw; None = that of the update
         seqs: int | None = None,  # sequences per task; None = `train.batch_size`
-        newest: float = 0.0,  # share of the windows, in [0, 1], from the newest tenth of the replay
+        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step

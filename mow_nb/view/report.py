@@ -167,20 +167,11 @@ def _times(summary):
 
 
 # %% ../../nbs/74_report.ipynb #c016
-def _ungrouped(summary):
-    "Why there are no clusters"
-    if len(summary.tasks) == 1:
-        return note('One task: there is nothing to share.')
-    if summary.config.cluster.grouping == 'one':
-        return note('All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.')
-    return note('Not grouped yet: tasks part company after the warm-up.')
-
-
 def _groups(summary):
     "Which tasks share a VAE"
     found, K = summary.groups, len(summary.tasks)
     if found is None:
-        return _ungrouped(summary)
+        return note(summary.why_no_groups)
     labels = found.labels.tolist()
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':
