@@ -120,7 +120,7 @@ def laps(
 # %% ../../nbs/80_bench.ipynb #c015
 def one_task_of(
     config: Config,  # whose sizes
-    d_act: int,  # A, number of buttons
+    d_act: int,  # A, number of discrete actions
 ) -> OneTask:  # without experts, groups and task vectors
     "One-task version of the method at the sizes and settings of a config"
     v, d, a, t = config.model.vae, config.model.dynamics, config.agent, config.train

@@ -155,7 +155,7 @@ class Run:
         journal.write(row)
 
     def elapsed(self) -> float:  # seconds of computing so far, earlier sittings included
-        "Computing time of the run"
+        "Computing time of the run in seconds"
         return self.seconds + time.perf_counter() - self.started
 
     def after_update(
@@ -253,7 +253,7 @@ class Run:
         self,
         journal: Journal,  # where lines go
     ) -> None:
-        "Run all four phases, each from where its counter stands"
+        "Random play, warm-up, grouping and online training, each from its counter; raises `Stopped` if asked to stop"
         self.prefill()
         self.warmup(journal)
         self.stop_if_asked()

@@ -169,15 +169,15 @@ class Dream:
 
     def action(
         self,
-        button: int = 0,  # number of a discrete action
-        motors: tuple = (),  # values in [-1, 1] of a continuous one
+        discrete: int = 0,  # index of a discrete action
+        continuous: tuple = (),  # values in [-1, 1] of a continuous one
     ) -> np.ndarray:  # (A,) an action vector
-        "One-hot button or clipped motor values as an action vector of the width that all tasks share"
+        "Action vector of the width that all tasks share: one-hot discrete action, or continuous values clipped to [-1, 1]"
         act = np.zeros(action_width(self.tasks), np.float32)
         if self.task.n_actions:
-            act[button] = 1
+            act[discrete] = 1
         else:
-            act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(motors, -1, 1)
+            act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(continuous, -1, 1)
         return act
 
     @torch.no_grad()
