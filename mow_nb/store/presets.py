@@ -138,11 +138,6 @@ def _relations(c, K):
         yield f'train.prefill={t.prefill} must be at most train.env_steps={t.env_steps}'
     if c.robots.repeat > c.robots.length:
         yield f'robots.repeat={c.robots.repeat} must be at most robots.length={c.robots.length}'
-    if t.device == 'cuda':
-        import torch
-
-        if not torch.cuda.is_available():
-            yield "train.device='cuda' but PyTorch sees no CUDA device: use 'cpu' or 'auto'"
 
 
 # %% ../../nbs/40_presets.ipynb #c028

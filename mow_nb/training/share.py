@@ -125,7 +125,7 @@ def from_pretrained(
     return restore(config, tensors, tensors['labels'].tolist(), body.get('step', 0))
 
 
-# %% ../../nbs/66_share.ipynb #c021
+# %% ../../nbs/66_share.ipynb #c023
 def ship(
     run: str,  # a run's directory
     path: str,  # where to; a run that stands there is replaced
