@@ -19,6 +19,7 @@ from torch.nn import BatchNorm2d, Module
 
 from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
+from ..core import ConfigError
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
@@ -31,10 +32,11 @@ from .isolation import retry_without_tasks, step_if_finite, unstepped_state
 def pick_device(
     name: str,  # 'auto', 'cpu' or 'cuda'
 ) -> str:  # 'cpu' or 'cuda'
-    "Name of the device to compute on; 'auto' is cuda if there is one"
-    if name != 'auto':
-        return name
-    return 'cuda' if torch.cuda.is_available() else 'cpu'
+    "Name of the device to compute on, 'auto' being cuda if there is one; ConfigError if it is not there"
+    found = torch.cuda.is_available()
+    if name == 'cuda' and not found:
+        raise ConfigError("train.device='cuda' but PyTorch sees no CUDA device: use 'cpu' or 'auto'")
+    return ('cuda' if found else 'cpu') if name == 'auto' else name
 
 
 def fast_bfloat16(
@@ -47,7 +49,7 @@ def fast_bfloat16(
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
 
 
-# %% ../../nbs/62_learner.ipynb #c010
+# %% ../../nbs/62_learner.ipynb #c011
 class Learner:
     "World model, actor-critic, their optimisers, and the number of updates"
 
@@ -286,7 +288,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c033
+# %% ../../nbs/62_learner.ipynb #c034
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -311,7 +313,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c036
+# %% ../../nbs/62_learner.ipynb #c037
 def source_name(
     model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now
