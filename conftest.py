@@ -1,11 +1,14 @@
 """Every notebook is one test: all its cells are run, top to bottom, in a process of its own."""
 
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from ctypes.util import find_library
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,19 @@ ROOT = Path(__file__).resolve().parent
 ONE_THREAD = {name: '1' for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')}
 QUIET = dict(MPLBACKEND='agg', TQDM_DISABLE='1', PYTHONWARNINGS='ignore', PYDEVD_DISABLE_FILE_VALIDATION='1')
 os.environ.update(ONE_THREAD)
+
+# Libraries of others, which take longer to import than some chapters to run.
+IMPORTED_ONCE = (
+    'torch._dynamo',
+    'scipy.stats',
+    'sklearn.cluster',
+    'pandas',
+    'matplotlib.pyplot',
+    'gymnasium',
+    'execnb.shell',
+    'nbclient',
+    'nbdev.showdoc',
+)
 os.environ.setdefault('MPLBACKEND', 'agg')
 
 
@@ -26,6 +42,27 @@ def pytest_addoption(parser):
 def pytest_collect_file(file_path, parent):
     if file_path.suffix == '.ipynb' and file_path.parent.name == 'nbs' and not file_path.name.startswith(('_', '.')):
         return Notebook.from_parent(parent, path=file_path)
+
+
+@cache
+def notebook_server(many):
+    "Process that runs notebooks in forks of itself; with many to run, it first imports what most of them need"
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / 'tests' / 'book.py'), 'serve', *(IMPORTED_ONCE if many else ())],
+        env={**os.environ, **QUIET},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+    )
+
+
+def end(session):
+    "End a process that leads a session, and whatever it has started"
+    try:
+        os.killpg(session, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
 
 
 class Notebook(pytest.File):
@@ -40,39 +77,25 @@ class ChapterFailed(Exception):
 
 
 class Chapter(pytest.Item):
-    "One notebook, run by tests/book.py in a process of its own"
+    "One notebook, run by tests/book.py in a fork of its own"
 
     def runtest(self):
         limit = self.config.getoption('--chapter-seconds')
-        child = subprocess.Popen(
-            [sys.executable, str(ROOT / 'tests' / 'book.py'), 'run', str(self.path)],
-            env={**os.environ, **QUIET},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors='replace',
-            start_new_session=True,
-        )
-        try:
-            _, story = child.communicate(timeout=limit)
-        except subprocess.TimeoutExpired:
+        server = notebook_server(sum(isinstance(item, Chapter) for item in self.session.items) > 1)
+        with tempfile.NamedTemporaryFile('r', errors='replace') as story:
+            server.stdin.write(f'{self.path}\t{story.name}\n'.encode())
+            pid = int(server.stdout.readline())
+            try:
+                ended = select.select([server.stdout], [], [], limit)[0]
+            finally:
+                end(pid)
+            code, story = int(server.stdout.readline()), story.read()
+        if not ended:
             raise ChapterFailed(f'{self.path.name} did not finish within {limit} seconds')
-        finally:
-            self.end(child)
-        if child.returncode < 0:
-            story += f'{self.path.name}: the process was ended by {signal.Signals(-child.returncode).name}'
-        if child.returncode:
+        if code < 0:
+            story += f'{self.path.name}: the process was ended by {signal.Signals(-code).name}'
+        if code:
             raise ChapterFailed(story.strip())
-
-    @staticmethod
-    def end(child):
-        "End the process and whatever it has started"
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        child.wait()
 
     def repr_failure(self, excinfo):
         return str(excinfo.value) if isinstance(excinfo.value, ChapterFailed) else super().repr_failure(excinfo)

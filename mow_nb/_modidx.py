@@ -1001,7 +1001,7 @@ d = {
             'mow_nb.tools.card.compare': ('card.html#compare', 'mow_nb/tools/card.py'),
             'mow_nb.tools.card.difference': ('card.html#difference', 'mow_nb/tools/card.py'),
             'mow_nb.tools.card.groups': ('card.html#groups', 'mow_nb/tools/card.py'),
-            'mow_nb.tools.card.orders': ('card.html#orders', 'mow_nb/tools/card.py'),
+            'mow_nb.tools.card.launches': ('card.html#launches', 'mow_nb/tools/card.py'),
             'mow_nb.tools.card.page': ('card.html#page', 'mow_nb/tools/card.py'),
         },
         'mow_nb.tools.cli': {
@@ -1452,7 +1452,6 @@ d = {
             'mow_nb.view.report._routing': ('report.html#_routing', 'mow_nb/view/report.py'),
             'mow_nb.view.report._rules': ('report.html#_rules', 'mow_nb/view/report.py'),
             'mow_nb.view.report._times': ('report.html#_times', 'mow_nb/view/report.py'),
-            'mow_nb.view.report._ungrouped': ('report.html#_ungrouped', 'mow_nb/view/report.py'),
             'mow_nb.view.report._weights': ('report.html#_weights', 'mow_nb/view/report.py'),
             'mow_nb.view.report.page': ('report.html#page', 'mow_nb/view/report.py'),
             'mow_nb.view.report.write_report': ('report.html#write_report', 'mow_nb/view/report.py'),
@@ -1469,6 +1468,10 @@ d = {
         'mow_nb.view.summary': {
             'mow_nb.view.summary.Summary': ('summary.html#summary', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.Summary.colors': ('summary.html#summary.colors', 'mow_nb/view/summary.py'),
+            'mow_nb.view.summary.Summary.why_no_groups': (
+                'summary.html#summary.why_no_groups',
+                'mow_nb/view/summary.py',
+            ),
             'mow_nb.view.summary._advantage': ('summary.html#_advantage', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._fits': ('summary.html#_fits', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._known': ('summary.html#_known', 'mow_nb/view/summary.py'),
@@ -1491,7 +1494,6 @@ d = {
             'mow_nb.view.views.View.read': ('views.html#view.read', 'mow_nb/view/views.py'),
             'mow_nb.view.views.View.show': ('views.html#view.show', 'mow_nb/view/views.py'),
             'mow_nb.view.views._draw_clusters': ('views.html#_draw_clusters', 'mow_nb/view/views.py'),
-            'mow_nb.view.views._unclustered': ('views.html#_unclustered', 'mow_nb/view/views.py'),
             'mow_nb.view.views.clusters': ('views.html#clusters', 'mow_nb/view/views.py'),
             'mow_nb.view.views.message': ('views.html#message', 'mow_nb/view/views.py'),
             'mow_nb.view.views.offer': ('views.html#offer', 'mow_nb/view/views.py'),

@@ -179,7 +179,7 @@ class TrainConfig:
     seq_len: int = number(64, 1, 1_000_000)  # T, steps per sequence (STORM: 64)
     n_imagined: int = number(1024, 1, 1_000_000)  # M, dreams per task in an update (STORM: 1,024)
     starts: int = number(0, 0, 1_000_000)  # windows per task where dreams start; 0 = those of the batch
-    newest: float = number(0.0, 0, 1)  # share of windows from the newest tenth of the replay (ours)
+    newest: float = number(0.0, 0, 1)  # share of windows that start in the newest tenth of the replay (ours)
     context: int = number(8, 1, 1_000_000)  # real steps read before a dream (STORM: 8)
     horizon: int = number(16, 1, 1_000_000)  # H, imagined steps (STORM: 16)
     act_context: int = number(16, 1, 1_000_000)  # real steps the agent remembers while playing (STORM: 16)
@@ -192,7 +192,7 @@ class TrainConfig:
     device: str = choice('auto', 'cpu', 'cuda')  # where tensors live
     precision: str = choice('auto', 'float32', 'bfloat16')  # of products and convolutions
     threads: int = number(0, 0, 4096)  # CPU threads; 0 leaves PyTorch's choice
-    compile: str = choice('auto', 'off', 'inductor')  # 'auto': recorded on a card; 'inductor': compiled too
+    compile: str = choice('auto', 'off', 'inductor')  # 'auto': captured as a CUDA graph; 'inductor': compiled too
     mirror: bool = True  # keep a copy of the replay on the GPU when it fits
     log_every: int = number(50, 1)  # updates between two lines of metrics
     save_every: int = number(1_000, 1)  # updates between two checkpoints
@@ -207,7 +207,7 @@ class TrainConfig:
 # %% ../nbs/04_config.ipynb #c032
 @dataclass(frozen=True)
 class EvalConfig:
-    "How a trained agent is judged"
+    "How a trained agent is evaluated"
 
     episodes: int = number(20, 1)  # per task, from the final checkpoint, policy sampled (STORM)
     max_steps: int = number(27_000, 1)  # agent steps after which an episode is cut (108,000 frames)
@@ -220,7 +220,7 @@ class Config:
 
     tasks: str = 'atari100k'  # task or suite names, joined by commas
     seed: int = number(0, 0)  # of weights, environments, sampling: of everything
-    protocol: str = choice('storm', 'iris')  # rules of Atari, chapter 5
+    protocol: str = choice('storm', 'iris')  # rules of Atari, chapter 05
     full_actions: bool = False  # all 18 joystick positions in every game
     model: WorldModelConfig = field(default_factory=WorldModelConfig)  # eyes, memory and heads (chapter 28)
     agent: AgentConfig = field(default_factory=AgentConfig)  # actor and critics (chapter 31)

@@ -156,8 +156,8 @@ def suggest(
 def counter_seed(
     seed: int,  # of the run
     purpose: str,  # what the numbers are for, such as 'replay'
-    task: int | str = 0,  # which task
-    step: int = 0,  # which step
+    task: int | str = 0,  # index or name of the task they are for
+    step: int = 0,  # number of the step or update
 ) -> int:  # in [0, 2**63)
     "Seed of a random stream, a hash of run seed, purpose, task and step"
     key = f'{seed}|{purpose}|{task}|{step}'.encode()
@@ -169,8 +169,8 @@ def counter_seed(
 def generator(
     seed: int,  # of the run
     purpose: str,  # what the numbers are for
-    task: int | str = 0,  # which task
-    step: int = 0,  # which step
+    task: int | str = 0,  # index or name of the task they are for
+    step: int = 0,  # number of the step or update
     device: str = 'cpu',  # where the numbers are drawn
 ) -> 'torch.Generator':  # to be used at once and thrown away
     "PyTorch generator seeded by `counter_seed`"
@@ -182,8 +182,8 @@ def generator(
 def np_rng(
     seed: int,  # of the run
     purpose: str,  # what the numbers are for
-    task: int | str = 0,  # which task
-    step: int = 0,  # which step
+    task: int | str = 0,  # index or name of the task they are for
+    step: int = 0,  # number of the step or update
 ) -> np.random.Generator:  # to be used at once and thrown away
     "NumPy generator (Philox) seeded by `counter_seed`"
     return np.random.Generator(np.random.Philox(counter_seed(seed, purpose, task, step)))

@@ -135,7 +135,7 @@ def _announced(f, most):
 def plain_tree(
     path: Path,  # a directory; it may itself be reached through a link
 ) -> Path:  # the same path
-    "The path of a directory that holds plain files and directories only; raises CheckpointError for anything else"
+    "Path of a tree that holds plain files and directories only; raises CheckpointError for links and the like"
 
     def down(e):
         raise CheckpointError(f"{path} cannot be read ({e.strerror or e})") from None

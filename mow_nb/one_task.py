@@ -70,6 +70,7 @@ class OneTaskBlock(nn.Module):
         past: Tensor,  # (B, ..., D) all steps so far, the new ones included
         mask: Tensor,  # (T, ...) True where a new step may not look
     ) -> Tensor:  # (B, T, D)
+        "Causal attention of the new steps over all steps so far, then the feed-forward part, both added and normalised"
         split = lambda y: rearrange(y, 'b t (n d) -> b n t d', n=self.heads)
         q, k, v = split(self.q(x)), split(self.k(past)), split(self.v(past))
         weights = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(mask, -1e9).softmax(-1)
@@ -79,11 +80,11 @@ class OneTaskBlock(nn.Module):
 
 # %% ../nbs/01_one_task.ipynb #c020
 class OneTask(nn.Module):
-    "World model, actor and critic of a single task with up to `d_act` buttons"
+    "World model, actor and critic of a single task with discrete actions"
 
     def __init__(
         self,
-        d_act: int = 18,  # A, number of buttons
+        d_act: int = 18,  # A, number of discrete actions
         *,
         size: int = 64,  # side of a picture, a power of two, at least 8
         stem: int = 32,  # channels after the first convolution
@@ -217,7 +218,7 @@ class OneTask(nn.Module):
     def choose(
         self,
         s: Tensor,  # (B, T, Z+D) states
-        gen: torch.Generator,  # draws the buttons
+        gen: torch.Generator,  # draws the actions
     ) -> Tensor:  # (B, T, A) one-hot actions
         "Sample of the actor's policy"
         p = self.actor(s).softmax(-1)

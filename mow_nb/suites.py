@@ -105,7 +105,7 @@ MT10 = tuple(
 @cache
 def reference(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
-) -> dict:  # facts with their sources
+) -> dict:  # published figures by method and game or suite, with their sources
     "Table of published figures that is shipped with the package"
     return json.loads((files('mow_nb') / 'data' / f'{name}.json').read_text())
 

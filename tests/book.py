@@ -1,6 +1,7 @@
 """The book as files: find, run, clean and render its notebooks. pytest and the Makefile both call this.
 
 usage: python tests/book.py run NOTEBOOK              run every cell, name the first that fails
+       python tests/book.py serve [MODULE ...]        import these once, then run what is asked for in forks
        python tests/book.py execute [NOTEBOOK ...]    run in place and keep the outputs, cleaned (default: all)
        python tests/book.py clean [NOTEBOOK ...]      take away what differs from run to run (default: all)
        python tests/book.py readme                    write the chapter map of nbs/index.ipynb, and README.md from it
@@ -19,6 +20,7 @@ import tempfile
 import time
 import tokenize
 import traceback
+from importlib import import_module
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -205,6 +207,26 @@ def run(path):
     if not module_of(path) or any(is_long(cell) for cell in cells):
         return run_in_kernel(Path(path))
     return run_here(path)
+
+
+def serve(modules):
+    """Run notebooks in forks of this process, which imports only once what most of them need.
+
+    Each line asks for one, `notebook TAB file for its story`. The answer is a line with the process, which leads a
+    session of its own, and one with the status that it ended with.
+    """
+    for name in modules:
+        import_module(name)
+    for line in iter(sys.stdin.readline, ''):
+        path, story = line.rstrip('\n').split('\t')
+        if pid := os.fork():
+            print(pid, flush=True)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+            continue
+        os.setsid()
+        for number, file in enumerate((os.devnull, os.devnull, story)):
+            os.dup2(os.open(file, os.O_RDWR), number)
+        return run(path)
 
 
 def is_long(cell):
@@ -446,6 +468,8 @@ def main(verb=None, *paths):
     if verb == 'run' and len(paths) == 1:
         if story := run(paths[0]):
             sys.exit(story)
+    elif verb == 'serve':
+        sys.exit(serve(paths))
     elif verb == 'execute':
         for path in map(Path, paths or notebooks()):
             start = time.time()

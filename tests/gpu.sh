@@ -2,7 +2,7 @@
 # Measure mow_nb on a bare Linux machine: Python 3.12, PyTorch and the usual scientific packages, no network, nothing of ours installed.
 #
 #   tests/gpu.sh wheels    where there is a network: fetch the few packages such a machine lacks (4 MB) into $WHEELS (default .wheels)
-#   tests/gpu.sh           on the machine: unpack them, run `mow bench`, compare updates told, recorded and compiled (chapter 81), train
+#   tests/gpu.sh           on the machine: unpack them, run `mow bench`, compare updates eager, captured and compiled (chapter 81), train
 #                          for a moment, and write $OUT/gpu.txt (default: here); about eight minutes on a card
 #
 # PYTHON names the interpreter, FOR the version of Python that the wheels are for (default 3.12). BENCH (lines: a preset with options),
@@ -55,7 +55,7 @@ EOF
   part versions versions
   echo "$BENCH" > "$site/bench"
   while read -r words; do part "mow bench $words" mow bench $words; done < "$site/bench"
-  for name in $COMPARE; do part "told, recorded, compiled: $name" compare "$name"; done
+  for name in $COMPARE; do part "eager, captured, compiled: $name" compare "$name"; done
   part "mow train $TRAIN" mow train $TRAIN --name gpu --root "$site/runs"
   printf '\n## its metrics\n\n'
   cat "$site/runs/gpu/metrics.jsonl" || failed=1

@@ -112,7 +112,7 @@ class Notebook:
     def __init__(self, visit, lab, name):
         self.address, self.file = lab[0], name
         self.v, self.name = visit(DESK, home=self.address), Path(name).stem
-        self.page = self.v.page
+        self.page, self.rest = self.v.page, None  # what the pictures looked like when they were last still
         self.ask(
             dict(path=name, name=name, type='notebook', kernel=dict(name='python3'))
         )  # a kernel that waits for the page: on a busy machine the page may be first, and asks which kernel to take
@@ -189,7 +189,8 @@ class Notebook:
             return seen[-1] and seen[-1] == seen[-2]
 
         poll(rests, seconds)
-        return seen[-1]
+        self.rest = seen[-1]
+        return self.rest
 
     def others(self, before):
         "Are these other pictures than before, and not only because one is being drawn?"
@@ -200,7 +201,7 @@ class Notebook:
         label = self.label(control)
         assert label, f'{self.name}: a control without a label'
         control.scroll_into_view_if_needed()
-        before = self.still()
+        before = self.rest if self.looks() == self.rest else self.still()
         use(control)
         wait(lambda: self.others(before), seconds, lambda: f'{self.name}: {label!r} changes no picture')
         assert not self.errors(), self.errors()

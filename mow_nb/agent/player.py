@@ -57,13 +57,13 @@ class Agent:
     def reset(self) -> None:
         "Empty the context"
         w = self.world
-        self.z = w.embed.new_zeros(w.tasks, 1, 0, w.d_z)
-        self.a = w.embed.new_zeros(w.tasks, 1, 0, w.d_act)
+        self.z = w.embed.new_zeros(w.n_tasks, 1, 0, w.d_z)
+        self.a = w.embed.new_zeros(w.n_tasks, 1, 0, w.d_act)
 
     def __repr__(self) -> str:  # one line
         "Tasks, weights, updates and context in words"
         weights = sum(p.numel() for m in (self.world, self.actor_critic) for p in m.parameters())
-        K = self.world.tasks
+        K = self.world.n_tasks
         return (
             f"Agent(plays {K} task{'s' * (K > 1)}, {weights:,} weights after {self.updates:,} updates, "
             f"remembers {self.context} steps, on {self.world.embed.device})"
@@ -104,8 +104,8 @@ class Agent:
     ) -> np.ndarray:  # (K, A) float32 action vectors
         "Actions for the present pictures, which join the context; raises ConfigError for other shapes"
         w, size = self.world, self.world.cfg.vae.size
-        if obs.shape != (w.tasks, size, size, 3):
-            raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.tasks, size, size, 3)}')
+        if obs.shape != (w.n_tasks, size, size, 3):
+            raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.n_tasks, size, size, 3)}')
         x, generators = torch.from_numpy(obs).to(w.embed.device), self.recorder.generators
         step = lambda *tensors: self.step(generators.by_purpose['act'] if generators.frozen else gen, *tensors)
         chosen, self.z, self.a = self.recorder('act', step, (x, self.z, self.a), gen)

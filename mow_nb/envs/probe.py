@@ -28,7 +28,7 @@ class BadAnswer(Exception):
 def picture_of(
     obs,  # what an environment showed
 ) -> np.ndarray | None:  # (H, W, 3) uint8; None if there is no picture in it
-    "RGB picture contained in an observation: channels moved last, grey repeated, the newest frame of a stack"
+    "RGB picture in a uint8 array, or the only one in a dict: channels last, grey repeated, newest frame of a stack"
     if isinstance(obs, dict):
         found = [p for p in map(picture_of, obs.values()) if p is not None]
         return found[0] if len(found) == 1 else None

@@ -87,7 +87,7 @@ def _asked(name, make):
 
 # %% ../../nbs/10_tasks.ipynb #c011
 def register(
-    name: str,  # the new task's name
+    name: str,  # the new task's name; a registered one is replaced
     make: str | Callable,  # a gymnasium id, a function that returns an environment, or a `workers.IsolatedEnv`
     n_actions: int = 0,  # number of discrete actions; if this and `d_continuous` are 0, read from the environment
     d_continuous: int = 0,  # number of continuous action values
@@ -200,7 +200,7 @@ def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
 ) -> int | np.ndarray:  # index of the discrete action, or (d_continuous,) values in [-1, 1]
-    "A task's native action, read from the shared action vector"
+    "A task's native action from the shared action vector: argmax of the one-hot half, or the clipped continuous values"
     if task.n_actions:
         return int(action[: task.n_actions].argmax())
     return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)

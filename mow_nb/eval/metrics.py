@@ -50,7 +50,7 @@ def hns(
 def hns_matrix(
     scores: dict[str, list[float]],  # game to the raw scores of its runs
 ) -> np.ndarray:  # (games, runs) human-normalised; raises ValueError if games differ in their number of runs
-    "Human-normalised scores as a matrix, one row per game"
+    "Human-normalised scores (0 random play, 1 human) as a matrix, one row per game in the order of the dict"
     runs = {game: len(row) for game, row in scores.items()}
     if len(set(runs.values())) != 1 or 0 in runs.values():
         raise ValueError(f'every game needs the same number of runs, at least one; got {runs}')

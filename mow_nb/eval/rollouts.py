@@ -137,8 +137,8 @@ def load_strips(
 # %% ../../nbs/52_rollouts.ipynb #c021
 def film(
     arrays: dict,  # from `load_strips`
-    task: int,  # which task, 0..K-1
-    start: int = 0,  # which window, 0..B-1
+    task: int,  # index of the task, 0..K-1
+    start: int = 0,  # index of the window, 0..B-1
     every: int = 1,  # each `every`-th moment
 ) -> np.ndarray:  # (3 * (H + 2), T * (W + 2), 3) uint8; here H and W are a picture's height and width
     "One image of three rows (real, reconstructed, dreamt frames) with white gaps"
@@ -153,11 +153,11 @@ def film(
 # %% ../../nbs/52_rollouts.ipynb #c023
 def plot_strips(
     arrays: dict,  # from `load_strips`
-    task: int,  # which task, 0..K-1
+    task: int,  # index of the task, 0..K-1
     name: str = '',  # its name, for the title
     every: int = 1,  # show each `every`-th moment
     ax=None,  # axes to draw on; None makes new ones
-    start: int = 0,  # which window, 0..B-1
+    start: int = 0,  # index of the window, 0..B-1
 ):  # the axes; x counts steps, y the three rows
     "Rows of real, reconstructed and dreamt frames over steps, with a line where the context ends"
     steps = np.arange(0, arrays['real'].shape[2], every)

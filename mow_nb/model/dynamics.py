@@ -40,7 +40,7 @@ class Dynamics(nn.Module):
         d_z: int,  # Z
         d_act: int,  # A
         d_task: int,  # W, 0 = off
-        tasks: int = 0,  # K, to store each task's experts in a buffer; 0 = choose anew at every call
+        n_tasks: int = 0,  # K, to store each task's experts in a buffer; 0 = choose anew at every call
         **fields,  # of `DynamicsConfig`; a field left out has its default
     ):
         super().__init__()
@@ -56,7 +56,7 @@ class Dynamics(nn.Module):
         self.experts = make(c.experts) if c.experts else None
         d_router = d_token if c.routing == 'token' else d_task
         self.router = Router(d_router, c.router_width, c.experts, c.active) if c.experts else None
-        remembers = tasks if c.experts and c.routing == 'task' else 0
+        remembers = n_tasks if c.experts and c.routing == 'task' else 0
         self.register_buffer('chosen', torch.zeros(remembers, c.experts))
         self.join = nn.Linear(c.active * c.width + d_task, c.width) if c.experts else None
         self.shared = make(1) if c.shared else None

@@ -50,9 +50,9 @@ class Heads(nn.Module):
         d_z: int,  # Z
         bins: int,  # of the two-hot code of rewards
         labels: Sequence[int],  # (K,) cluster of each task
-        tasks: int,  # K, or 0 for no task head
+        n_tasks: int,  # K, or 0 for no task head
     ):
         super().__init__()
         bank = lambda layers, d_out: ClusterBank(lambda: Head(width, d_task, width, layers, d_out), labels)
         self.prior, self.rew, self.cont = bank(0, d_z), bank(2, bins), bank(2, 1)
-        self.task = MLP(width, width, 2, tasks) if tasks else None
+        self.task = MLP(width, width, 2, n_tasks) if n_tasks else None

@@ -24,7 +24,7 @@ class Pictures(nn.Module):
     def __init__(
         self,
         kind: str,  # one of KINDS
-        tasks: int,  # K
+        n_tasks: int,  # K
         size: int,  # side of a picture
     ):
         super().__init__()
@@ -32,7 +32,7 @@ class Pictures(nn.Module):
             raise ConfigError('pictures: ' + suggest(kind, KINDS, 'choice'))
         self.kind = kind
         # laid out in memory as the frames of the replay are
-        table = torch.zeros(tasks if kind != 'plain' else 0, size, size, 3).permute(0, 3, 1, 2)
+        table = torch.zeros(n_tasks if kind != 'plain' else 0, size, size, 3).permute(0, 3, 1, 2)
         self.register_buffer('mean', table)
         self.register_buffer('var', table.clone())
 

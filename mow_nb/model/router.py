@@ -81,7 +81,7 @@ class Router(nn.Module):
         gen: torch.Generator | None = None,  # draws the noise; None: no noise
         bonus: Tensor | None = None,  # (K, E) added to the scores for the choice alone
     ) -> Routing:  # experts and gates of each row of `e`
-        "Choose the n experts with the largest noisy scores for every task"
+        "Experts with the n largest noisy scores for every task, and straight-through gates for them"
         scores = self.scores(e) / tau
         bias = bonus
         if gen is not None:

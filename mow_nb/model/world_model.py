@@ -45,20 +45,20 @@ class WorldModel(nn.Module):
     def __init__(
         self,
         cfg: WorldModelConfig,  # settings
-        tasks: int,  # K
+        n_tasks: int,  # K
         d_act: int,  # A
         labels: list[int],  # cluster of each task, 0..N-1, none of them empty
     ):
         super().__init__()
         v, W = cfg.vae, cfg.d_task
-        self.cfg, self.tasks, self.d_act, self.d_z = cfg, tasks, d_act, v.groups * v.classes
-        self.embed = nn.Parameter(torch.randn(tasks, W))
+        self.cfg, self.n_tasks, self.d_act, self.d_z = cfg, n_tasks, d_act, v.groups * v.classes
+        self.embed = nn.Parameter(torch.randn(n_tasks, W))
         self.enc = ClusterBank(lambda: Encoder(v.size, v.stem, W, self.d_z), labels)
         self.dec = ClusterBank(lambda: Decoder(v.size, v.stem, W, self.d_z), labels)
-        self.pictures = Pictures(cfg.pictures, tasks, v.size)
-        self.dyn = Dynamics(self.d_z, d_act, W, tasks, **asdict(cfg.dynamics))
-        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, tasks if cfg.task_weight else 0)
-        self.log_sigma = nn.Parameter(torch.zeros(tasks if cfg.harmonious else 0))
+        self.pictures = Pictures(cfg.pictures, n_tasks, v.size)
+        self.dyn = Dynamics(self.d_z, d_act, W, n_tasks, **asdict(cfg.dynamics))
+        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
+        self.log_sigma = nn.Parameter(torch.zeros(n_tasks if cfg.harmonious else 0))
         self.twohot = TwoHot(cfg.bins)
 
     def task_vectors(self) -> Tensor:  # (K, W) rows of length 1

@@ -120,9 +120,9 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
-        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
+        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> np.ndarray:  # (K, B, T) rows in the rings
-        "Rows of windows of consecutive steps, uniform over all starts; `ConfigError` if a task has fewer than T steps"
+        "Rows of windows of consecutive steps, starts uniform but for `newest`; `ConfigError` if a task has fewer than T"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
             have = max(0, stop[k] - low[k] + T - 1)
@@ -164,7 +164,7 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
-        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
+        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "Sample a batch with frames as bytes"
         got = self._take(self.windows(rng, B, T, within_episode, newest))
@@ -178,7 +178,7 @@ class Replay:
         T: int,  # steps per window
         device: str = None,  # where to; bytes travel and become floats there
         within_episode: bool = False,  # only windows within one episode
-        newest: float = 0.0,  # share of the windows, in [0, 1], that start in the newest tenth of the steps
+        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "Sample a batch with frames as floats in [0, 1], as the world model reads it"
         raw = self.sample_raw(rng, B, T, within_episode, newest)

@@ -31,7 +31,7 @@ def step_fields(
 
 
 def planned_bytes(
-    tasks: int,  # K
+    n_tasks: int,  # K
     capacity: int,  # steps kept per task
     size: int,  # side of the frames in pixels
     act_width: int,  # A
@@ -41,7 +41,7 @@ def planned_bytes(
     fields = step_fields(size, act_width).values()
     checksum = 4
     step = checksum + sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in fields)
-    return tasks * (capacity + spare) * step
+    return n_tasks * (capacity + spare) * step
 
 
 # %% ../../nbs/41_ring.ipynb #c009
@@ -49,10 +49,9 @@ def planned_text(
     *plan,  # as for `planned_bytes`
 ) -> str:  # one line for the user
     "Planned size of the replay as a line of text"
-    tasks, steps, total = plan[0], plan[1] + sum(plan[4:]), planned_bytes(*plan)
-    return (
-        f'replay: {tasks} tasks x {steps:,} steps x {total // (tasks * steps):,} bytes = {total / 1e9:.2f} GB on disk'
-    )
+    n_tasks, steps, total = plan[0], plan[1] + sum(plan[4:]), planned_bytes(*plan)
+    each = total // (n_tasks * steps)
+    return f'replay: {n_tasks} tasks x {steps:,} steps x {each:,} bytes = {total / 1e9:.2f} GB on disk'
 
 
 # %% ../../nbs/41_ring.ipynb #c012

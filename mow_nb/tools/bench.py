@@ -120,7 +120,7 @@ def laps(
 # %% ../../nbs/80_bench.ipynb #c015
 def one_task_of(
     config: Config,  # whose sizes
-    d_act: int,  # A, number of buttons
+    d_act: int,  # A, number of discrete actions
 ) -> OneTask:  # without experts, groups and task vectors
     "One-task version of the method at the sizes and settings of a config"
     v, d, a, t = config.model.vae, config.model.dynamics, config.agent, config.train
@@ -267,7 +267,7 @@ def pace(
 ) -> float:  # seconds of an update
     "Mean seconds of an update without a clock inside of it"
     now = clock(learner.device)
-    # not those in which a card is still told what to do, or records it
+    # not those that still run eagerly, nor the one that is captured
     for _ in range(learner.recorder.warmup + 1):
         learner.update(batch)
     start = now()

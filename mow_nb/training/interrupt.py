@@ -59,7 +59,7 @@ class SafeStdout:
 
     def __init__(
         self,
-        interrupt: GracefulInterrupt,  # who is told
+        interrupt: GracefulInterrupt,  # records the wish to stop
         quiet: bool = False,  # say nothing at all
     ):
         self.interrupt = interrupt

@@ -121,7 +121,7 @@ def retry_without_tasks(
     before: list,  # `unstepped_state` of world and actor-critic before it
 ) -> tuple[dict, Tensor]:  # means, zero for tasks that were left out; (K,) 1 for those tasks, else 0
     "Repeat a non-finite update without the tasks that caused it, or skip it if none can be named"
-    models, K, left = (learner.world, learner.actor_critic), learner.world.tasks, set()
+    models, K, left = (learner.world, learner.actor_critic), learner.world.n_tasks, set()
     names, world_stepped = list(means), bool(means['world_finite'][0])
     while True:
         for model, old in list(zip(models, before))[world_stepped:]:
@@ -140,7 +140,7 @@ def retry_without_tasks(
 def _update_without(learner, behaviour, batch, starts, means, left, world_stepped):
     "One attempt without the tasks `left`: its means, and whether the world model has stepped by now"
     rows = [t for n, t in learner.state_dict().items() if n in learner.per_task() and not n.startswith('opt.')]
-    learner.kept_tasks = [k for k in range(learner.world.tasks) if k not in left]
+    learner.kept_tasks = [k for k in range(learner.world.n_tasks) if k not in left]
     with exclude_tasks((learner.world, learner.actor_critic), left, rows):
         state, batch = None, zero_tasks(batch, left)
         starts = None if starts is None else zero_tasks(starts, left)

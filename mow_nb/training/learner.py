@@ -61,7 +61,7 @@ class Learner:
         self.config, t = config, config.train
         self.device = pick_device(t.device)
         self.world, self.actor_critic = (m.to(self.device) for m in build(config, labels))
-        self.labels, self.updates = list(labels or [0] * self.world.tasks), 0
+        self.labels, self.updates = list(labels or [0] * self.world.n_tasks), 0
         self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.updates
         self.kept_tasks = slice(None)  # the tasks whose losses are added up
@@ -144,7 +144,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.model_params, c.model_clip)
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
-        return state, means | {'model_norm': norm.detach().expand(world.tasks)}
+        return state, means | {'model_norm': norm.detach().expand(world.n_tasks)}
 
     @torch.no_grad()
     def latents(
@@ -177,7 +177,7 @@ class Learner:
         self.finite = step_if_finite(self.agent_opt, norm, loss, self.finite)
         agent.update_slow()
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
-        return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.tasks)}
+        return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.n_tasks)}
 
     def pure_update(
         self,
@@ -190,10 +190,10 @@ class Learner:
         batch = Batch(*fields[:n])
         starts = Batch(*fields[n:]) if fields[n:] else None
         state, means = self.learn_model(batch, annealing)
-        means['world_finite'] = self.finite.expand(self.world.tasks)
+        means['world_finite'] = self.finite.expand(self.world.n_tasks)
         if behaviour:
             means |= self.learn_behaviour(batch, state, starts)
-        means['finite'] = self.finite.expand(self.world.tasks)
+        means['finite'] = self.finite.expand(self.world.n_tasks)
         return list(means), torch.stack(list(means.values()))
 
     def update(

@@ -108,7 +108,7 @@ class Dream:
         "Posterior latents of frames of this task, sampled"
         w = self.agent.world.eval()
         x = rearrange(torch.from_numpy(frames).float() / 255, 't h w c -> 1 1 t c h w').expand(
-            w.tasks, -1, -1, -1, -1, -1
+            w.n_tasks, -1, -1, -1, -1, -1
         )
         return w.encode(x, w.task_vectors(), self.gen('eye', 0))[1][self.k, 0]
 
@@ -119,7 +119,7 @@ class Dream:
     ) -> np.ndarray:  # (H, W, 3) uint8 picture; here H and W are height and width
         "Frame decoded from one latent"
         w = self.agent.world
-        x = w.decode(z.expand(w.tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0]
+        x = w.decode(z.expand(w.n_tasks, 1, 1, -1), w.task_vectors())[self.k, 0, 0]
         return rearrange((x.clamp(0, 1) * 255).round(), 'c h w -> h w c').to(torch.uint8).numpy()
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class Dream:
         e = w.task_vectors()
 
         def every(x):  # the same row for every task: (K, 1, T, ...)
-            return x.float().expand(w.tasks, 1, -1, -1)
+            return x.float().expand(w.n_tasks, 1, -1, -1)
 
         h = w.dyn(every(z), every(a), e, w.dyn.expert_weights(w.dyn.route(e)))[0][:, :, -1:]
         rew = w.twohot.decode(w.heads.rew(h, e))[self.k, 0, 0].item()
@@ -169,15 +169,15 @@ class Dream:
 
     def action(
         self,
-        button: int = 0,  # number of a discrete action
-        motors: tuple = (),  # values in [-1, 1] of a continuous one
+        discrete: int = 0,  # index of a discrete action
+        continuous: tuple = (),  # values in [-1, 1] of a continuous one
     ) -> np.ndarray:  # (A,) an action vector
-        "One-hot button or clipped motor values as an action vector of the width that all tasks share"
+        "Action vector of the width that all tasks share: one-hot discrete action, or continuous values clipped to [-1, 1]"
         act = np.zeros(action_width(self.tasks), np.float32)
         if self.task.n_actions:
-            act[button] = 1
+            act[discrete] = 1
         else:
-            act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(motors, -1, 1)
+            act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(continuous, -1, 1)
         return act
 
     @torch.no_grad()
@@ -189,7 +189,7 @@ class Dream:
         e, watching = w.task_vectors(), Agent(w, self.agent.actor_critic, L)
 
         def every(x):  # the same row for every task: (K, 1, T, ...)
-            return x.expand(w.tasks, 1, -1, -1)
+            return x.expand(w.n_tasks, 1, -1, -1)
 
         watching.z, watching.a = every(z[:-1][-L:]), every(a[-L:])
         h = watching.hidden_state(e, watching.z, watching.a)

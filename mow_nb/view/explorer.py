@@ -113,7 +113,7 @@ class Play:
         names = task.action_names or [f'action {i}' for i in range(task.n_actions)]
         moves = [self.button(name, lambda i=i: self.dream.action(i), 'primary') for i, name in enumerate(names)]
         if not moves:
-            moves = [self.button('Move', lambda: self.dream.action(motors=[s.value for s in sliders]), 'primary')]
+            moves = [self.button('Move', lambda: self.dream.action(continuous=[s.value for s in sliders]), 'primary')]
         self.motors.children, self.moves.children = sliders, moves
         self.show()
 

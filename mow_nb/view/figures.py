@@ -58,7 +58,7 @@ LOSSES = dict(
 def curve(
     rows: list,  # lines of metrics
     key: str,  # what was logged per task
-    task: str,  # which task
+    task: str,  # name of the task
     over: str = 'updates',  # or 'rounds'
 ) -> tuple:  # x and y, both empty if nothing was logged
     "One task's logged values over updates or environment steps"
@@ -192,11 +192,11 @@ def expert_perplexity(
 # %% ../../nbs/71_figures.ipynb #c025
 def plot_rollout(
     pictures: dict,  # from `load_strips`
-    k: int,  # which task
+    k: int,  # index of the task
     name: str,  # its name
     color: str,  # its colour
-    moments: int = 8,  # about how many pictures in a row
-    start: int = 0,  # which window
+    moments: int = 8,  # about how many of its steps are shown as pictures
+    start: int = 0,  # index of the window
 ) -> Figure:  # two panels that share their steps
     "Frames of one window above the pixel errors of its reconstruction and its dream"
     steps = pictures['real'].shape[2]

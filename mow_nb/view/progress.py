@@ -45,7 +45,7 @@ def routed(
 
 def sharers(
     awake: np.ndarray,  # (K, E) bool
-    k: int,  # a task
+    k: int,  # index of the task
 ) -> np.ndarray:  # (K,) experts shared with each task; 0 for itself
     "Number of active experts that each task has in common with one task"
     out = (awake & awake[k]).sum(1)
@@ -115,7 +115,7 @@ def _router_words(when, probs, summary, task):
 # %% ../../nbs/76_progress.ipynb #c012
 def plot_router(
     summary: Summary,  # of a run
-    at: int = -1,  # which moment, a line that tells about routing
+    at: int = -1,  # index of the moment among the lines with routing
     task: str = '',  # to be highlighted; '' for none
 ) -> Figure:  # four panels; raises NotYet
     "Routing and expert load at one moment, with their history and the router's perplexity over time"
@@ -201,7 +201,7 @@ def _draw_frame(ax, picture, title, color):
 def plot_horizon(
     summary: Summary,  # of a run
     task: str,  # one of its tasks
-    start: int = 0,  # which window
+    start: int = 0,  # index of the window
     horizon: int = 1,  # steps dreamt, 1 is the first dreamt picture
 ) -> Figure:  # four pictures, a curve, a strip; raises NotYet
     "Real, reconstructed and dreamt frame after a number of dreamt steps, with the strip and the errors up to there"

@@ -46,22 +46,22 @@ def _weights(config, labels):
 def _failures(summary):
     "What broken environments have cost; empty if none broke"
     row = next((r for r in reversed(summary.rows) if 'faults' in r), dict(faults={}))
-    told = []
+    found = []
     for name, kinds in row['faults'].items():
         counts = ', '.join(f'{n} x {kind}' for kind, n in kinds.items())
-        told.append(f"{name}: {counts}, {row['delivered'][name]:.2%} of its steps delivered")
-    return '; '.join(told)
+        found.append(f"{name}: {counts}, {row['delivered'][name]:.2%} of its steps delivered")
+    return '; '.join(found)
 
 
 def _rules(summary):
     "How games and robots are stepped"
-    config, settings, told = summary.config, {suite_of(t).settings for t in summary.tasks}, ''
+    config, settings, text = summary.config, {suite_of(t).settings for t in summary.tasks}, ''
     if 'protocol' in settings:
         rules = vars(protocol_of(config)).items()
-        told += f"Atari '{config.protocol}' (" + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in rules) + '); '
+        text += f"Atari '{config.protocol}' (" + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in rules) + '); '
     if 'robots' in settings:
-        told += 'robots (' + ', '.join(f'{k} {v}' for k, v in vars(config.robots).items()) + '); '
-    return told
+        text += 'robots (' + ', '.join(f'{k} {v}' for k, v in vars(config.robots).items()) + '); '
+    return text
 
 
 def _facts(summary):
@@ -167,20 +167,11 @@ def _times(summary):
 
 
 # %% ../../nbs/74_report.ipynb #c016
-def _ungrouped(summary):
-    "Why there are no clusters"
-    if len(summary.tasks) == 1:
-        return note('One task: there is nothing to share.')
-    if summary.config.cluster.grouping == 'one':
-        return note('All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.')
-    return note('Not grouped yet: tasks part company after the warm-up.')
-
-
 def _groups(summary):
     "Which tasks share a VAE"
     found, K = summary.groups, len(summary.tasks)
     if found is None:
-        return _ungrouped(summary)
+        return note(summary.why_no_groups)
     labels = found.labels.tolist()
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':

@@ -61,6 +61,17 @@ class Summary:
         colors = task_colors([t.name for t in self.tasks])
         return {t.name: colors[t.name] for t in self.tasks}
 
+    @property
+    def why_no_groups(self) -> str:  # a sentence; '' if there are groups
+        "Reason why the tasks are not clustered"
+        if self.groups is not None:
+            return ''
+        if len(self.tasks) == 1:
+            return 'One task: there is nothing to share.'
+        if self.config.cluster.grouping == 'one':
+            return 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.'
+        return 'Not grouped yet: tasks part company after the warm-up.'
+
 
 # %% ../../nbs/70_summary.ipynb #c009
 def _maybe(read, *args):

@@ -110,19 +110,10 @@ def offer(
 
 
 # %% ../../nbs/78_views.ipynb #c012
-def _unclustered(summary):
-    "Why there are no clusters"
-    if len(summary.tasks) == 1:
-        return NotYet('One task: there is nothing to cluster.')
-    if summary.config.cluster.grouping == 'one':
-        return NotYet('All tasks share everything: this run was asked not to group them.')
-    return NotYet('No clustering yet: the run is still in its warm-up.')
-
-
 def _draw_clusters(summary, n, source, method):
     "Tree, matrix and silhouette; the faces of the members"
     if summary.groups is None:
-        raise _unclustered(summary)
+        raise NotYet(summary.why_no_groups)
     g, names = recluster(summary.groups, n, source, method), list(summary.colors)
     rows = [names.index(name) for name in g.names]
     tasks = tuple(summary.tasks[k] for k in rows)
