@@ -119,7 +119,7 @@ class Run:
         purpose: str = 'batch',  # what it is for
         step: int | None = None,  # number of the draw; None = that of the update
         seqs: int | None = None,  # sequences per task; None = `train.batch_size`
-        newest: float = 0.0,  # share of the windows, in [0, 1], from the newest tenth of the replay
+        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
@@ -155,7 +155,7 @@ class Run:
         journal.write(row)
 
     def elapsed(self) -> float:  # seconds of computing so far, earlier sittings included
-        "Computing time of the run"
+        "Computing time of the run in seconds"
         return self.seconds + time.perf_counter() - self.started
 
     def after_update(
@@ -253,7 +253,7 @@ class Run:
         self,
         journal: Journal,  # where lines go
     ) -> None:
-        "Run all four phases, each from where its counter stands"
+        "Random play, warm-up, grouping and online training, each from its counter; raises `Stopped` if asked to stop"
         self.prefill()
         self.warmup(journal)
         self.stop_if_asked()
