@@ -296,7 +296,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c034
+# %% ../../nbs/62_learner.ipynb #c036
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -321,7 +321,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c037
+# %% ../../nbs/62_learner.ipynb #c039
 def source_name(
     model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now
