@@ -572,7 +572,9 @@ d = {
             ),
             'mow_nb.model.dynamics.Dynamics.mixture': ('dynamics.html#dynamics.mixture', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.route': ('dynamics.html#dynamics.route', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.settle': ('dynamics.html#dynamics.settle', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.ExpertWeights': ('dynamics.html#expertweights', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.balanced_choice': ('dynamics.html#balanced_choice', 'mow_nb/model/dynamics.py'),
         },
         'mow_nb.model.heads': {
             'mow_nb.model.heads.Head': ('heads.html#head', 'mow_nb/model/heads.py'),
@@ -1281,6 +1283,7 @@ d = {
                 'learner.html#learner.pure_update',
                 'mow_nb/training/learner.py',
             ),
+            'mow_nb.training.learner.Learner.settles': ('learner.html#learner.settles', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.split_clusters': (
                 'learner.html#learner.split_clusters',
                 'mow_nb/training/learner.py',

@@ -86,6 +86,12 @@ class Learner:
         progress = self.updates / warmup if warmup else 1.0
         return torch.tensor(self.world.dyn.anneal_at(progress), device=self.device)
 
+    def settles(self) -> bool:  # True once in a run
+        "Whether the experts of every task become final with the next update"
+        warmup, held = self.config.train.warmup, self.world.dyn.anneal_at
+        now, before = (held(max(u, 0) / warmup if warmup else 1.0)[-1] for u in (self.updates, self.updates - 1))
+        return bool(now and (not before or not self.updates))
+
     def configure_optimizers(self) -> None:
         "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
@@ -207,6 +213,8 @@ class Learner:
         if behaviour and starts is not None:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
         before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
+        if self.settles():
+            self.world.dyn.settle(self.world.task_vectors())
         names, means = self.recorder(
             behaviour, partial(self.pure_update, behaviour), (self.annealing(), *fields), self.updates
         )
@@ -288,7 +296,7 @@ class Learner:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 
 
-# %% ../../nbs/62_learner.ipynb #c034
+# %% ../../nbs/62_learner.ipynb #c036
 @torch.no_grad()
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on
@@ -313,7 +321,7 @@ def recalibrate_batchnorm(
         m.running_var.copy_(var)
 
 
-# %% ../../nbs/62_learner.ipynb #c037
+# %% ../../nbs/62_learner.ipynb #c039
 def source_name(
     model: Module,  # after its clusters were split
     name: str,  # of one of its parameters now

@@ -40,7 +40,7 @@ from .clustering import save_analysis
 from .grouping import find_groups
 from .interrupt import GracefulInterrupt, SafeStdout, Stopped
 from .isolation import assert_finite
-from .learner import Learner
+from .learner import Learner, pick_device
 
 
 # %% ../../nbs/65_run.ipynb #c006
@@ -287,6 +287,7 @@ def train(
 ) -> Path:  # the run's directory
     "Train and evaluate a run, new or resumed; raises `Stopped` when interrupted, after saving"
     check_memory(config)
+    pick_device(config.train.device)
     with lock_run(path := run_path(name, root)), ExitStack() as last:
         check_can_open(config, path, resume)
         run = Run(config, path, quiet)
