@@ -249,7 +249,7 @@ def run_study(
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
     running, added, counted = {}, [], 0
-    bar = tqdm(total=total, unit='update', disable=quiet, desc=study.name)
+    bar = tqdm(total=total, unit='update', disable=quiet or not sys.stderr.isatty(), desc=study.name)
     try:
         while todo or running:
             while todo and len(running) < cores:

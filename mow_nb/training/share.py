@@ -98,6 +98,8 @@ def save_pretrained(
     tensors = {}
     for part, model in (('world', agent.world), ('agent', agent.actor_critic)):
         for name, t in model.state_dict().items():
+            if half and name.startswith('slow.'):
+                continue  # copies for training alone: whoever trains on starts from the critics
             t = t.detach().cpu().contiguous().clone()
             tensors[f'{part}.{name}'] = t.half() if shrinks(name, t) else t
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
@@ -122,6 +124,7 @@ def from_pretrained(
         raise CheckpointError(f'{file} cannot be read ({e})') from None
     if 'labels' not in tensors:
         raise CheckpointError(f'{file} holds no labels')
+    tensors = {name.replace('agent.critic.', 'agent.slow.'): t for name, t in tensors.items()} | tensors
     return restore(config, tensors, tensors['labels'].tolist(), body.get('step', 0))
 
 
