@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 # %% ../../nbs/79_explorer.ipynb #c003
 import ipywidgets as w
@@ -190,9 +191,10 @@ def ready_notebook(
         '*Refresh* reads again what a run has written in the meantime.'
     )
     code = f'from mow_nb import explore\nexplore({path!r})'
+    folded = dict(jupyter=dict(source_hidden=True))
     cells = [
         dict(cell_type='markdown', id='words', metadata={}, source=text),
-        dict(cell_type='code', id='explore', metadata={}, execution_count=None, outputs=[], source=code),
+        dict(cell_type='code', id='explore', metadata=folded, execution_count=None, outputs=[], source=code),
     ]
     with disk(f'cannot write {file}'):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -208,5 +210,6 @@ def open_lab(
     if find_spec('jupyterlab') is None:
         raise ConfigError(f'JupyterLab is missing: pip install jupyterlab (or open {file} in any other notebook)')
     root = hasattr(os, 'geteuid') and os.geteuid() == 0  # as in a container, where JupyterLab would refuse to start
-    command = [sys.executable, '-m', 'jupyterlab', str(file), f'--LabApp.default_url=/lab/tree/{file.name}']
+    place = [f'--ServerApp.root_dir={file.resolve().parent}', f'--LabApp.default_url=/doc/tree/{quote(file.name)}']
+    command = [sys.executable, '-m', 'jupyterlab', *place]
     subprocess.run([*command, *(['--allow-root'] if root else []), *options])
