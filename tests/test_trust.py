@@ -1,4 +1,4 @@
-"""Rows of faults that no other file tests (row 3.2 is the second of what held when it was attacked); neighbours of rows."""
+"""Rows of faults that no other file tests (row 3.2 is the second of what held when attacked), and their neighbours."""
 
 import resource
 
