@@ -122,7 +122,7 @@ class Replay:
         within_episode: bool = False,  # only windows within one episode
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
     ) -> np.ndarray:  # (K, B, T) rows in the rings
-        "Rows of windows of consecutive steps, starts uniform but for `newest`; `ConfigError` if a task has fewer than T"
+        "Rows of windows of consecutive steps, starts uniform but for `newest`; `ConfigError` with fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
             have = max(0, stop[k] - low[k] + T - 1)
