@@ -149,7 +149,8 @@ class Run:
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
-        row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
+        final = bool(self.learner.annealing()[-1])
+        row |= weights_row(self.learner.world, self.names, final) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
         self.sums, self.since, self.pool.finished = {}, 0, []
         journal.write(row)
