@@ -364,6 +364,7 @@ d = {
             'mow_nb.envs.tasks.Task': ('tasks.html#task', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._asked': ('tasks.html#_asked', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._built_in': ('tasks.html#_built_in', 'mow_nb/envs/tasks.py'),
+            'mow_nb.envs.tasks._number': ('tasks.html#_number', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._task': ('tasks.html#_task', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.action_masks': ('tasks.html#action_masks', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.action_width': ('tasks.html#action_width', 'mow_nb/envs/tasks.py'),

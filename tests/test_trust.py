@@ -12,12 +12,14 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import odd
 import pytest
 import torch
 from book import NBS, ROOT, read
 
-from mow_nb.core import CheckpointError, DiskError
+from mow_nb.core import CheckpointError, ConfigError, DiskError, EnvError
 from mow_nb.envs import tasks
+from mow_nb.envs.check_env import check_env
 from mow_nb.envs.tasks import register
 from mow_nb.envs.vector import make_env
 from mow_nb.store import checkpoint
@@ -213,3 +215,94 @@ def test_row_3_9_spellings_of_atari(name):
     env = make_env(register('own', name), 32)
     assert env.task.n_actions == 6 and env.reset(0)[0].shape == (32, 32, 3)
     env.close()
+
+
+# ---- what somebody tried who wanted to break it
+
+
+@pytest.mark.parametrize(
+    'given',
+    [dict(n_actions=3.0), dict(n_actions='3'), dict(n_actions=-1), dict(d_continuous=10**9), dict(d_continuous=-1)],
+)
+def test_numbers_of_actions(given):
+    "neighbours of row 2.7: numbers of actions that are none, or for which no machine has room"
+    with pytest.raises(ConfigError, match="of task 'own' must") as stop:
+        register('own', odd.Own, **given)
+    assert '\n' not in str(stop.value) and 'own' not in tasks._USER
+    assert register('own', odd.Own, n_actions=np.int64(3)).n_actions == 3
+
+
+@pytest.mark.parametrize('name', ['half\udcff', 'next\u2028line', 'turned\u202eround', 'nul\u200b'])
+def test_names_that_cannot_be_printed(name):
+    "neighbours of row 2.21: names that no TOML file could hold, or that would look like others"
+    with pytest.raises(ConfigError, match='cannot be printed'):
+        register(name, odd.Own, n_actions=3)
+    assert register('größe 2 🦄', odd.Own, n_actions=3).name == 'größe 2 🦄'
+
+
+def test_asking_for_actions():
+    "neighbours of row 2.5: a factory that leaves is one line; one whose environment cannot be closed is taken"
+    with pytest.raises(ConfigError, match='SystemExit: 3|SystemExit \\(3\\)'):
+        register('own', lambda: odd.out(SystemExit(3)))
+    stuck = type('Stuck', (odd.Silent,), dict(close=lambda self: odd.out(OSError('stuck'))))
+    assert register('own', lambda: stuck()).n_actions == 3
+
+
+@pytest.mark.parametrize('words', [['--import', 'leaves'], ['--import'], ['--import='], ['--import=leaves.py']])
+def test_imports_that_leave(words, tmp_path, monkeypatch, capsys):
+    "neighbours of row 2.17: a module that calls `sys.exit(3)` does not end the program with somebody else's code"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'leaves.py').write_text('import sys\nsys.exit(3)\n')
+    assert main(['tasks', 'pocket', *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('mow: --import') and error.count('\n') == 1, error
+
+
+@pytest.mark.parametrize('reward', [1e300, -1e39])
+def test_rewards_that_do_not_fit(reward):
+    "neighbours of row 2.2: a reward that would be stored as infinity is refused; the largest that fits is taken"
+    env = make_env(register('own', odd.variant('Rich', reward=reward), n_actions=3), 32)
+    env.reset(0)
+    with pytest.raises(EnvError, match="^task 'own': the reward is "):
+        env.step(np.eye(18)[0])
+    rich = make_env(register('own', odd.variant('Richest', reward=3e38), n_actions=3), 32)
+    rich.reset(0)
+    assert np.isfinite(np.float32(rich.step(np.eye(18)[0])[1]))
+
+
+class OneArray(odd.Own):
+    "Draws all its pictures into one array"
+
+    def look(self):
+        self.array = getattr(self, 'array', odd.COLOUR.copy())
+        self.array[:] = self.t
+        return self.array
+
+
+def test_one_array_for_all_pictures():
+    "a picture that an environment gave is not changed by its next step, and `check_env` sees that it moves"
+    env = make_env(register('own', OneArray, n_actions=3), 64)
+    first = env.reset(0)[0]
+    env.step(np.eye(18)[0])
+    assert (first == 0).all()
+    assert not [f for f in check_env('own') if f.part == 'picture' and f.odd]
+
+
+def test_check_env_at_its_edges():
+    "`check_env` of no steps, and of an environment that answers no longer when it is asked again"
+    register('own', odd.Silent, n_actions=3)
+    for edge in (dict(steps=0), dict(steps=-1), dict(size=0)):
+        with pytest.raises(ConfigError, match='must be at least 1'):
+            check_env('own', **edge)
+    stubborn = type('Stubborn', (odd.Silent,), dict(observation_space=Bad()))
+    register('own', stubborn, n_actions=3)
+    (found,) = [f for f in check_env('own', steps=3) if f.part == 'spaces']
+    assert found.odd and 'asking again failed (RuntimeError' in found.text
+
+
+class Bad:
+    "A space that cannot be asked"
+
+    def contains(self, x):
+        raise RuntimeError('no answer')

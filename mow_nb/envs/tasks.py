@@ -20,7 +20,9 @@ __all__ = [
 ]
 
 # %% ../../nbs/10_tasks.ipynb #c002
+import operator
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Callable
@@ -74,15 +76,29 @@ def _asked(name, make):
         if not hasattr(space, 'sample'):  # nothing, or a property
             env = import_module('gymnasium').make(make) if isinstance(make, str) else make()
             space = env.action_space
-            if hasattr(env, 'close'):
-                env.close()
-    except Exception as e:
+            with suppress(Exception):  # what cannot be closed is said where it is used
+                getattr(env, 'close', lambda: None)()
+    except (Exception, SystemExit) as e:
         raise ConfigError(
             f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from None
     if not sum(found := acts_of(space)):
         raise ConfigError(f'{where}its environment acts in {space}, which is neither Discrete nor a bounded Box')
     return found
+
+
+_MOST_CONTINUOUS = 1024  # the action vector of every task is that wide
+
+
+def _number(name, what, n, most):
+    "A number of actions as an int"
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise ConfigError(f"{what}={n!r} of task '{name}' must be a whole number") from None
+    if not 0 <= n <= most:
+        raise ConfigError(f"{what}={n} of task '{name}' must lie in 0..{most}")
+    return n
 
 
 # %% ../../nbs/10_tasks.ipynb #c011
@@ -99,6 +115,8 @@ def register(
             f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit '
             'and not end with a blank'
         )
+    if not name.replace(' ', '').isprintable():  # line separators, marks of direction, halves of characters
+        raise ConfigError(f'task name {name!r} holds a character that cannot be printed')
     if name in _built_in() or name.startswith('mt1:'):
         raise ConfigError(f"task '{name}' is built in: choose another name")
     if not isinstance(make, str) and not callable(make) and not hasattr(make, 'make'):
@@ -108,10 +126,8 @@ def register(
         )
     if not n_actions and not d_continuous:
         n_actions, d_continuous = _asked(name, make)
-    if not 0 <= n_actions <= N_DISCRETE:
-        raise ConfigError(f"n_actions={n_actions} of task '{name}' must lie in 0..{N_DISCRETE}")
-    if d_continuous < 0:
-        raise ConfigError(f"d_continuous={d_continuous} of task '{name}' must be at least 0")
+    n_actions = _number(name, 'n_actions', n_actions, N_DISCRETE)
+    d_continuous = _number(name, 'd_continuous', d_continuous, _MOST_CONTINUOUS)
     task = Task(name, 'user', n_actions, d_continuous, tuple(action_names))
     _USER[name] = (task, make)
     return task
