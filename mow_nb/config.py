@@ -146,7 +146,7 @@ class AgentConfig:
 # %% ../nbs/04_config.ipynb #c024
 @dataclass(frozen=True)
 class RobotConfig:
-    "How robot tasks are stepped and seen"
+    "Settings of robot tasks: clock, goals and drawing"
 
     repeat: int = number(2, 1)  # simulator steps per agent step; "steps" elsewhere are agent steps (ours)
     length: int = number(500, 1)  # simulator steps of an episode (Meta-World)
@@ -157,7 +157,7 @@ class RobotConfig:
 # %% ../nbs/04_config.ipynb #c027
 @dataclass(frozen=True)
 class ClusterConfig:
-    "How tasks come to share a VAE, heads and a critic"
+    "Settings of the clustering of tasks into groups that share a VAE, heads and a critic"
 
     grouping: str = choice('gradient', 'random', 'one')  # 'random': groups of the same sizes
     n: int = number(12, 0, 4096)  # N clusters; 0 takes the number the silhouette suggests (ours)
@@ -169,7 +169,7 @@ class ClusterConfig:
 # %% ../nbs/04_config.ipynb #c029
 @dataclass(frozen=True)
 class TrainConfig:
-    "How long, how much and on what"
+    "Settings of the training: lengths, batches, learning rates, device"
 
     env_steps: int = number(100_000, 1)  # agent steps per task, random play included (Atari 100k)
     prefill: int = number(1_024, 1)  # rounds of random play before any update (STORM: 1,024)
@@ -207,7 +207,7 @@ class TrainConfig:
 # %% ../nbs/04_config.ipynb #c032
 @dataclass(frozen=True)
 class EvalConfig:
-    "How a trained agent is evaluated"
+    "Settings of the evaluation"
 
     episodes: int = number(20, 1)  # per task, from the final checkpoint, policy sampled (STORM)
     max_steps: int = number(27_000, 1)  # agent steps after which an episode is cut (108,000 frames)

@@ -68,7 +68,7 @@ def small_figures(
     shell,  # get_ipython()
     colors: int = 160,  # of the palette, at most 256
 ) -> None:
-    "Shows all later figures of a notebook as PNG with a palette"
+    "Show all later figures of a notebook as PNG with a palette"
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 
@@ -128,7 +128,7 @@ def keep_long_cells(
     shell,  # get_ipython()
     folder: str | Path = '.',  # of the notebook
 ) -> Callable:  # the switch: lines of a cell -> lines that are run in its place
-    "Lets long cells show their stored results, with a sentence, wherever they are not run"
+    "Make long cells show their stored results, with a sentence, wherever they are not run"
     stored = stored_cells(folder)
     shell.user_ns['_show_stored'] = lambda source, why: _replay(shell, why, stored.get(source, []))
 

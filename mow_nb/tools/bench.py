@@ -94,7 +94,7 @@ def laps(
     batch: Batch,  # of all tasks
     meter: Callable[[], float],  # a clock, or anything else that grows
 ) -> dict[str, float]:  # phase -> what the meter moved
-    "What a meter moves in each phase of one update"
+    "Meter readings of one update, by phase"
     spent = dict.fromkeys(PHASES, 0.0)
     parts = (
         (learner.world, 'observe', 'forward'),

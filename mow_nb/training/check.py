@@ -35,7 +35,7 @@ from .share import from_pretrained
 # %% ../../nbs/67_check.ipynb #c006
 @dataclass(frozen=True)
 class Verdict:
-    "What was found out about one part of a run"
+    "Finding about one part of a run"
 
     part: str  # such as 'replay' or 'step-000000024'
     whole: bool  # is it what was written, or has it not been written yet?
