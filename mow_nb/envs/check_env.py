@@ -49,7 +49,7 @@ class EnvFinding:
 # %% ../../nbs/18_check_env.ipynb #c009
 @dataclass(frozen=True)
 class Trace:
-    "What an environment answered to a row of actions"
+    "Record of what an environment answered to a row of actions"
 
     pictures: list  # (size, size, 3) uint8 each, one more than steps
     rewards: list  # one number per step

@@ -137,7 +137,7 @@ def register(
 def maker(
     task: Task,  # a task made by `register`
 ) -> object:  # its gymnasium id, function or `workers.IsolatedEnv`
-    "What `register` was given to make a user task's environment; raises ConfigError if it was never registered"
+    "Maker of a user task's environment, as given to `register`; raises ConfigError if it was never registered"
     if not _USER:
         raise ConfigError(f"task '{task.name}' was never registered")
     if task.name not in _USER:

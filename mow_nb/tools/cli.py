@@ -422,7 +422,7 @@ def _trouble(e):
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
-    "Runs one command line of `mow`"
+    "Run one command line of `mow`"
     args = sys.argv[1:] if args is None else args
     if not args or args[0] in ('-h', '--help', 'help'):
         print(usage())
