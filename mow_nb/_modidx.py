@@ -1245,6 +1245,10 @@ d = {
         'mow_nb.training.learner': {
             'mow_nb.training.learner.Learner': ('learner.html#learner', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.__init__': ('learner.html#learner.__init__', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.anneal_at': (
+                'learner.html#learner.anneal_at',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.annealing': (
                 'learner.html#learner.annealing',
                 'mow_nb/training/learner.py',

@@ -138,8 +138,8 @@ def weights_row(
 ) -> dict:  # 'routing': task -> its E probabilities; 'sigma': task -> its scale; each only where the model has it
     "Routing probabilities and harmonious scales of every task, as a row of metrics"
     e, out = world.task_vectors(), {}
-    if world.dyn.route(e) is not None:
-        shares = world.dyn.route(e).gates / world.dyn.n if final else world.dyn.router.scores(e).softmax(-1)
+    if (routing := world.dyn.route(e)) is not None:
+        shares = routing.gates / world.dyn.n if final else world.dyn.router.scores(e).softmax(-1)
         out['routing'] = dict(zip(names, shares.tolist()))
     if world.cfg.harmonious:
         out['sigma'] = dict(zip(names, world.log_sigma.exp().tolist()))

@@ -77,20 +77,23 @@ class Learner:
         "Random generator that is a function of seed, purpose and number of updates"
         return self.generators(purpose, self.updates)
 
-    def annealing(
+    def anneal_at(
         self,
-    ) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
-        "Temperature, noise and finality of the router at the present number of updates"
-        # a tensor, so that a recorded update reads it anew every time
+        update: int,  # number of an update, from 0 on
+    ) -> tuple[float, float, float]:  # temperature, noise scale, 1 if choices are final
+        "Temperature, noise and finality of the router in one update"
         warmup = self.config.train.warmup
-        progress = self.updates / warmup if warmup else 1.0
-        return torch.tensor(self.world.dyn.anneal_at(progress), device=self.device)
+        return self.world.dyn.anneal_at(update / warmup if warmup else 1.0)
+
+    def annealing(self) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
+        "Temperature, noise and finality of the router in the next update"
+        # a tensor, so that a recorded update reads it anew every time
+        return torch.tensor(self.anneal_at(self.updates), device=self.device)
 
     def settles(self) -> bool:  # True once in a run
         "Whether the experts of every task become final with the next update"
-        warmup, held = self.config.train.warmup, self.world.dyn.anneal_at
-        now, before = (held(max(u, 0) / warmup if warmup else 1.0)[-1] for u in (self.updates, self.updates - 1))
-        return bool(now and (not before or not self.updates))
+        final = lambda update: update >= 0 and self.anneal_at(update)[-1] > 0
+        return final(self.updates) and not final(self.updates - 1)
 
     def configure_optimizers(self) -> None:
         "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
@@ -212,9 +215,9 @@ class Learner:
         fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         if behaviour and starts is not None:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
-        before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
         if self.settles():
             self.world.dyn.settle(self.world.task_vectors())
+        before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
         names, means = self.recorder(
             behaviour, partial(self.pure_update, behaviour), (self.annealing(), *fields), self.updates
         )

@@ -134,7 +134,9 @@ class Run:
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, True, t.newest)
+            starts = self.replay.sample(
+                rng, t.starts, t.context, self.learner.device, within_episode=True, newest=t.newest
+            )
         batch = self.sample(newest=t.newest if behaviour else 0.0)
         for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
@@ -149,7 +151,7 @@ class Run:
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
-        final = bool(self.learner.annealing()[-1])
+        final = bool(self.learner.anneal_at(self.learner.updates - 1)[-1])
         row |= weights_row(self.learner.world, self.names, final) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
         self.sums, self.since, self.pool.finished = {}, 0, []
