@@ -15,6 +15,7 @@ __all__ = [
     'continuous_masks',
     'decode',
     'random_actions',
+    'held_actions',
     'suite_of',
     'bounds',
 ]
@@ -29,7 +30,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..core import N_DISCRETE, ConfigError, suggest
+from ..core import N_DISCRETE, ConfigError, np_rng, suggest
 from ..suites import MT50, SUITES, Suite, task_sets
 
 
@@ -238,6 +239,21 @@ def random_actions(
 
 
 # %% ../../nbs/10_tasks.ipynb #c039
+def held_actions(
+    tasks: tuple[Task, ...],  # K tasks
+    d_max: int,  # width of the continuous part
+    seed: int,  # of the run
+    step: int,  # number of the step
+    hold: int,  # steps of a block, a power of two; 1 = uniform random play
+) -> np.ndarray:  # (K, 18 + d_max) float32
+    "Shared action vectors of a random policy that holds each action for 1, 2, 4, ... or `hold` steps, one per task"
+    lengths = 2 ** np_rng(seed, 'hold', step=step // hold).integers(0, hold.bit_length(), len(tasks))
+    starts = step - step % hold % lengths
+    drawn = {int(s): random_actions(tasks, d_max, np_rng(seed, 'random play', step=int(s))) for s in starts}
+    return np.stack([drawn[int(s)][k] for k, s in enumerate(starts)])
+
+
+# %% ../../nbs/10_tasks.ipynb #c042
 def suite_of(
     task: Task,  # any task
 ) -> Suite:  # an empty record if its suite is not registered
