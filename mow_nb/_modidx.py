@@ -28,6 +28,10 @@ d = {
                 'actor_critic.html#actorcritic.act',
                 'mow_nb/agent/actor_critic.py',
             ),
+            'mow_nb.agent.actor_critic.ActorCritic.entropy_share': (
+                'actor_critic.html#actorcritic.entropy_share',
+                'mow_nb/agent/actor_critic.py',
+            ),
             'mow_nb.agent.actor_critic.ActorCritic.losses': (
                 'actor_critic.html#actorcritic.losses',
                 'mow_nb/agent/actor_critic.py',
@@ -42,6 +46,10 @@ d = {
             ),
             'mow_nb.agent.actor_critic.ActorCritic.state': (
                 'actor_critic.html#actorcritic.state',
+                'mow_nb/agent/actor_critic.py',
+            ),
+            'mow_nb.agent.actor_critic.ActorCritic.update_entropy': (
+                'actor_critic.html#actorcritic.update_entropy',
                 'mow_nb/agent/actor_critic.py',
             ),
             'mow_nb.agent.actor_critic.ActorCritic.update_scale': (
@@ -191,6 +199,10 @@ d = {
             'mow_nb.agent.player.Agent.hidden_state': ('player.html#agent.hidden_state', 'mow_nb/agent/player.py'),
             'mow_nb.agent.player.Agent.load_state_dict': (
                 'player.html#agent.load_state_dict',
+                'mow_nb/agent/player.py',
+            ),
+            'mow_nb.agent.player.Agent.replace_actions': (
+                'player.html#agent.replace_actions',
                 'mow_nb/agent/player.py',
             ),
             'mow_nb.agent.player.Agent.reset': ('player.html#agent.reset', 'mow_nb/agent/player.py'),
@@ -364,6 +376,7 @@ d = {
             'mow_nb.envs.tasks.Task': ('tasks.html#task', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._asked': ('tasks.html#_asked', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._built_in': ('tasks.html#_built_in', 'mow_nb/envs/tasks.py'),
+            'mow_nb.envs.tasks._number': ('tasks.html#_number', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks._task': ('tasks.html#_task', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.action_masks': ('tasks.html#action_masks', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.action_width': ('tasks.html#action_width', 'mow_nb/envs/tasks.py'),
@@ -372,6 +385,7 @@ d = {
             'mow_nb.envs.tasks.continuous_masks': ('tasks.html#continuous_masks', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.d_max': ('tasks.html#d_max', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.decode': ('tasks.html#decode', 'mow_nb/envs/tasks.py'),
+            'mow_nb.envs.tasks.held_actions': ('tasks.html#held_actions', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.maker': ('tasks.html#maker', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.random_actions': ('tasks.html#random_actions', 'mow_nb/envs/tasks.py'),
             'mow_nb.envs.tasks.register': ('tasks.html#register', 'mow_nb/envs/tasks.py'),
@@ -1244,6 +1258,10 @@ d = {
         'mow_nb.training.learner': {
             'mow_nb.training.learner.Learner': ('learner.html#learner', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.__init__': ('learner.html#learner.__init__', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.anneal_at': (
+                'learner.html#learner.anneal_at',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.annealing': (
                 'learner.html#learner.annealing',
                 'mow_nb/training/learner.py',
@@ -1279,6 +1297,7 @@ d = {
                 'mow_nb/training/learner.py',
             ),
             'mow_nb.training.learner.Learner.per_task': ('learner.html#learner.per_task', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.progress': ('learner.html#learner.progress', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.pure_update': (
                 'learner.html#learner.pure_update',
                 'mow_nb/training/learner.py',
@@ -1315,6 +1334,7 @@ d = {
             'mow_nb.training.run.Run.phases': ('run.html#run.phases', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.play_round': ('run.html#run.play_round', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.prefill': ('run.html#run.prefill', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.random_actions': ('run.html#run.random_actions', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.rounds': ('run.html#run.rounds', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.sample': ('run.html#run.sample', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.save': ('run.html#run.save', 'mow_nb/training/run.py'),

@@ -137,6 +137,7 @@ class AgentConfig:
     gamma: float = number(0.985, 0, 1)  # discount of a step (as in STORM)
     lam: float = number(0.95, 0, 1)  # 0 trusts the critic, 1 the dream (as in STORM)
     entropy: float = number(3e-4, 0)  # weight of the entropy (as in STORM)
+    entropy_target: float = number(0.0, 0, 1)  # share of the entropy's range at the end of a run; 0 = fixed weight
     slow_decay: float = number(0.98, 0, 1)  # of the critic's slow copy (as in STORM)
     scale_decay: float = number(0.99, 0, 1)  # of the return scale (as in STORM)
     scale_floor: float = number(1.0, above=0)  # least scale an advantage is divided by (as in STORM)
@@ -173,6 +174,8 @@ class TrainConfig:
 
     env_steps: int = number(100_000, 1)  # agent steps per task, random play included (Atari 100k)
     prefill: int = number(1_024, 1)  # rounds of random play before any update (STORM: 1,024)
+    hold: int = number(1, 1, 4096)  # longest run of one action in random play, a power of two (ours)
+    explore: float = number(0.0, 0, 1)  # share of the blocks of `hold` rounds that stay random play (ours)
     warmup: int = number(5_000, 0)  # model updates on random play before tasks are grouped (paper: about 5,000)
     train_every: int = number(1, 1)  # rounds between two updates (STORM: 1)
     batch_size: int = number(16, 1, 1_000_000)  # B, sequences per task in a batch (STORM: 16)
@@ -180,6 +183,7 @@ class TrainConfig:
     n_imagined: int = number(1024, 1, 1_000_000)  # M, dreams per task in an update (STORM: 1,024)
     starts: int = number(0, 0, 1_000_000)  # windows per task where dreams start; 0 = those of the batch
     newest: float = number(0.0, 0, 1)  # share of windows that start in the newest tenth of the replay (ours)
+    rewarded: float = number(0.0, 0, 1)  # share of windows around a step with a reward (ours)
     context: int = number(8, 1, 1_000_000)  # real steps read before a dream (STORM: 8)
     horizon: int = number(16, 1, 1_000_000)  # H, imagined steps (STORM: 16)
     act_context: int = number(16, 1, 1_000_000)  # real steps the agent remembers while playing (STORM: 16)

@@ -29,7 +29,10 @@ TIMES = {'train.warmup': 10, 'train.train_every': 3, 'train.log_every': 4, 'trai
 OPTIONS = dict(
     pocket=TIMES | {'train.prefill': 45, 'train.env_steps': 121, 'train.eval_every': 9},
     # sticky actions are on, and no game ends within a hundred steps, so every kill is in mid-episode
-    atari=TIMES | {'tasks': 'Pong,Breakout', 'model.vae.size': 64, 'train.prefill': 30, 'train.env_steps': 101},
+    atari=TIMES
+    | {'tasks': 'Pong,Breakout', 'model.vae.size': 64, 'train.prefill': 30, 'train.env_steps': 101}
+    | {'train.hold': 8, 'train.explore': 0.3, 'train.rewarded': 0.3, 'train.newest': 0.3, 'train.starts': 2}
+    | {'agent.entropy_target': 0.2},
 )
 
 # ---- runs in processes of their own

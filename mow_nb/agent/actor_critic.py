@@ -7,6 +7,7 @@ __all__ = ['Actor', 'Critic', 'lambda_return', 'return_range', 'ActorCritic']
 
 # %% ../../nbs/31_actor_critic.ipynb #c003
 import copy
+import math
 
 import torch
 from torch import Tensor, nn
@@ -124,6 +125,8 @@ class ActorCritic(nn.Module):
         self.critic = ClusterBank(lambda: Critic(d_state, cfg.hidden, cfg.layers, cfg.bins), labels)
         self.slow = copy.deepcopy(self.critic).requires_grad_(False)
         self.register_buffer('scale', torch.zeros(len(labels)))
+        weight = torch.full((len(labels),), cfg.entropy)
+        self.register_buffer('entropy_weight', weight, persistent=cfg.entropy_target > 0)
         self.register_buffer('discrete_mask', discrete_masks, persistent=False)
         self.register_buffer('continuous_mask', continuous_masks, persistent=False)
 
@@ -163,12 +166,33 @@ class ActorCritic(nn.Module):
         "Moving average of the return range of every task"
         self.scale.lerp_(return_range(ret), 1 - self.cfg.scale_decay)
 
+    def entropy_share(
+        self,
+        entropy: Tensor,  # (K, ...) entropies of the policy in nats
+    ) -> Tensor:  # (K,) 0: always the same action, 1: uniform
+        "Mean entropy of every task's policy as a share of its range"
+        # a truncated normal on [-1, 1] of scale 0.1 is all but a normal
+        dims, least = self.continuous_mask.sum(-1), 0.5 * math.log(2 * math.pi * math.e * 0.1**2)
+        most = self.discrete_mask.sum(-1).clamp(min=1).log() + dims * math.log(2)
+        return ((entropy.flatten(1).mean(1) - dims * least) / (most - dims * least).clamp(min=1e-6)).clamp(0, 1)
+
+    @torch.no_grad()
+    def update_entropy(
+        self,
+        entropy: Tensor,  # (K, ...) entropies of the policy in nats
+        progress: Tensor | float,  # share of the behaviour's updates that are done, in [0, 1]
+    ) -> None:
+        "Raise the entropy weight of tasks whose entropy is below the target, lower it above"
+        target = self.cfg.entropy_target + (1 - self.cfg.entropy_target) * (1 - progress) ** 2
+        self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, 0.1)
+
     def losses(
         self,
         roll: Rollout,  # M dreams of every task
         e: Tensor,  # (K, W) task embeddings
+        progress: Tensor | float = 0.0,  # share of the behaviour's updates that are done, in [0, 1]
     ) -> dict[str, Tensor]:  # 'actor', 'critic': (K, M, H) losses; 'entropy', 'ret': (K, M, H) without gradient, to log
-        "Actor and critic losses of dreams; updates the return scales"
+        "Actor and critic losses of dreams; updates return scales and entropy weights"
         c, H = self.cfg, roll.rew.shape[-1]
         s = self.state(roll.z, roll.h, e.detach())
         logits = self.critic(s)
@@ -183,7 +207,9 @@ class ActorCritic(nn.Module):
         adv = (ret - value[:, :, :H]) / self.scale.clamp(min=c.scale_floor)[:, None, None]
         pi = self.actor(s[:, :, :H], self.discrete_mask, self.continuous_mask)
         ent = pi.entropy()
-        actor = -adv * pi.log_prob(roll.act) - c.entropy * ent
+        if c.entropy_target:
+            self.update_entropy(ent, progress)
+        actor = -adv * pi.log_prob(roll.act) - self.entropy_weight[:, None, None] * ent
         return dict(actor=actor, critic=critic, entropy=ent.detach(), ret=ret)
 
     @torch.no_grad()

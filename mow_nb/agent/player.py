@@ -112,6 +112,13 @@ class Agent:
         # copied even on the processor: the next replay writes where this one did
         return np.array(chosen.cpu())
 
+    def replace_actions(
+        self,
+        actions: np.ndarray,  # (K, A) taken in the last step
+    ) -> None:
+        "Overwrite the last actions of the context by those that were taken"
+        self.a = torch.cat([self.a[:, :, :-1], torch.from_numpy(actions).to(self.a)[:, None, None]], 2)
+
     def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
         "Context for a checkpoint: class indices of the latents, and actions"
         groups = self.world.cfg.vae.groups

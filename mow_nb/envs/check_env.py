@@ -26,7 +26,7 @@ from dataclasses import dataclass
 # %% ../../nbs/18_check_env.ipynb #c003
 import numpy as np
 
-from ..core import MowError, np_rng
+from ..core import ConfigError, MowError, np_rng
 from .tasks import Task, d_max, random_actions, tasks_of
 from .vector import make_env
 
@@ -136,8 +136,12 @@ def spaces_finding(
     space = getattr(base, 'observation_space', None)
     if not hasattr(space, 'contains'):
         return EnvFinding('spaces', acts)
-    obs = base.reset(seed=0)[0]
-    if not space.contains(obs):
+    try:
+        obs = base.reset(seed=0)[0]
+        inside = space.contains(obs)
+    except Exception as e:
+        return EnvFinding('spaces', f'{acts}; asking again failed ({type(e).__name__}: {e})', odd=True)
+    if not inside:
         kind = f'{obs.dtype} {obs.shape}' if isinstance(obs, np.ndarray) else f'a {type(obs).__name__}'
         return EnvFinding('spaces', f'{acts}; an observation, {kind}, lies outside of {space}'[:200], odd=True)
     return EnvFinding('spaces', f'{acts}; observations lie inside the announced space')
@@ -162,6 +166,8 @@ def check_env(
 ) -> list[EnvFinding]:  # one for each thing that was looked at
     "Play a few steps in an environment of a task and say what was found; raises `ConfigError` for unknown names"
     (task,) = tasks_of(task) if isinstance(task, str) else (task,)
+    if steps < 1 or size < 1:
+        raise ConfigError(f'steps={steps} and size={size} must be at least 1')
     found, part = [], ['make']
     try:
         with _closed(make_env(task, size), found) as env, redirect_stderr(io.StringIO()):

@@ -74,7 +74,11 @@ def call_env(
         k: np.asarray(v).item() for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))
     }
     numbers.pop('fault', None)
-    return np.ascontiguousarray(_picture(env, obs)), *rest, numbers
+    # a copy: some environments draw all their pictures into one array
+    return np.array(_picture(env, obs), order='C'), *rest, numbers
+
+
+_MOST_REWARD = float(np.finfo(np.float32).max)  # what is stored of a reward has 32 bits
 
 
 def _reward(x):
@@ -85,7 +89,7 @@ def _reward(x):
         raise BadAnswer(f'the reward must be a number, not {_kind(x)}') from None
     if x is None:
         raise BadAnswer('the reward must be a number, not nothing')
-    if not np.isfinite(rew):
+    if not abs(rew) <= _MOST_REWARD:
         raise NotANumber(f'the reward is {rew}')
     return rew
 

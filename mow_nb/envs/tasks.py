@@ -15,19 +15,22 @@ __all__ = [
     'continuous_masks',
     'decode',
     'random_actions',
+    'held_actions',
     'suite_of',
     'bounds',
 ]
 
 # %% ../../nbs/10_tasks.ipynb #c002
+import operator
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Callable
 
 import numpy as np
 
-from ..core import N_DISCRETE, ConfigError, suggest
+from ..core import N_DISCRETE, ConfigError, np_rng, suggest
 from ..suites import MT50, SUITES, Suite, task_sets
 
 
@@ -74,15 +77,29 @@ def _asked(name, make):
         if not hasattr(space, 'sample'):  # nothing, or a property
             env = import_module('gymnasium').make(make) if isinstance(make, str) else make()
             space = env.action_space
-            if hasattr(env, 'close'):
-                env.close()
-    except Exception as e:
+            with suppress(Exception):  # what cannot be closed is said where it is used
+                getattr(env, 'close', lambda: None)()
+    except (Exception, SystemExit) as e:
         raise ConfigError(
             f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from None
     if not sum(found := acts_of(space)):
         raise ConfigError(f'{where}its environment acts in {space}, which is neither Discrete nor a bounded Box')
     return found
+
+
+_MOST_CONTINUOUS = 1024  # the action vector of every task is that wide
+
+
+def _number(name, what, n, most):
+    "A number of actions as an int"
+    try:
+        n = operator.index(n)
+    except TypeError:
+        raise ConfigError(f"{what}={n!r} of task '{name}' must be a whole number") from None
+    if not 0 <= n <= most:
+        raise ConfigError(f"{what}={n} of task '{name}' must lie in 0..{most}")
+    return n
 
 
 # %% ../../nbs/10_tasks.ipynb #c011
@@ -99,6 +116,8 @@ def register(
             f'task name {name!r} must be 1 to 64 characters without commas, begin with a letter or digit '
             'and not end with a blank'
         )
+    if not name.replace(' ', '').isprintable():  # line separators, marks of direction, halves of characters
+        raise ConfigError(f'task name {name!r} holds a character that cannot be printed')
     if name in _built_in() or name.startswith('mt1:'):
         raise ConfigError(f"task '{name}' is built in: choose another name")
     if not isinstance(make, str) and not callable(make) and not hasattr(make, 'make'):
@@ -108,10 +127,8 @@ def register(
         )
     if not n_actions and not d_continuous:
         n_actions, d_continuous = _asked(name, make)
-    if not 0 <= n_actions <= N_DISCRETE:
-        raise ConfigError(f"n_actions={n_actions} of task '{name}' must lie in 0..{N_DISCRETE}")
-    if d_continuous < 0:
-        raise ConfigError(f"d_continuous={d_continuous} of task '{name}' must be at least 0")
+    n_actions = _number(name, 'n_actions', n_actions, N_DISCRETE)
+    d_continuous = _number(name, 'd_continuous', d_continuous, _MOST_CONTINUOUS)
     task = Task(name, 'user', n_actions, d_continuous, tuple(action_names))
     _USER[name] = (task, make)
     return task
@@ -222,6 +239,21 @@ def random_actions(
 
 
 # %% ../../nbs/10_tasks.ipynb #c039
+def held_actions(
+    tasks: tuple[Task, ...],  # K tasks
+    d_max: int,  # width of the continuous part
+    seed: int,  # of the run
+    step: int,  # number of the step
+    hold: int,  # steps of a block, a power of two; 1 = uniform random play
+) -> np.ndarray:  # (K, 18 + d_max) float32
+    "Shared action vectors of a random policy that holds each action for 1, 2, 4, ... or `hold` steps, one per task"
+    lengths = 2 ** np_rng(seed, 'hold', step=step // hold).integers(0, hold.bit_length(), len(tasks))
+    starts = step - step % hold % lengths
+    drawn = {int(s): random_actions(tasks, d_max, np_rng(seed, 'random play', step=int(s))) for s in starts}
+    return np.stack([drawn[int(s)][k] for k, s in enumerate(starts)])
+
+
+# %% ../../nbs/10_tasks.ipynb #c042
 def suite_of(
     task: Task,  # any task
 ) -> Suite:  # an empty record if its suite is not registered

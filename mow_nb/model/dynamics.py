@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from scipy.optimize import linprog
 from torch import Tensor, nn
 
 # %% ../../nbs/25_dynamics.ipynb #c005
@@ -212,6 +211,8 @@ def balanced_choice(
     n: int,  # experts of each task
 ) -> Tensor:  # (K, E) 1 for the chosen experts, else 0
     "Choice of n experts per task with the highest sum of scores among those with even loads (K n / E, rounded)"
+    from scipy.optimize import linprog
+
     K, E = scores.shape
     low, high = K * n // E, -(-K * n // E)
     of_task, of_expert = np.kron(np.eye(K), np.ones(E)), np.kron(np.ones(K), np.eye(E))

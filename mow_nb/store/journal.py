@@ -134,11 +134,13 @@ def read_metrics(
 def weights_row(
     world: WorldModel,  # with or without experts, with or without scales
     names: list,  # K task names
+    final: bool = False,  # are the choices of experts final? Then those stand in the row, and not what scores would say
 ) -> dict:  # 'routing': task -> its E probabilities; 'sigma': task -> its scale; each only where the model has it
     "Routing probabilities and harmonious scales of every task, as a row of metrics"
     e, out = world.task_vectors(), {}
-    if world.dyn.route(e) is not None:
-        out['routing'] = dict(zip(names, world.dyn.router.scores(e).softmax(-1).tolist()))
+    if (routing := world.dyn.route(e)) is not None:
+        shares = routing.gates / world.dyn.n if final else world.dyn.router.scores(e).softmax(-1)
+        out['routing'] = dict(zip(names, shares.tolist()))
     if world.cfg.harmonious:
         out['sigma'] = dict(zip(names, world.log_sigma.exp().tolist()))
     return out

@@ -121,20 +121,29 @@ class Replay:
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
+        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
+        ahead: int = 0,  # steps after the window in which that reward may come as well
     ) -> np.ndarray:  # (K, B, T) rows in the rings
-        "Rows of windows of consecutive steps, starts uniform but for `newest`; `ConfigError` if a task has fewer than T"
+        "Rows of windows of consecutive steps, starts uniform but for the shares; `ConfigError` with fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
         for k in np.flatnonzero(stop <= low):
             have = max(0, stop[k] - low[k] + T - 1)
             raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
 
-        first = np.repeat(low[:, None], B, 1)
+        first, last = np.repeat(low[:, None], B, 1), np.repeat(stop[:, None], B, 1)
         if newest:
             recent = rng.random(first.shape) < newest
             first = np.where(recent, stop[:, None] - np.maximum(1, (stop - low) // 10)[:, None], first)
+        for k, ring in enumerate(self.rings if rewarded else []):
+            steps = np.arange(low[k], self.total[k])
+            paid = steps[ring.maps['rew'][steps % self.rows] != 0]
+            if len(paid):
+                near, at = rng.random(B) < rewarded, rng.choice(paid, B)
+                first[k] = np.where(near, np.clip(at - T - ahead + 1, low[k], stop[k] - 1), first[k])
+                last[k] = np.where(near, np.clip(at + 1, first[k] + 1, stop[k]), last[k])
 
         def draw():
-            start = rng.integers(first, stop[:, None])
+            start = rng.integers(first, last)
             return (start[..., None] + np.arange(T)) % self.rows
 
         rows = draw()
@@ -165,9 +174,11 @@ class Replay:
         T: int,  # steps per window
         within_episode: bool = False,  # only windows within one episode
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
+        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
+        ahead: int = 0,  # steps after the window in which that reward may come as well
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "Sample a batch with frames as bytes"
-        got = self._take(self.windows(rng, B, T, within_episode, newest))
+        got = self._take(self.windows(rng, B, T, within_episode, newest, rewarded, ahead))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
 
@@ -179,9 +190,11 @@ class Replay:
         device: str = None,  # where to; bytes travel and become floats there
         within_episode: bool = False,  # only windows within one episode
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
+        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
+        ahead: int = 0,  # steps after the window in which that reward may come as well
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "Sample a batch with frames as floats in [0, 1], as the world model reads it"
-        raw = self.sample_raw(rng, B, T, within_episode, newest)
+        raw = self.sample_raw(rng, B, T, within_episode, newest, rewarded, ahead)
         if device:
             raw = raw.to(device)
         return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)

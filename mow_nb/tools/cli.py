@@ -395,12 +395,14 @@ def _imported(args):
             modules += [word[9:]] if '=' in word else args[i + 1 : i + 2]
         elif i == 0 or args[i - 1] != '--import':
             out.append(word)
+    if args[-1:] == ['--import'] or '' in modules:
+        raise ConfigError('--import needs the name of a module')
     if modules:
         sys.path.insert(0, os.getcwd())
     for name in modules:
         try:
             importlib.import_module(name.removesuffix('.py'))
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             raise ConfigError(f"--import {name}: {type(e).__name__}: {' '.join(str(e).split())}") from e
     return out
 

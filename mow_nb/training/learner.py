@@ -77,20 +77,29 @@ class Learner:
         "Random generator that is a function of seed, purpose and number of updates"
         return self.generators(purpose, self.updates)
 
-    def annealing(
+    def anneal_at(
         self,
-    ) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
-        "Temperature, noise and finality of the router at the present number of updates"
-        # a tensor, so that a recorded update reads it anew every time
+        update: int,  # number of an update, from 0 on
+    ) -> tuple[float, float, float]:  # temperature, noise scale, 1 if choices are final
+        "Temperature, noise and finality of the router in one update"
         warmup = self.config.train.warmup
-        progress = self.updates / warmup if warmup else 1.0
-        return torch.tensor(self.world.dyn.anneal_at(progress), device=self.device)
+        return self.world.dyn.anneal_at(update / warmup if warmup else 1.0)
+
+    def annealing(self) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
+        "Temperature, noise and finality of the router in the next update"
+        # a tensor, so that a recorded update reads it anew every time
+        return torch.tensor(self.anneal_at(self.updates), device=self.device)
+
+    def progress(self) -> Tensor:  # () in [0, 1]; on the device
+        "Share of the updates after the warm-up that are done"
+        warmup = self.config.train.warmup
+        done = (self.updates - warmup) / max(1, self.total - warmup)
+        return torch.tensor(min(max(done, 0.0), 1.0), device=self.device)
 
     def settles(self) -> bool:  # True once in a run
         "Whether the experts of every task become final with the next update"
-        warmup, held = self.config.train.warmup, self.world.dyn.anneal_at
-        now, before = (held(max(u, 0) / warmup if warmup else 1.0)[-1] for u in (self.updates, self.updates - 1))
-        return bool(now and (not before or not self.updates))
+        final = lambda update: update >= 0 and self.anneal_at(update)[-1] > 0
+        return final(self.updates) and not final(self.updates - 1)
 
     def configure_optimizers(self) -> None:
         "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
@@ -165,6 +174,7 @@ class Learner:
         batch: Batch,  # of all tasks
         state: State,  # what the world model made of it
         starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None = the batch
+        progress: Tensor | None = None,  # () from `Learner.progress`; None = that of this update
     ) -> dict[str, Tensor]:  # name -> (K,) means, on the device
         "Gradient step of actor and critics on imagined rollouts, taken only if losses and gradient are finite"
         world, agent, c = self.world.eval(), self.actor_critic, self.config.train
@@ -174,7 +184,8 @@ class Learner:
             dream = world.imagine(*start, agent.act, c.horizon, self.gen('imagine'))
         # a block of its own: autocast keeps bfloat16 copies of weights, and those made above have no gradients
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
-            losses = agent.losses(dream, world.task_vectors().detach())
+            progress = self.progress() if progress is None else progress
+            losses = agent.losses(dream, world.task_vectors().detach(), progress)
         # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
         loss = sum(losses[name].mean((1, 2))[self.kept_tasks].sum() for name in ('actor', 'critic'))
         self.agent_opt.zero_grad()
@@ -183,12 +194,14 @@ class Learner:
         self.finite = step_if_finite(self.agent_opt, norm, loss, self.finite)
         agent.update_slow()
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
-        return means | {'scale': agent.scale.clone(), 'agent_norm': norm.detach().expand(world.n_tasks)}
+        means |= dict(scale=agent.scale.clone(), entropy_weight=agent.entropy_weight.clone())
+        return means | {'agent_norm': norm.detach().expand(world.n_tasks)}
 
     def pure_update(
         self,
         behaviour: bool,  # train actor and critics too? False during the warm-up
         annealing: Tensor,  # (3,) from `Learner.annealing`
+        progress: Tensor,  # () from `Learner.progress`
         *fields: Tensor,  # (K, B, T, ...) fields of the batch, then those of the starts, if any
     ) -> tuple[list, Tensor]:  # names, and their (names, K) means
         "World-model and actor-critic step as a function of tensors alone, so that it can be recorded"
@@ -198,7 +211,7 @@ class Learner:
         state, means = self.learn_model(batch, annealing)
         means['world_finite'] = self.finite.expand(self.world.n_tasks)
         if behaviour:
-            means |= self.learn_behaviour(batch, state, starts)
+            means |= self.learn_behaviour(batch, state, starts, progress)
         means['finite'] = self.finite.expand(self.world.n_tasks)
         return list(means), torch.stack(list(means.values()))
 
@@ -212,11 +225,11 @@ class Learner:
         fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         if behaviour and starts is not None:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
-        before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
         if self.settles():
             self.world.dyn.settle(self.world.task_vectors())
+        before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
         names, means = self.recorder(
-            behaviour, partial(self.pure_update, behaviour), (self.annealing(), *fields), self.updates
+            behaviour, partial(self.pure_update, behaviour), (self.annealing(), self.progress(), *fields), self.updates
         )
         # a copy: the next replay writes where this one did
         means = dict(zip(names, means.clone()))
@@ -270,6 +283,7 @@ class Learner:
     def per_task(self) -> set[str]:  # names of tensors whose first axis is K
         "Names in `state_dict` of tensors whose first axis is the task"
         names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
+        names |= {'agent.entropy_weight'} if self.config.agent.entropy_target else set()
         names |= {
             f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))
         }

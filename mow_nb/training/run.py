@@ -17,7 +17,7 @@ import torch
 from ..agent.player import Agent
 from ..config import Config
 from ..core import generator, np_rng
-from ..envs.tasks import action_width, d_max, random_actions
+from ..envs.tasks import action_width, d_max, held_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
 from ..records import Batch
@@ -108,11 +108,17 @@ class Run:
         s = self.pool.step(actions)
         self.replay.append(s.obs, s.act, s.rew, s.cont, s.done)
 
+    def random_actions(
+        self,
+        n: int,  # number of the round
+    ) -> np.ndarray:  # (K, A) one per task
+        "Actions of random play, held for up to `train.hold` rounds"
+        return held_actions(self.tasks, d_max(self.tasks), self.config.seed, n, self.config.train.hold)
+
     def prefill(self) -> None:
         "Fill the replay with random play up to `train.prefill` rounds"
-        total, width = self.config.train.prefill, d_max(self.tasks)
-        for n in self.steps('random play', 'round', total, lambda: self.rounds):
-            self.play_round(random_actions(self.tasks, width, np_rng(self.config.seed, 'random play', step=n)))
+        for n in self.steps('random play', 'round', self.config.train.prefill, lambda: self.rounds):
+            self.play_round(self.random_actions(n))
 
     def sample(
         self,
@@ -120,11 +126,12 @@ class Run:
         step: int | None = None,  # number of the draw; None = that of the update
         seqs: int | None = None,  # sequences per task; None = `train.batch_size`
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
+        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
         rng, device = np_rng(self.config.seed, purpose, step=step), self.learner.device
-        return self.replay.sample(rng, seqs or t.batch_size, t.seq_len, device, newest=newest)
+        return self.replay.sample(rng, seqs or t.batch_size, t.seq_len, device, newest=newest, rewarded=rewarded)
 
     def learn(
         self,
@@ -134,8 +141,9 @@ class Run:
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, True, t.newest)
-        batch = self.sample(newest=t.newest if behaviour else 0.0)
+            shares = dict(newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
+            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, within_episode=True, **shares)
+        batch = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
         for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
         self.since += 1
@@ -149,7 +157,8 @@ class Run:
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
-        row |= weights_row(self.learner.world, self.names) | returns_row(self.pool.finished)
+        final = bool(self.learner.anneal_at(self.learner.updates - 1)[-1])
+        row |= weights_row(self.learner.world, self.names, final) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
         self.sums, self.since, self.pool.finished = {}, 0, []
         journal.write(row)
@@ -218,6 +227,10 @@ class Run:
         t, seed = self.config.train, self.config.seed
         for n in self.steps('training', 'round', t.env_steps, lambda: self.rounds):
             actions = self.player.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
+            at_random = np_rng(seed, 'explore', step=n // t.hold).random(len(self.tasks)) < t.explore
+            if at_random.any():
+                actions = np.where(at_random[:, None], self.random_actions(n), actions)
+                self.player.replace_actions(actions)
             due = (n + 1 - t.prefill) % t.train_every == 0
             if due:
                 self.learn(behaviour=True)

@@ -172,7 +172,7 @@ class Dream:
         discrete: int = 0,  # index of a discrete action
         continuous: tuple = (),  # values in [-1, 1] of a continuous one
     ) -> np.ndarray:  # (A,) an action vector
-        "Action vector of the width that all tasks share: one-hot discrete action, or continuous values clipped to [-1, 1]"
+        "Action vector of the width that all tasks share: one-hot discrete, or continuous values clipped to [-1, 1]"
         act = np.zeros(action_width(self.tasks), np.float32)
         if self.task.n_actions:
             act[discrete] = 1

@@ -1,0 +1,74 @@
+"Is the run that comes with the library worth looking at?"
+
+import pytest
+import torch
+
+from mow_nb.core import generator, np_rng
+from mow_nb.envs.tasks import action_width
+from mow_nb.eval.evaluation import pool_of
+from mow_nb.eval.rollouts import replayed, strips
+from mow_nb.store.presets import check
+from mow_nb.store.replay import Replay
+from mow_nb.store.run_folder import EXAMPLE, find_run, read_config
+from mow_nb.training.share import load
+
+CONTEXT, AHEAD, STEPS, STARTS = 4, 5, 320, 48
+
+
+@pytest.fixture(scope='module')
+def played(tmp_path_factory):
+    "The shipped agent, windows of its own play in every task, and the mean pictures: (tasks, agent, batch, mean)"
+    torch.set_num_threads(1)
+    path = find_run(EXAMPLE)
+    config, agent = read_config(path), load(path)
+    tasks, pool = check(config), pool_of(config, 'example')
+    names, size = [t.name for t in tasks], config.model.vae.size
+    replay = Replay(tmp_path_factory.mktemp('example') / 'replay', names, STEPS, size, action_width(tasks))
+    for t in range(STEPS):
+        s = pool.step(agent.act(pool.obs, generator(0, 'play', step=t)))
+        replay.append(s.obs, s.act, s.rew, s.cont, s.done)
+    pool.close()
+    batch = replay.sample(np_rng(0, 'windows'), STARTS, CONTEXT + AHEAD, within_episode=True)
+    mean = torch.stack([torch.from_numpy(ring.maps['obs'][:STEPS]).float().mean(0) for ring in replay.rings])
+    return tasks, agent, batch, mean.permute(0, 3, 1, 2) / 255
+
+
+def held(agent, batch, buttons, seed):
+    "Mean picture over 8 draws, after a dream of AHEAD steps in which one button of each task is held: (K, B, 3, H, W)"
+    w, e, draws = agent.world.eval(), agent.world.task_vectors(), 8
+    with torch.no_grad():
+        z = w.encode(batch.obs[:, :, :CONTEXT], e, generator(0, 'see'))[1].repeat_interleave(draws, 1)
+        before = batch.act[:, :, :CONTEXT].repeat_interleave(draws, 1)
+        act = torch.zeros(*z.shape[:2], AHEAD, before.shape[-1])
+        for k, b in enumerate(buttons):
+            act[k, ..., b] = 1
+        dream = w.imagine(z, before, replayed(act), AHEAD, generator(seed, 'dream'))
+        return w.decode(dream.z[:, :, -1:], e)[:, :, 0].unflatten(1, (-1, draws)).mean(2)
+
+
+def test_dream_beats_the_mean_picture(played):
+    tasks, agent, batch, mean = played
+    s = strips(agent.world, batch, CONTEXT, generator(0, 'strips'))
+    real, dream = s.real[:, :, -1], s.dream[:, :, -1]
+    moving = (real - mean[:, None]).abs().amax(2, keepdim=True) > 0.1
+    total = lambda x: (x.square() * moving).sum((1, 2, 3, 4))
+    share = total(dream - real) / total(mean[:, None] - real)
+    for t, x in zip(tasks, share):
+        print(f'{t.name:14} error of the dream on moving pixels, mean picture 1: {x:.2f}')
+    # in Boxing, where both players move at will, five steps ahead are no better than the mean picture
+    assert all(x < 1 for t, x in zip(tasks, share) if t.name != 'Boxing')
+
+
+def test_dream_depends_on_buttons(played):
+    tasks, agent, batch, _ = played
+    ways = [('LEFT', 'RIGHT') if 'LEFT' in t.action_names else ('UP', 'DOWN') for t in tasks]
+    one, other = ([t.action_names.index(w[i]) for t, w in zip(tasks, ways)] for i in (0, 1))
+    first, second, again = held(agent, batch, one, 0), held(agent, batch, other, 1), held(agent, batch, one, 2)
+    size = lambda x: x.square().sum((2, 3, 4))
+    effect, chance = size(first - second).sum(1), size(first - again).sum(1)
+    ratio = {t.name: float(x) for t, x in zip(tasks, effect / chance)}
+    for (name, x), w in zip(ratio.items(), ways):
+        print(f'{name:14} {w[0]} against {w[1]}: {x:.2f} times the difference that chance makes')
+    # not in every game: the figures of chapter 95 say in which the shipped agent has learned nothing of its buttons
+    for name in ('Boxing', 'Breakout', 'CrazyClimber', 'RoadRunner'):
+        assert ratio[name] > 1.5, name
