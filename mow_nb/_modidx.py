@@ -501,6 +501,7 @@ d = {
             'mow_nb.eval.evaluation.score_rows': ('evaluation.html#score_rows', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.score_text': ('evaluation.html#score_text', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.successes': ('evaluation.html#successes', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation.task_score': ('evaluation.html#task_score', 'mow_nb/eval/evaluation.py'),
         },
         'mow_nb.eval.metrics': {
             'mow_nb.eval.metrics.Estimate': ('metrics.html#estimate', 'mow_nb/eval/metrics.py'),

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core import np_rng
 from ..envs.tasks import bounds, suite_of
-from ..eval.evaluation import normalised, successes
+from ..eval.evaluation import normalised, successes, task_score
 from ..eval.metrics import aggregate_metrics, interval, mean
 from ..suites import Suite
 from .markup import Markup, chip, join, note, number, table, tag
@@ -29,7 +29,9 @@ def score_intervals(
     for t in summary.tasks:
         rets = [p['ret'] for p in summary.records[-1]['episodes'].get(t.name, [])]
         if rets:
-            returns[t.name], scores[t.name] = float(np.mean(rets)), np.array([[normalised(t, r) for r in rets]])
+            whole = not any(p['cut'] for p in summary.records[-1]['episodes'][t.name])
+            returns[t.name] = float(np.mean(rets))
+            scores[t.name] = np.array([[normalised(t, r) if whole else np.nan for r in rets]])
 
     def estimate(name, x):
         return interval(x, mean, np_rng(0, f'interval {name}'), level=level)
@@ -43,8 +45,8 @@ def score_intervals(
 # %% ../../nbs/73_scores.ipynb #c010
 _CUT = (
     'Cut: an episode that reached {:,} steps was stopped there and counts with what it had earned so far. '
-    'Scores of cut episodes must not be set beside published ones, which were played to the end: '
-    'where points can be lost, stopping early looks like skill. '
+    'Returns of cut episodes must not be set beside published ones, which were played to the end: '
+    'where points can be lost, stopping early looks like skill. So they are not normalised. '
     'The random player of this run was cut in the same way and is a fair opponent.'
 )
 
@@ -62,7 +64,7 @@ def _score_row(summary, task, players):
         chip(task.name, summary.colors[task.name]),
         *(_plus_minus(*m) for m in means),
         *map(number, bounds(task) or (np.nan, np.nan)),
-        *(number(normalised(task, m), '%') for m, _ in means),
+        *(number(task_score(task, p), '%') for p in played),
         ' / '.join(str(len(p)) for p in played),
         ' / '.join(str(sum(e['cut'] for e in p)) for p in played),
     ]
@@ -81,7 +83,9 @@ def _over_games(summary, players):
     games = [t.name for t in summary.tasks if suite_of(t).settings == 'protocol']
     rows = []
     for who, record in players.items():
-        if games and record['episodes']:
+        if games and all(
+            np.isfinite(task_score(t, record['episodes'].get(t.name, []))) for t in summary.tasks if t.name in games
+        ):
             metrics = aggregate_metrics({g: [mean_and_stderr(record, g)[0]] for g in games})
             rows.append([who, *(number(metrics[key].value, '%') for key in ('mean', 'median', 'iqm'))])
     if not rows:
