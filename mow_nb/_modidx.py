@@ -1485,6 +1485,7 @@ d = {
             'mow_nb.view.scores._plus_minus': ('scores.html#_plus_minus', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._score_row': ('scores.html#_score_row', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._share': ('scores.html#_share', 'mow_nb/view/scores.py'),
+            'mow_nb.view.scores._shipped_scores': ('scores.html#_shipped_scores', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._success_table': ('scores.html#_success_table', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.score_intervals': ('scores.html#score_intervals', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.score_section': ('scores.html#score_section', 'mow_nb/view/scores.py'),

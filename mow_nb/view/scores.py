@@ -6,15 +6,18 @@
 __all__ = ['score_intervals', 'score_section']
 
 # %% ../../nbs/73_scores.ipynb #c002
+from pathlib import Path
+
 import numpy as np
 
 from ..core import np_rng
 from ..envs.tasks import bounds, suite_of
 from ..eval.evaluation import normalised, successes, task_score
 from ..eval.metrics import aggregate_metrics, interval, mean
+from ..store.run_folder import EXAMPLE, find_run
 from ..suites import Suite
 from .markup import Markup, chip, join, note, number, table, tag
-from .summary import Summary, mean_and_stderr
+from .summary import Summary, gather, mean_and_stderr
 
 
 # %% ../../nbs/73_scores.ipynb #c007
@@ -117,7 +120,31 @@ def _success_table(summary, players):
     return join(tag('p', _SUCCESS), table(head, rows)) if rows else ''
 
 
-# %% ../../nbs/73_scores.ipynb #c016
+# %% ../../nbs/73_scores.ipynb #c017
+def _shipped_scores(summary):
+    "Scores of the agent that comes with the library in the tasks of this run; empty if it has none or is this one"
+    shipped = find_run(EXAMPLE)
+    if summary.path.resolve() == Path(shipped).resolve():
+        return ''
+    other = gather(shipped)
+    both = [t for t in summary.tasks if t in other.tasks]
+    if not both or not other.records:
+        return ''
+    record, last = other.records[-1], other.rows[-1]
+    n = min(len(record['episodes'][t.name]) for t in both)
+    said = (
+        f'What more training does: the agent that comes with the library, one agent for {len(other.tasks)} tasks, '
+        f"after {last['rounds']:,} steps per task and {record['updates']:,} updates; {n} whole episodes each."
+    )
+    rows = []
+    for t in both:
+        mean, chance = (_plus_minus(*mean_and_stderr(x, t.name)) for x in (record, other.random_play))
+        score = number(task_score(t, record['episodes'][t.name]), '%')
+        rows.append([chip(t.name, summary.colors[t.name]), mean, chance, score])
+    return join(tag('p', said), table(['task', 'agent of the library', 'random player', 'agent, normalised'], rows))
+
+
+# %% ../../nbs/73_scores.ipynb #c018
 def score_section(
     summary: Summary,  # of a run
 ) -> Markup:  # what stands below the title
@@ -141,4 +168,5 @@ def score_section(
         _over_games(summary, players),
         _success_table(summary, both),
         tag('p', _CUT.format(summary.config.eval.max_steps)) if cut else '',
+        _shipped_scores(summary),
     )
