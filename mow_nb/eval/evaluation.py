@@ -12,6 +12,7 @@ __all__ = [
     'evaluate_random',
     'evaluate_agent',
     'normalised',
+    'task_score',
     'score_rows',
     'successes',
     'score_text',
@@ -165,15 +166,29 @@ def normalised(
 
 
 # %% ../../nbs/51_evaluation.ipynb #c021
+def task_score(
+    task: Task,  # any task
+    episodes: list[dict],  # of that task, from a record
+) -> float:  # 0 = random, 1 = reference; NaN if there is none, without episodes, and where one was cut
+    "Normalised mean return of whole episodes"
+    if not episodes or any(p['cut'] for p in episodes):
+        return float('nan')
+    return normalised(task, float(np.mean([p['ret'] for p in episodes])))
+
+
+# %% ../../nbs/51_evaluation.ipynb #c024
 def score_rows(
     tasks: tuple[Task, ...],  # K tasks
     record: dict,  # from `evaluate_agent` or `evaluate_random`
+    random_play: dict | None = None,  # from `evaluate_random` under the same rules; None = the published figures
 ) -> list[dict]:  # per task: name, mean, sem, random, reference, normalised, episodes, cut, success, success_end
     "Mean return, standard error, normalised score and success of each task; unknown ones are NaN or None"
     rows = []
     for t in tasks:
         rets = [p['ret'] for p in record['episodes'][t.name]]
         random, reference = bounds(t) or (float('nan'),) * 2
+        if random_play:
+            random = float(np.mean([p['ret'] for p in random_play['episodes'][t.name]]))
         rows.append(
             dict(
                 task=t.name,
@@ -181,7 +196,7 @@ def score_rows(
                 sem=float(np.std(rets, ddof=1) / len(rets) ** 0.5) if len(rets) > 1 else float('nan'),
                 random=random,
                 reference=reference,
-                normalised=normalised(t, float(np.mean(rets))),
+                normalised=task_score(t, record['episodes'][t.name]),
                 episodes=len(rets),
                 cut=sum(p['cut'] for p in record['episodes'][t.name]),
                 **{k: successes(record['episodes'][t.name], k) for k in ('success', 'success_end')},
@@ -199,26 +214,27 @@ def successes(
     return success_rate(won) if won else None
 
 
-# %% ../../nbs/51_evaluation.ipynb #c023
+# %% ../../nbs/51_evaluation.ipynb #c026
 def score_text(
     rows: list[dict],  # from `score_rows`
 ) -> str:  # lines for a terminal, at most 80 columns wide
     "Plain-text table of returns and success, with a footnote on the episodes"
     known = [r['normalised'] for r in rows if r['normalised'] == r['normalised']]
+    scaled = any(r['random'] == r['random'] for r in rows)
     n = max(16, *(len(r['task']) + 1 for r in rows))
     number = lambda x, width: f'{x:{width}.2f}' if x == x else ' ' * width
     share = lambda x: f'{x:10.1%}' if x == x else ' ' * 10
-    head = f"{'random':>10}{'reference':>11}{'normalised':>11}" if known else ''
+    head = f"{'random':>10}{'reference':>11}{'normalised':>11}" if scaled else ''
     lines = [f"{'task':{n}}{'return':>10}{'+/-':>8}{head}"]
     for r in rows:
-        scale = f"{number(r['random'], 10)}{number(r['reference'], 11)} {share(r['normalised'])}" if known else ''
+        scale = f"{number(r['random'], 10)}{number(r['reference'], 11)} {share(r['normalised'])}" if scaled else ''
         lines.append(f"{r['task']:{n}}{number(r['mean'], 10)}{number(r['sem'], 8)}{scale}".rstrip())
-    if len(known) > 1:
+    if 1 < len(known) == sum(r['reference'] == r['reference'] for r in rows):
         lines.append(f"{'mean':{n}}{'':40}{share(np.mean(known))}")
     return '\n'.join([*lines, *_success_lines(rows, n), *_footnotes(rows)])
 
 
-# %% ../../nbs/51_evaluation.ipynb #c024
+# %% ../../nbs/51_evaluation.ipynb #c027
 def _success_lines(rows, n):
     "A second table: how often the goal was reached, for the tasks that have one"
     won = [r for r in rows if r['success']]
@@ -240,10 +256,11 @@ def _footnotes(rows):
     counts = sorted({r['episodes'] for r in rows})
     cut = ', '.join(f"{r['task']} {r['cut']}" for r in rows if r['cut'])
     text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task"
-    return textwrap.wrap(f'{text}; cut short: {cut}' if cut else text, 80)
+    said = f'{text}; cut short, and so not normalised: {cut}' if cut else text
+    return textwrap.wrap(said, 80)
 
 
-# %% ../../nbs/51_evaluation.ipynb #c029
+# %% ../../nbs/51_evaluation.ipynb #c032
 def _episodes(record):
     "How many episodes each task has at least"
     return min((len(e) for e in record['episodes'].values()), default=0)
@@ -276,7 +293,7 @@ def save_record(
     return put(record_file(folder, record), json.dumps(record, indent=1))
 
 
-# %% ../../nbs/51_evaluation.ipynb #c031
+# %% ../../nbs/51_evaluation.ipynb #c034
 def _is_episode(p):
     "Does this look like a `Played` as plain data?"
     if not isinstance(p, dict) or not isinstance(p.get('cut'), bool):

@@ -286,8 +286,9 @@ class Run:
         "Evaluate the agent and random play, save pictures, and print the scores"
         say('evaluating ...')
         self.save_rollouts()
-        save_record(self.path / 'eval', evaluate_random(self.config))
-        say(score_text(score_rows(self.tasks, self.evaluate())))
+        chance = evaluate_random(self.config)
+        save_record(self.path / 'eval', chance)
+        say(score_text(score_rows(self.tasks, self.evaluate(), chance)))
 
 
 # %% ../../nbs/65_run.ipynb #c039

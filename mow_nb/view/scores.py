@@ -6,15 +6,18 @@
 __all__ = ['score_intervals', 'score_section']
 
 # %% ../../nbs/73_scores.ipynb #c002
+from pathlib import Path
+
 import numpy as np
 
 from ..core import np_rng
 from ..envs.tasks import bounds, suite_of
-from ..eval.evaluation import normalised, successes
+from ..eval.evaluation import normalised, successes, task_score
 from ..eval.metrics import aggregate_metrics, interval, mean
+from ..store.run_folder import EXAMPLE, find_run
 from ..suites import Suite
 from .markup import Markup, chip, join, note, number, table, tag
-from .summary import Summary, mean_and_stderr
+from .summary import Summary, gather, mean_and_stderr
 
 
 # %% ../../nbs/73_scores.ipynb #c007
@@ -29,7 +32,9 @@ def score_intervals(
     for t in summary.tasks:
         rets = [p['ret'] for p in summary.records[-1]['episodes'].get(t.name, [])]
         if rets:
-            returns[t.name], scores[t.name] = float(np.mean(rets)), np.array([[normalised(t, r) for r in rets]])
+            whole = not any(p['cut'] for p in summary.records[-1]['episodes'][t.name])
+            returns[t.name] = float(np.mean(rets))
+            scores[t.name] = np.array([[normalised(t, r) if whole else np.nan for r in rets]])
 
     def estimate(name, x):
         return interval(x, mean, np_rng(0, f'interval {name}'), level=level)
@@ -43,8 +48,8 @@ def score_intervals(
 # %% ../../nbs/73_scores.ipynb #c010
 _CUT = (
     'Cut: an episode that reached {:,} steps was stopped there and counts with what it had earned so far. '
-    'Scores of cut episodes must not be set beside published ones, which were played to the end: '
-    'where points can be lost, stopping early looks like skill. '
+    'Returns of cut episodes must not be set beside published ones, which were played to the end: '
+    'where points can be lost, stopping early looks like skill. So they are not normalised. '
     'The random player of this run was cut in the same way and is a fair opponent.'
 )
 
@@ -62,7 +67,7 @@ def _score_row(summary, task, players):
         chip(task.name, summary.colors[task.name]),
         *(_plus_minus(*m) for m in means),
         *map(number, bounds(task) or (np.nan, np.nan)),
-        *(number(normalised(task, m), '%') for m, _ in means),
+        *(number(task_score(task, p), '%') for p in played),
         ' / '.join(str(len(p)) for p in played),
         ' / '.join(str(sum(e['cut'] for e in p)) for p in played),
     ]
@@ -81,7 +86,9 @@ def _over_games(summary, players):
     games = [t.name for t in summary.tasks if suite_of(t).settings == 'protocol']
     rows = []
     for who, record in players.items():
-        if games and record['episodes']:
+        if games and all(
+            np.isfinite(task_score(t, record['episodes'].get(t.name, []))) for t in summary.tasks if t.name in games
+        ):
             metrics = aggregate_metrics({g: [mean_and_stderr(record, g)[0]] for g in games})
             rows.append([who, *(number(metrics[key].value, '%') for key in ('mean', 'median', 'iqm'))])
     if not rows:
@@ -113,7 +120,31 @@ def _success_table(summary, players):
     return join(tag('p', _SUCCESS), table(head, rows)) if rows else ''
 
 
-# %% ../../nbs/73_scores.ipynb #c016
+# %% ../../nbs/73_scores.ipynb #c017
+def _shipped_scores(summary):
+    "Scores of the agent that comes with the library in the tasks of this run; empty if it has none or is this one"
+    shipped = find_run(EXAMPLE)
+    if summary.path.resolve() == Path(shipped).resolve():
+        return ''
+    other = gather(shipped)
+    both = [t for t in summary.tasks if t in other.tasks]
+    if not both or not other.records:
+        return ''
+    record, last = other.records[-1], other.rows[-1]
+    n = min(len(record['episodes'][t.name]) for t in both)
+    said = (
+        f'What more training does: the agent that comes with the library, one agent for {len(other.tasks)} tasks, '
+        f"after {last['rounds']:,} steps per task and {record['updates']:,} updates; {n} whole episodes each."
+    )
+    rows = []
+    for t in both:
+        mean, chance = (_plus_minus(*mean_and_stderr(x, t.name)) for x in (record, other.random_play))
+        score = number(task_score(t, record['episodes'][t.name]), '%')
+        rows.append([chip(t.name, summary.colors[t.name]), mean, chance, score])
+    return join(tag('p', said), table(['task', 'agent of the library', 'random player', 'agent, normalised'], rows))
+
+
+# %% ../../nbs/73_scores.ipynb #c018
 def score_section(
     summary: Summary,  # of a run
 ) -> Markup:  # what stands below the title
@@ -137,4 +168,5 @@ def score_section(
         _over_games(summary, players),
         _success_table(summary, both),
         tag('p', _CUT.format(summary.config.eval.max_steps)) if cut else '',
+        _shipped_scores(summary),
     )

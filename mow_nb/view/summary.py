@@ -31,7 +31,7 @@ import numpy as np
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, suite_of, tasks_of
-from ..eval.evaluation import load_records, normalised, read_record
+from ..eval.evaluation import load_records, read_record, task_score
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, preset
@@ -183,7 +183,7 @@ def verdict(
     errors = [mean_and_stderr(x, t.name)[1] / s for x in records for t, s in zip(tasks, scale)]
     error = np.sqrt(np.sum(np.square(errors))) / len(tasks)
     deals = np.prod([float(comb(len(a) + len(r), len(a))) for a, r in zip(*players)])
-    norms = [normalised(t, a.mean()) for t, a in zip(tasks, players[0]) if bounds(t)]
+    norms = [x for t in tasks if np.isfinite(x := task_score(t, record['episodes'][t.name]))]
     if deals < 40:
         head = 'Too few episodes to tell this agent from a random player'
     elif down < 0.025:
@@ -210,7 +210,7 @@ def _paper(tasks, simulated):
 def _advantage(summary, g, error):
     "How far the agent is from random play, in words"
     records = (summary.records[-1], summary.random_play)
-    means = [np.mean([normalised(t, mean_and_stderr(x, t.name)[0]) for t in summary.tasks]) for x in records]
+    means = [np.mean([task_score(t, x['episodes'].get(t.name, [])) for t in summary.tasks]) for x in records]
     place = 'above' if g >= 0 else 'below'
     if np.isnan(means[0]):
         doubt = '' if np.isnan(error) else f' (standard error {error:.2f})'
