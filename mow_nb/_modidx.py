@@ -501,6 +501,7 @@ d = {
             'mow_nb.eval.evaluation.score_rows': ('evaluation.html#score_rows', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.score_text': ('evaluation.html#score_text', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.successes': ('evaluation.html#successes', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation.task_score': ('evaluation.html#task_score', 'mow_nb/eval/evaluation.py'),
         },
         'mow_nb.eval.metrics': {
             'mow_nb.eval.metrics.Estimate': ('metrics.html#estimate', 'mow_nb/eval/metrics.py'),
@@ -1493,6 +1494,7 @@ d = {
             'mow_nb.view.scores._plus_minus': ('scores.html#_plus_minus', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._score_row': ('scores.html#_score_row', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._share': ('scores.html#_share', 'mow_nb/view/scores.py'),
+            'mow_nb.view.scores._shipped_scores': ('scores.html#_shipped_scores', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._success_table': ('scores.html#_success_table', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.score_intervals': ('scores.html#score_intervals', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.score_section': ('scores.html#score_section', 'mow_nb/view/scores.py'),
