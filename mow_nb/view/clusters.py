@@ -15,6 +15,12 @@ __all__ = [
     'traits',
     'plot_clusters',
     'plot_members',
+    'task_map',
+    'plot_map',
+    'Spot',
+    'spot',
+    'cluster_spots',
+    'face_spots',
 ]
 
 # %% ../../nbs/75_clusters.ipynb #c002
@@ -226,10 +232,18 @@ def _draw_words(ax, g, known):
 
 
 # %% ../../nbs/75_clusters.ipynb #c020
+def _point_at(ax, i, K):
+    "A frame around row and column of one task, its name in bold"
+    for x, y, wide, high in ((-0.5, i - 0.5, K, 1), (i - 0.5, -0.5, 1, K)):
+        ax.add_patch(Rectangle((x, y), wide, high, fill=False, ec=MARK, lw=2, zorder=4, clip_on=False))
+    ax.get_yticklabels()[i].set(fontweight='bold', color=MARK)
+
+
 def plot_clusters(
     g: Reclustered,  # the clusters
     colors: dict,  # task name -> colour
     known: dict = {},  # true labels, from `truths`
+    task: str = '',  # to be highlighted; '' for none
 ) -> Figure:  # tree, matrix, silhouette, words
     "Dendrogram beside the cosine matrix in its order, silhouette over N, and agreement with other clusterings"
     fig = Figure(figsize=(11.4, 4.9))
@@ -237,6 +251,8 @@ def plot_clusters(
     number, words = fig.add_axes([0.73, 0.5, 0.25, 0.4]), fig.add_axes([0.695, 0.02, 0.29, 0.32])
     _draw_tree(tree, g)
     picture = _draw_matrix(matrix, g, colors)
+    if task:
+        _point_at(matrix, [g.names[k] for k in g.order].index(task), len(g.names))
     matrix.set_title('Cosine between gradients', loc='left', fontsize=10, fontweight='bold', color=INK)
     bar = fig.colorbar(picture, cax=fig.add_axes([0.137, 0.065, 0.38, 0.018]), orientation='horizontal')
     bar.ax.tick_params(labelsize=8)
@@ -259,15 +275,16 @@ def _rows(g):
     return out
 
 
-def _draw_face(ax, name, color, frame):
+def _draw_face(ax, name, color, frame, bold=False):
     "A member's picture, or its colour where there is none, with its name"
     if frame is None:
         frame = np.full((1, 1, 3), [int(color[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
     ax.imshow(frame, interpolation='none')
     ax.set(xticks=[], yticks=[])
     for side in ax.spines.values():
-        side.set(color=color, lw=2.5)
-    ax.set_xlabel(name if len(name) < 15 else name[:13] + '…', fontsize=8, labelpad=2)
+        side.set(color=color, lw=5 if bold else 2.5)
+    look = dict(fontweight='bold', color=MARK) if bold else {}
+    ax.set_xlabel(name if len(name) < 15 else name[:13] + '…', fontsize=8, labelpad=2, **look)
 
 
 def plot_members(
@@ -275,6 +292,7 @@ def plot_members(
     tasks: tuple,  # K tasks, in the order of `g.names`
     colors: dict,  # task name -> colour
     frames: np.ndarray | None,  # (K, H, W, 3) uint8, a picture of each task; here H and W are height and width
+    task: str = '',  # to be highlighted; '' for none
 ) -> Figure:  # a card per cluster
     "Frames of the members of each cluster, with the cluster's traits"
     rows, said, width = _rows(g), traits(g, tasks), 11.4
@@ -289,5 +307,103 @@ def plot_members(
             fig.text(0.012, (y + 0.84) / tall, lines, fontsize=8.5, va='top', color='#444444', linespacing=1.5)
         for j, k in enumerate(members):
             ax = fig.add_axes([(3.55 + j * _CELL) / width, (y + 0.27) / tall, 0.86 / width, 0.86 / tall])
-            _draw_face(ax, g.names[k], colors[g.names[k]], None if frames is None else frames[k])
+            frame = None if frames is None else frames[k]
+            _draw_face(ax, g.names[k], colors[g.names[k]], frame, g.names[k] == task)
     return fig
+
+
+# %% ../../nbs/75_clusters.ipynb #c026
+def task_map(
+    similarity: np.ndarray,  # (K, K) cosines
+) -> tuple[np.ndarray, float]:  # (K, 2) places; share of the variance that they keep
+    "Principal components of unit-length gradients, from their cosines"
+    K = len(similarity)
+    J = np.eye(K) - 1 / K
+    values, vectors = np.linalg.eigh(J @ np.asarray(similarity, float) @ J)
+    values = values.clip(0)
+    places = np.zeros((K, 2))
+    for axis, i in enumerate(range(K - 1, max(K - 3, -1), -1)):
+        v = vectors[:, i] * np.sqrt(values[i])
+        places[:, axis] = v * (np.sign(v[np.abs(v).argmax()]) or 1)  # an eigenvector has no sign of its own
+    return places, float(values[-2:].sum() / (values.sum() or 1))
+
+
+# %% ../../nbs/75_clusters.ipynb #c028
+def plot_map(
+    g: Reclustered,  # the clusters
+    colors: dict,  # task name -> colour
+    frames: np.ndarray | None,  # (K, H, W, 3) uint8, a picture of each task; here H and W are height and width
+    task: str = '',  # to be highlighted; '' for none
+) -> Figure:  # first the axes of the map, then one for each task
+    "Tasks at their places in the plane of the first two principal components, tied to the centre of their cluster"
+    places, kept = task_map(g.similarity)
+    fig, K, width, tall = Figure(figsize=(11.4, 4.9)), len(g.names), 11.4, 4.9
+    ax = fig.add_axes([0.03, 0.03, 0.94, 0.87])
+    middle, reach = (places.max(0) + places.min(0)) / 2, np.maximum(np.ptp(places, axis=0), 1e-6)
+    at = np.array([0.5, 0.5]) + (places - middle) / reach * np.array([0.86, 0.7])  # in fractions of the axes
+    for label in range(g.labels.max() + 1):
+        mine = at[g.labels == label]
+        for x, y in mine:
+            ax.plot([mine[:, 0].mean(), x], [mine[:, 1].mean(), y], color=SOFT, lw=1.2)
+        if len(mine) > 1:
+            ax.text(*mine.mean(0), f'{label + 1}', fontsize=13, fontweight='bold', color=INK, ha='center', va='center')
+    ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+    tidy(ax, f'Map of the tasks: near is alike ({kept:.0%} of the variance is kept)').spines[:].set_color('#d9dde1')
+    side = min(0.62, 2.6 / np.sqrt(K))
+    for k, (x, y) in enumerate(at):
+        x, y = 0.03 + 0.94 * x - side / width / 2, 0.03 + 0.87 * y - side / tall / 2
+        face = fig.add_axes([x, y, side / width, side / tall])
+        _draw_face(face, g.names[k], colors[g.names[k]], None if frames is None else frames[k], g.names[k] == task)
+    return fig
+
+
+# %% ../../nbs/75_clusters.ipynb #c031
+@dataclass(frozen=True)
+class Spot:
+    "Part of a picture that stands for a task"
+
+    box: tuple  # left, top, right, bottom, in fractions of the picture
+    words: str  # what is said to who points there
+    task: str  # what a click highlights
+
+
+def spot(
+    ax,  # axes with a part that stands for a task
+    box: tuple,  # x0, y0, x1, y1 of that part, in any order
+    words: str,  # what is said to who points there
+    task: str,  # what a click highlights
+    within: bool = False,  # the box is in fractions of the axes, not in their units
+) -> Spot:  # in fractions of the whole picture
+    "Spot on a figure from a box in the units of its axes"
+    ax.viewLim  # limits are worked out when they are asked for
+    to = (ax.transAxes if within else ax.transData) - ax.figure.transFigure
+    (xa, ya), (xb, yb) = to.transform([box[:2], box[2:]])
+    left, right, top, bottom = min(xa, xb), max(xa, xb), 1 - max(ya, yb), 1 - min(ya, yb)
+    return Spot(tuple(round(float(np.clip(v, 0, 1)), 4) for v in (left, top, right, bottom)), words, task)
+
+
+def cluster_spots(
+    fig: Figure,  # from `plot_clusters`
+    g: Reclustered,  # the clusters it shows
+) -> list[Spot]:  # leaves of the tree, fields of the matrix, names
+    "Spots of dendrogram and cosine matrix"
+    (tree, matrix), K, out = fig.axes[:2], len(g.names), []
+    for i, a in enumerate(g.order):
+        name = g.names[a]
+        mine = f'{name}, cluster {g.labels[a] + 1}'
+        out.append(spot(tree, (*tree.get_xlim()[:1], i - 0.5, tree.get_xlim()[1], i + 0.5), mine, name))
+        out.append(spot(matrix, (K - 0.5, i - 0.5, K * 1.42, i + 0.5), mine, name))
+        for j, b in enumerate(g.order):
+            words = f'{name} and {g.names[b]}: cosine {g.similarity[a, b]:.2f}' if a != b else mine
+            out.append(spot(matrix, (j - 0.5, i - 0.5, j + 0.5, i + 0.5), words, name))
+    return out
+
+
+def face_spots(
+    fig: Figure,  # from `plot_members` or `plot_map`
+    g: Reclustered,  # the clusters it shows
+) -> list[Spot]:  # one for each face
+    "Spots of the tasks' pictures, found by the names that stand below them"
+    cluster_of = {f'{n[:13]}…' if len(n) >= 15 else n: (n, label) for n, label in zip(g.names, g.labels)}
+    known = [(ax, *cluster_of[ax.get_xlabel()]) for ax in fig.axes if ax.get_xlabel() in cluster_of]
+    return [spot(ax, (0, -0.2, 1, 1), f'{name}, cluster {label + 1}', name, True) for ax, name, label in known]

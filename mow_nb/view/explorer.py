@@ -29,7 +29,7 @@ from ..store.run_folder import EXAMPLE, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, film, status_lines
 from .summary import Summary, gather
-from .views import WIDTH, clusters, message, progress, rollouts, routing
+from .views import WIDTH, View, clusters, message, progress, rollouts, routing
 
 # %% ../../nbs/79_explorer.ipynb #c008
 _STICK = dict(UP='ArrowUp', DOWN='ArrowDown', LEFT='ArrowLeft', RIGHT='ArrowRight', FIRE=' ')
@@ -177,6 +177,12 @@ def _about(path, summary):
     )
 
 
+def _pickers(view):
+    "Pictures and the menu of a view in which a task can be picked, each with the trait that says which"
+    pictures, controls = getattr(view, 'pictures', []), getattr(view, 'controls', {})
+    return [*((picture, 'picked') for picture in pictures), *((controls[n], 'value') for n in controls if n == 'task')]
+
+
 def explore(
     path: str = EXAMPLE,  # a run's directory, or 'example' for the one that comes with the library
 ) -> w.VBox:  # to be shown by a notebook
@@ -206,13 +212,20 @@ def explore(
         stale.update(views)
         turn()
 
+    def pick(task):
+        stale.update(name for name, view in views.items() if isinstance(view, View) and view.highlight(task))
+        turn()
+
+    for view in views.values():
+        for source, trait in _pickers(view):
+            source.observe(lambda change: pick(change.new), trait)
     tab.observe(turn, 'selected_index')
     again.on_click(refresh)
     refresh()
     return w.VBox([w.HBox([again, head], layout=w.Layout(align_items='center')), tab], layout=wide)
 
 
-# %% ../../nbs/79_explorer.ipynb #c022
+# %% ../../nbs/79_explorer.ipynb #c024
 def ready_notebook(
     file: Path,  # where to write it; its directory is made if missing
     path: str,  # of the run, as the notebook should name it
@@ -234,7 +247,7 @@ def ready_notebook(
     return put(file, json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5), indent=1))
 
 
-# %% ../../nbs/79_explorer.ipynb #c024
+# %% ../../nbs/79_explorer.ipynb #c026
 def lab_options(
     file: Path,  # a notebook
 ) -> list[str]:  # words of a command line
