@@ -322,7 +322,7 @@ def test_explorer(visit, lab):
     tabs = book.page.locator('.widget-tab .lm-TabBar-tab')
     names = tabs.all_inner_texts()
     assert names == ['Clusters', 'Routing', 'Rollouts', 'Progress', 'Play the dream']
-    for i, name in enumerate(names):
+    for i, name in enumerate(names[:-1]):
         tabs.nth(i).click()
         tabs.nth(i).scroll_into_view_if_needed()
         view = f'img.mow-{name.split()[0].lower()}'
@@ -337,13 +337,118 @@ def test_explorer(visit, lab):
         ), f'{name} shows the frame of a picture that is not there'
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}')
         controls = {book.label(c): c for c in book.controls() if not LATER.fullmatch(book.label(c))}
-        for label in play(controls) if name.startswith('Play') else controls:
+        for label in controls:
             book.change(controls[label])
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}-changed')
     assert not book.v.wrong, book.v.wrong
 
 
-def play(controls):
-    "An order in which each button of the game has something to do"
-    menus, tools = ['Task to play', 'Start of play'], ['Undo', 'Ask the agent', 'Reset']
-    return [*(label for label in controls if label not in menus + tools), *tools, *reversed(menus)]
+# ---- as `mow explore` opens it
+
+
+@pytest.fixture(scope='module')
+def address(tmp_path_factory):
+    "`mow explore` on the example, with directories of its own, until it would open a browser; gives (address, folder)"
+    home = tmp_path_factory.mktemp('explore')
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    browser = home / 'browser.sh'
+    browser.write_text(f'#!/bin/sh\necho "$1" > {home}/opened\n')
+    browser.chmod(0o755)
+    env = {
+        **os.environ,
+        'BROWSER': str(browser),
+        'IPYTHONDIR': str(home / 'ipython'),
+        'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
+        **{f'JUPYTER_{n}_DIR': str(home / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')},
+    }
+    env.pop('MPLBACKEND', None)
+    command = [sys.executable, '-m', 'mow_nb', 'explore', f'--root={home / "runs"}', f'--port={port}']
+    with open(home / 'log', 'w') as log:
+        server = subprocess.Popen(
+            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        told = lambda: f'the browser was not opened:\n{(home / "log").read_text()[-2000:]}'
+        wait(lambda: (home / 'opened').exists(), 150, told)
+        yield re.search(rf'http://127\.0\.0\.1:{port}/\S+token=\S+', (home / 'log').read_text())[0], home / 'runs'
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
+SMALL_SCREEN = dict(viewport=dict(width=1024, height=700))
+CANVASES = "[...document.querySelectorAll('.mow-stage canvas')].map(c => c.toDataURL())"
+CELLS = "[...document.querySelectorAll('.jp-Cell')].map(c => c.querySelector('.jp-InputArea')?.innerText)"
+SIDEWAYS = """[...document.querySelectorAll('html, .jp-WindowedPanel-outer, .jp-OutputArea-output, .mow-game')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className || e.tagName)"""
+
+
+def opened(visit, address, shape):
+    "The page as a user gets it: nothing is pressed until the first picture is there"
+    v = visit(shape, home=address.split('/doc')[0])
+    v.page.goto(address)
+    v.page.wait_for_selector('#mow-loading')
+    seen = "[...document.querySelectorAll('img.mow-clusters')].some(i => i.offsetParent && i.naturalWidth)"
+    v.page.wait_for_function(seen)
+    wait(lambda: not v.page.locator('#mow-loading').count(), 20, lambda: 'the sign stays')
+    return v
+
+
+def steps(page, n):
+    "Wait until the game has made n steps"
+    page.wait_for_function(f"document.querySelector('.mow-game')?.dataset.steps === '{n}'")
+
+
+def test_opens_by_itself(visit, address):
+    "No code, no side bar, no dialog; the game takes 40 keys, and the notebook is as it was; cells of one's own stay"
+    v = opened(visit, address[0], SMALL_SCREEN)
+    page, file = v.page, address[1] / 'explore-example.ipynb'
+    before, written = page.evaluate(CELLS), file.read_text()
+    assert not page.locator('.jp-Dialog').count()
+    assert not page.locator('.jp-SideBar:visible').count()
+    assert not page.locator('.jp-CodeCell .cm-content:visible').count(), 'code is shown'
+    v.shot('explore-opened')
+    page.locator('.widget-tab .lm-TabBar-tab').last.click()
+    steps(page, 0)
+    pictures = page.evaluate(CANVASES)
+    page.locator('.mow-stage').click()
+    for key in 10 * ['ArrowLeft', ' ', 'ArrowRight', 'ArrowUp']:
+        page.keyboard.press(key)
+    steps(page, 40)
+    for key in 'ddaxbz':  # each of these would do something to a notebook's cell
+        page.keyboard.press(key)
+    after = page.evaluate(CANVASES)
+    assert after[0] != pictures[0] and after[1] != pictures[1]
+    assert page.evaluate(CELLS) == before and file.read_text() == written
+    assert not page.evaluate(SIDEWAYS), page.evaluate(SIDEWAYS)
+    v.shot('explore-played')
+    page.keyboard.press('Backspace')
+    steps(page, 39)
+    page.keyboard.down('ArrowLeft')  # held: it repeats
+    page.wait_for_function("+document.querySelector('.mow-game').dataset.steps > 42")
+    page.keyboard.up('ArrowLeft')
+    page.get_by_label('The agent plays').select_option('both')
+    page.keyboard.press('p')  # the clock goes by itself
+    page.wait_for_function("+document.querySelector('.mow-game').dataset.steps > 50")
+    page.keyboard.press('Home')
+    steps(page, 0)
+    page.wait_for_timeout(500)
+    assert page.evaluate(CANVASES) == pictures
+    with page.expect_download() as film:
+        page.get_by_role('button', name='Save as GIF').click()
+    assert film.value.suggested_filename == 'Assault.gif'
+    page.get_by_label('Task to play').select_option('Pong')
+    page.wait_for_function("document.querySelector('.mow-moves').innerText.includes('NOOP')")
+    assert not v.wrong, v.wrong
+    nb = nbformat.read(file, 4)
+    nb.cells.append(nbformat.v4.new_code_cell('my_own = 1'))
+    nbformat.write(nb, file)
+    again = opened(visit, address[0], DESK)
+    assert 'my_own = 1' in again.page.evaluate(CELLS)[-1]
+    assert not again.wrong, again.wrong

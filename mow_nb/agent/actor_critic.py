@@ -182,9 +182,9 @@ class ActorCritic(nn.Module):
         entropy: Tensor,  # (K, ...) entropies of the policy in nats
         progress: Tensor | float,  # share of the behaviour's updates that are done, in [0, 1]
     ) -> None:
-        "Raise the entropy weight of tasks whose entropy is below the target, lower it above"
+        "Lower the entropy weight of tasks with more entropy than the target, raise it with less, up to `entropy`"
         target = self.cfg.entropy_target + (1 - self.cfg.entropy_target) * (1 - progress) ** 2
-        self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, 0.1)
+        self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, self.cfg.entropy)
 
     def losses(
         self,

@@ -30,7 +30,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..core import N_DISCRETE, ConfigError, np_rng, suggest
+from ..core import FOREIGN_ERRORS, N_DISCRETE, ConfigError, np_rng, suggest
 from ..suites import MT50, SUITES, Suite, task_sets
 
 
@@ -79,7 +79,7 @@ def _asked(name, make):
             space = env.action_space
             with suppress(Exception):  # what cannot be closed is said where it is used
                 getattr(env, 'close', lambda: None)()
-    except (Exception, SystemExit) as e:
+    except FOREIGN_ERRORS as e:
         raise ConfigError(
             f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from None

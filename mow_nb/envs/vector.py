@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..core import N_DISCRETE, ConfigError, EnvError, counter_seed
+from ..core import FOREIGN_ERRORS, N_DISCRETE, ConfigError, EnvError, counter_seed
 from .metaworld import RobotEnv, choose_gl
 from .pocket import PocketEnv
 from .probe import by_id
@@ -42,7 +42,7 @@ def _user_env(task):
     make = maker(task)
     try:
         env = by_id(make) if isinstance(make, str) else make()
-    except (Exception, SystemExit) as e:
+    except FOREIGN_ERRORS as e:
         words = ' '.join(str(e).split())
         raise ConfigError(f"task '{task.name}': its environment cannot be made ({type(e).__name__}: {words})") from e
     if env is None:

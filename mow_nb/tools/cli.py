@@ -28,7 +28,7 @@ from pathlib import Path
 
 # %% ../../nbs/85_cli.ipynb #c003
 from .. import __version__
-from ..core import CheckpointError, ConfigError, DiskError, MowError, suggest
+from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowError, suggest
 from ..envs.tasks import bounds, tasks_of
 from ..store.presets import check
 from ..suites import task_sets
@@ -310,7 +310,7 @@ def _imported(args):
     for name in modules:
         try:
             importlib.import_module(name.removesuffix('.py'))
-        except (Exception, SystemExit) as e:
+        except FOREIGN_ERRORS as e:
             raise ConfigError(f"--import {name}: {type(e).__name__}: {' '.join(str(e).split())}") from e
     return out
 
