@@ -44,12 +44,8 @@ ONLY_FOR_WRITING = {
     'nbconvert',
     'pytest',
 }
-MAX_MODULE, MAX_CELL, MAX_FUNCTION, MAX_KB = (
-    250,
-    60,
-    40,
-    300,
-)  # a module in lines of code, a cell and a function in all lines
+# a module in lines of code, a cell and a function in all lines
+MAX_MODULE, MAX_CELL, MAX_FUNCTION, MAX_KB = 250, 60, 40, 300
 MIN_WORDS, MIN_EXPORTED, MAX_SILENT = 1.4, 0.2, 3
 
 
@@ -447,17 +443,18 @@ def test_export_changes_nothing(tmp_path):
     )
 
 
+FUNCTION = ast.FunctionDef, ast.AsyncFunctionDef
+
+
 def code_of_module(path):
     "Numbers of the lines that do something: no blank line, comment, docstring, import or signature"
     lines, left_out = path.read_text().splitlines(), set()
     for node in ast.walk(parse(path)):
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             left_out |= {*range(node.lineno, node.end_lineno + 1)}
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        if isinstance(node, FUNCTION):
             left_out |= {*range(node.lineno + 1, node.body[0].lineno)}
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(
-            node
-        ):
+        if isinstance(node, (ast.Module, ast.ClassDef, *FUNCTION)) and ast.get_docstring(node):
             left_out |= {*range(node.body[0].lineno, node.body[0].end_lineno + 1)}
     return [i for i, s in enumerate(lines, 1) if s.strip() and not s.strip().startswith('#') and i not in left_out]
 

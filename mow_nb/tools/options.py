@@ -62,16 +62,13 @@ def parse_config(
 ) -> Config:  # checked
     "Config from a preset and options of the command line; raises ConfigError"
     config = preset(names)
-    check(
-        changed(config, parse_options(args, config))
-    )  # a part that refuses is named in full here, by tyro it would not be
+    wanted = changed(config, parse_options(args, config))
+    check(wanted)  # a part that refuses is named in full here, by tyro it would not be
     import tyro
 
     about += 'Options and their present values. A preset sets them, an option overrides it.'
     tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # help, and what was not an option
-    config = changed(config, parse_options(args, config))
-    check(config)
-    return config
+    return wanted
 
 
 # %% ../../nbs/84_options.ipynb #c012
