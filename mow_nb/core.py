@@ -6,6 +6,7 @@
 __all__ = [
     'ALPHABET',
     'N_DISCRETE',
+    'FOREIGN_ERRORS',
     'test_shape',
     'test_same',
     'devices',
@@ -138,6 +139,10 @@ class DiskError(MowError):
     "Disk that is full or cannot be written; exit code 6"
 
     exit_code = 6
+
+
+# what code that is not ours may raise: all but KeyboardInterrupt, with which the user speaks to us
+FOREIGN_ERRORS = (Exception, SystemExit, GeneratorExit)
 
 
 # %% ../nbs/00_core.ipynb #c026

@@ -80,6 +80,7 @@ REFUSED = [
     (variant('Raises', step=lambda self, a: out(RuntimeError('two\nlines'))), 'raised RuntimeError: two lines'),
     (variant('Empty', step=lambda self, a: None), 'it returned nothing'),
     (variant('Exits', step=lambda self, a: sys.exit(3)), 'raised SystemExit: 3'),
+    (variant('Closes', step=lambda self, a: out(GeneratorExit('over'))), 'raised GeneratorExit: over'),
 ]
 globals().update({c.__name__: c for c in (*TAKEN, *(c for c, _ in REFUSED))})
 

@@ -1,5 +1,6 @@
 """A reader at work: JupyterLab in a real browser, a notebook run from top to bottom, and every control used."""
 
+import contextlib
 import json
 import os
 import re
@@ -25,6 +26,39 @@ SETTINGS = {
 }
 
 
+def free_port():
+    "A port that nobody listens on"
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def served(command, home, cwd=None, **variables):
+    "A server with directories of its own, ended at the end; gives the file that it writes its log to"
+    env = {
+        **os.environ,
+        'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
+        'IPYTHONDIR': str(home / 'ipython'),
+        **{f'JUPYTER_{n}_DIR': str(home / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')},
+        **variables,
+    }
+    env.pop('MPLBACKEND', None)
+    with open(home / 'log', 'w') as log:
+        server = subprocess.Popen(
+            command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield home / 'log'
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+
+
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     "JupyterLab on a free port, with settings, caches and a copy of the notebooks of its own; gives (address, folder)"
@@ -34,55 +68,26 @@ def lab(tmp_path_factory):
         path = home / 'settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    env = {
-        **os.environ,
-        'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
-        'JUPYTER_PREFER_ENV_PATH': '1',
-        'IPYTHONDIR': str(home / 'ipython'),
-        **{f'JUPYTER_{n}_DIR': str(home / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')},
-    }
-    env.pop('MPLBACKEND', None)
-    with open(home / 'log', 'w') as log:
-        server = subprocess.Popen(
-            [
-                sys.executable,
-                '-m',
-                'jupyterlab',
-                '--no-browser',
-                '--allow-root',
-                f'--port={port}',
-                '--ip=127.0.0.1',
-                "--IdentityProvider.token=",
-                f'--ServerApp.root_dir={home}/nbs',
-                '--ServerApp.port_retries=0',
-                '--ServerApp.disable_check_xsrf=True',
-                '--LabApp.extension_manager=readonly',
-            ],
-            env=env,
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
-        address = f'http://127.0.0.1:{port}'
-        wait(
-            lambda: answers(f'{address}/api/status'),
-            60,
-            lambda: f'JupyterLab did not start:\n{(home / "log").read_text()[-2000:]}',
-        )
+    port = free_port()
+    command = [
+        sys.executable,
+        '-m',
+        'jupyterlab',
+        '--no-browser',
+        '--allow-root',
+        f'--port={port}',
+        '--ip=127.0.0.1',
+        '--IdentityProvider.token=',
+        f'--ServerApp.root_dir={home}/nbs',
+        '--ServerApp.port_retries=0',
+        '--ServerApp.disable_check_xsrf=True',
+        '--LabApp.extension_manager=readonly',
+    ]
+    address = f'http://127.0.0.1:{port}'
+    with served(command, home, cwd=home, JUPYTER_PREFER_ENV_PATH='1') as log:
+        told = lambda: f'JupyterLab did not start:\n{log.read_text()[-2000:]}'
+        wait(lambda: answers(f'{address}/api/status'), 60, told)
         yield address, home / 'nbs'
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
 
 
 def poll(ready, seconds):
@@ -350,36 +355,15 @@ def test_explorer(visit, lab):
 def address(tmp_path_factory):
     "`mow explore` on the example, with directories of its own, until it would open a browser; gives (address, folder)"
     home = tmp_path_factory.mktemp('explore')
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
+    port = free_port()
     browser = home / 'browser.sh'
     browser.write_text(f'#!/bin/sh\necho "$1" > {home}/opened\n')
     browser.chmod(0o755)
-    env = {
-        **os.environ,
-        'BROWSER': str(browser),
-        'IPYTHONDIR': str(home / 'ipython'),
-        'JUPYTERLAB_SETTINGS_DIR': str(home / 'settings'),
-        **{f'JUPYTER_{n}_DIR': str(home / n.lower()) for n in ('CONFIG', 'DATA', 'RUNTIME')},
-    }
-    env.pop('MPLBACKEND', None)
     command = [sys.executable, '-m', 'mow_nb', 'explore', f'--root={home / "runs"}', f'--port={port}']
-    with open(home / 'log', 'w') as log:
-        server = subprocess.Popen(
-            command, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        told = lambda: f'the browser was not opened:\n{(home / "log").read_text()[-2000:]}'
+    with served(command, home, BROWSER=str(browser)) as log:
+        told = lambda: f'the browser was not opened:\n{log.read_text()[-2000:]}'
         wait(lambda: (home / 'opened').exists(), 150, told)
-        yield re.search(rf'http://127\.0\.0\.1:{port}/\S+token=\S+', (home / 'log').read_text())[0], home / 'runs'
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        yield re.search(rf'http://127\.0\.0\.1:{port}/\S+token=\S+', log.read_text())[0], home / 'runs'
 
 
 SMALL_SCREEN = dict(viewport=dict(width=1024, height=700))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 # %% ../../nbs/18_check_env.ipynb #c003
 import numpy as np
 
-from ..core import ConfigError, MowError, np_rng
+from ..core import FOREIGN_ERRORS, ConfigError, MowError, np_rng
 from .tasks import Task, d_max, random_actions, tasks_of
 from .vector import make_env
 
@@ -139,7 +139,7 @@ def spaces_finding(
     try:
         obs = base.reset(seed=0)[0]
         inside = space.contains(obs)
-    except Exception as e:
+    except FOREIGN_ERRORS as e:
         return EnvFinding('spaces', f'{acts}; asking again failed ({type(e).__name__}: {e})', odd=True)
     if not inside:
         kind = f'{obs.dtype} {obs.shape}' if isinstance(obs, np.ndarray) else f'a {type(obs).__name__}'

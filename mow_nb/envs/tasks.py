@@ -30,7 +30,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..core import N_DISCRETE, ConfigError, np_rng, suggest
+from ..core import FOREIGN_ERRORS, N_DISCRETE, ConfigError, np_rng, suggest
 from ..suites import MT50, SUITES, Suite, task_sets
 
 
@@ -79,7 +79,7 @@ def _asked(name, make):
             space = env.action_space
             with suppress(Exception):  # what cannot be closed is said where it is used
                 getattr(env, 'close', lambda: None)()
-    except (Exception, SystemExit) as e:
+    except FOREIGN_ERRORS as e:
         raise ConfigError(
             f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from None
@@ -248,9 +248,9 @@ def held_actions(
 ) -> np.ndarray:  # (K, 18 + d_max) float32
     "Shared action vectors of a random policy that holds each action for 1, 2, 4, ... or `hold` steps, one per task"
     lengths = 2 ** np_rng(seed, 'hold', step=step // hold).integers(0, hold.bit_length(), len(tasks))
-    starts = step - step % hold % lengths
-    drawn = {int(s): random_actions(tasks, d_max, np_rng(seed, 'random play', step=int(s))) for s in starts}
-    return np.stack([drawn[int(s)][k] for k, s in enumerate(starts)])
+    starts = (step - step % hold % lengths).tolist()
+    drawn = {s: random_actions(tasks, d_max, np_rng(seed, 'random play', step=s)) for s in starts}
+    return np.stack([drawn[s][k] for k, s in enumerate(starts)])
 
 
 # %% ../../nbs/10_tasks.ipynb #c042

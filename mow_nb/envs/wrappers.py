@@ -17,7 +17,7 @@ import numpy as np
 from ale_py import ALEInterface, LoggerMode
 from ale_py.vector_env import AtariVectorEnv
 
-from ..core import ConfigError, EnvError, MowError
+from ..core import FOREIGN_ERRORS, ConfigError, EnvError, MowError
 from .probe import BadAnswer, NoPicture, NotANumber, call_env
 from .tasks import Task, acts_of, decode
 from .workers import IsolatedEnv, Worker, WorkerError
@@ -163,7 +163,7 @@ def _stop(task):
         raise EnvError(f"task '{task.name}': {e}") from None
     except WorkerError as e:
         raise EnvError(str(e)) from None
-    except (Exception, SystemExit) as e:
+    except FOREIGN_ERRORS as e:
         words = ' '.join(str(e).split())
         tail = f': {words}' if words else ''
         raise EnvError(f"task '{task.name}': its environment raised {type(e).__name__}{tail}") from e
@@ -213,7 +213,7 @@ class GymEnv(Env):
         "Close the gymnasium environment; a failure is printed to stderr and not raised"
         try:
             getattr(self.env, 'close', lambda: None)()
-        except (Exception, SystemExit) as e:
+        except FOREIGN_ERRORS as e:
             print(f"task '{self.task.name}': closing its environment failed ({type(e).__name__}: {e})", file=sys.stderr)
 
 

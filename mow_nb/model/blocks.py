@@ -128,11 +128,11 @@ class ClusterBank(nn.Module):
             return self.forward_partial(*xs)
         if len(self.members) == 1:
             return self.members[0](*xs)
-        if not self.sorted:
-            xs = [x[self.order] for x in xs]
-        parts = list(zip(*(x.split(self.sizes) for x in xs)))
-        y = torch.cat(run_on_streams(self.members, parts, xs[0].is_cuda))
-        return y if self.sorted else y[self.inverse]
+        rows = [x.unbind() for x in xs]
+        parts = [tuple(torch.stack([r[k] for k in tasks]) for r in rows) for tasks in self.tasks]
+        outs = run_on_streams(self.members, parts, xs[0].is_cuda)
+        row = {k: y for tasks, out in zip(self.tasks, outs) for k, y in zip(tasks, out.unbind())}
+        return torch.stack([row[k] for k in range(len(self.labels))])
 
     def assign(
         self,
@@ -142,14 +142,8 @@ class ClusterBank(nn.Module):
         self.labels, copies = _dense(labels), len(self.members)
         if max(self.labels) + 1 != copies:
             raise ConfigError(f'labels={list(self.labels)} need {max(self.labels) + 1} copies, there are {copies}')
-        order = sorted(range(len(self.labels)), key=self.labels.__getitem__)
-        self.sizes = [self.labels.count(c) for c in range(copies)]
-        # tasks that stand in the order of their clusters need not be moved
-        self.sorted = order == list(range(len(order)))
         # the labels belong to the run, not to the weights: they are stored once, beside the checkpoint
-        device = next(self.parameters(), torch.empty(0)).device
-        self.register_buffer('order', torch.tensor(order, device=device), persistent=False)
-        self.register_buffer('inverse', self.order.argsort(), persistent=False)
+        self.tasks = [[k for k, label in enumerate(self.labels) if label == c] for c in range(copies)]
 
     def forward_partial(
         self,

@@ -35,7 +35,8 @@ def rec_loss(
     obs: Tensor,  # (K, B, T, 3, size, size) target pictures
 ) -> Tensor:  # (K, B, T) squared error, summed over the picture
     "Squared reconstruction error, summed over the numbers of a picture"
-    return F.mse_loss(obs_hat.float(), obs, reduction='none').sum((-3, -2, -1))
+    # colours innermost, as frames lie in memory
+    return (obs_hat.float() - obs).movedim(3, -1).flatten(3).square().sum(-1)
 
 
 # %% ../../nbs/27_losses.ipynb #c012

@@ -79,6 +79,8 @@ class Pictures(nn.Module):
         rate: float,  # weight of this batch, 0 to 1
     ) -> None:
         "Update the exponential moving averages of mean and variance with a standardised batch"
-        var, mean = torch.var_mean(x, (1, 2), correction=0)
-        self.var.lerp_((var + mean.square()) * std.square(), rate)
+        # in the order of memory: `torch.var_mean` over the axes as they stand takes 25 times as long
+        rows = x.movedim(3, -1).flatten(1, 2)
+        mean, square = (m.movedim(-1, 1) for m in (rows.mean(1), rows.square().mean(1)))
+        self.var.lerp_(square * std.square(), rate)
         self.mean.addcmul_(mean, std, value=rate)

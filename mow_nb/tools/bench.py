@@ -223,10 +223,8 @@ def round_seconds(
 ) -> dict[str, float]:  # seconds of a round, for 'act' and 'envs'
     "Seconds of acting and of stepping all environments, the quickest of several rounds"
     now, pool = clock(learner.device), pool_of(config)
-    agent, best = (
-        Agent(learner.world, learner.actor_critic, config.train.act_context),
-        dict(act=math.inf, envs=math.inf),
-    )
+    agent = Agent(learner.world, learner.actor_critic, config.train.act_context)
+    best = dict(act=math.inf, envs=math.inf)
     try:
         for i in range(n):
             start = now()
@@ -244,10 +242,9 @@ def round_seconds(
 # %% ../../nbs/80_bench.ipynb #c039
 def _turns(learner, batch, one, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
-    device, side = (
-        learner.device,
-        8192 if learner.device == 'cuda' else 512 if learner.config.train.n_imagined < 256 else 2048,
-    )
+    device, small = learner.device, learner.config.train.n_imagined < 256
+    on_cpu = 512 if small else 2048
+    side = 8192 if device == 'cuda' else on_cpu
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
     end = start + budget
@@ -306,6 +303,9 @@ def _prepared(config):
     return learner, batch, work, one, share
 
 
+_SIZES = ('batch_size', 'seq_len', 'n_imagined', 'context', 'horizon', 'train_every')
+
+
 def _sizes(config, learner):
     "Numbers that describe what is measured, and where"
     t = config.train
@@ -316,12 +316,7 @@ def _sizes(config, learner):
         precision='bfloat16' if learner.bf16 else 'float32',
         compile=t.compile == 'inductor',
         tasks=len(check(config)),
-        batch_size=t.batch_size,
-        seq_len=t.seq_len,
-        n_imagined=t.n_imagined,
-        context=t.context,
-        horizon=t.horizon,
-        train_every=t.train_every,
+        **{name: getattr(t, name) for name in _SIZES},
         weights=sum(p.numel() for m in (learner.world, learner.actor_critic) for p in m.parameters()),
     )
 

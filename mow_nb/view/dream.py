@@ -75,6 +75,11 @@ class Dream:
         self.moments, self.memory = [], None
         self.lead_in()
 
+    @property
+    def over(self) -> bool:  # True from the last real step on
+        "Whether the real game has ended"
+        return bool(self.moments) and self.moments[-1].over
+
     def gen(
         self,
         purpose: str,  # what is drawn
@@ -167,6 +172,13 @@ class Dream:
         x = w.pictures.inverse(x.expand(w.n_tasks, -1, -1, -1, -1, -1))[self.k, 0, 0]
         return rearrange((x.clamp(0, 1) * 255).round(), 'c h w -> h w c').to(torch.uint8).numpy()
 
+    def every(
+        self,
+        x: Tensor,  # (T, Z) latents or (T, A) actions of this task
+    ) -> Tensor:  # (K, 1, T, Z) or (K, 1, T, A), float32
+        "The same rows for every task, as the model computes all tasks at once"
+        return x.float().expand(self.agent.world.n_tasks, 1, -1, -1)
+
     @torch.no_grad()
     def hidden_state(
         self,
@@ -185,8 +197,7 @@ class Dream:
             cache.t = read - start
         z = torch.stack([*self.z, *(m.z for m in self.moments)][read:])
         a = torch.stack([*self.a, *(torch.from_numpy(m.act) for m in self.moments), torch.from_numpy(act)][read:])
-        every = lambda x: x.float().expand(w.n_tasks, 1, -1, -1)  # the same row for every task
-        return w.dyn(every(z), every(a), e, self.memory[1], self.memory[2])[0][:, :, -1:]
+        return w.dyn(self.every(z), self.every(a), e, self.memory[1], self.memory[2])[0][:, :, -1:]
 
     @torch.no_grad()
     def believe(
@@ -200,6 +211,13 @@ class Dream:
         cont = w.heads.cont(h, e)[..., 0].float().sigmoid()[self.k, 0, 0].item()
         return w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0], rew, cont
 
+    def pictures(
+        self,
+    ) -> tuple[np.ndarray, np.ndarray]:  # (H, W, 3) uint8 of the dream, and of the real game
+        "Last pictures of both worlds"
+        real = next((m.real for m in reversed(self.moments) if m.real is not None), self.first)
+        return self.moments[-1].dream if self.moments else self.decode(self.z[-1]), real
+
     def press(
         self,
         act: np.ndarray,  # (A,) an action vector
@@ -208,7 +226,7 @@ class Dream:
         "Append one step of both worlds under an action, or under one action each"
         did = act if did is None else did
         z, rew_hat, cont_hat = self.believe(act)
-        real, rew, over = None, float('nan'), bool(self.moments) and self.moments[-1].over
+        real, rew, over = None, float('nan'), self.over
         if not over:
             real, rew, terminated, truncated, _ = self.env.step(did)
             over = terminated or truncated
@@ -243,11 +261,10 @@ class Dream:
         else:
             z, a = torch.stack([*self.z, *(m.z for m in moments)][-L - 1 :]), [*self.a, *_torched(moments, 'act')]
         n = min(len(z) - 1, len(a))
-        every = lambda x: x.float().expand(w.n_tasks, 1, -1, -1)  # the same row for every task
         e, a = w.task_vectors(), torch.stack(a[-n:]) if n else self.a[:0]
-        h = Agent(w, self.agent.actor_critic, L).hidden_state(e, every(z[len(z) - 1 - n : -1]), every(a))
+        h = Agent(w, self.agent.actor_critic, L).hidden_state(e, self.every(z[len(z) - 1 - n : -1]), self.every(a))
         purpose = 'real advice' if real else 'advice'
-        act = self.agent.actor_critic.act(every(z[-1:]), h, e, self.gen(purpose, len(self.moments)))
+        act = self.agent.actor_critic.act(self.every(z[-1:]), h, e, self.gen(purpose, len(self.moments)))
         return act[self.k, 0, 0].numpy()
 
 
@@ -320,10 +337,9 @@ def plot_dream(
     moments, fig = dream.moments, Figure(figsize=(11.4, 4.3))
     left, right = fig.add_axes([0.01, 0.18, 0.28, 0.742]), fig.add_axes([0.305, 0.18, 0.28, 0.742])
     rew, cont = fig.add_axes([0.65, 0.61, 0.34, 0.29]), fig.add_axes([0.65, 0.18, 0.34, 0.27])
-    real = [m.real for m in moments if m.real is not None]
-    over = bool(moments) and moments[-1].over
-    _frame(left, moments[-1].dream if moments else dream.decode(dream.z[-1]), 'Dream', color)
-    _frame(right, real[-1] if real else dream.first, 'Real game, over' if over else 'Real game', SOFT if over else INK)
+    dreamt, real = dream.pictures()
+    _frame(left, dreamt, 'Dream', color)
+    _frame(right, real, 'Real game, over' if dream.over else 'Real game', SOFT if dream.over else INK)
     steps = range(1, len(moments) + 1)
     paid, believed = np.cumsum([m.rew for m in moments]), np.cumsum([m.rew_hat for m in moments])
     _trace(rew, steps, paid, believed, color, 'Reward so far')

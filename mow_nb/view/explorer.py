@@ -147,16 +147,14 @@ class Play(anywidget.AnyWidget):
     ) -> None:
         "Send both pictures and the numbers of the steps to the page"
         dream, moments = self.dream, self.dream.moments
-        real = next((m.real for m in reversed(moments) if m.real is not None), dream.first)
-        seen = moments[-1].dream if moments else dream.decode(dream.z[-1])
+        dreamt, real = dream.pictures()
 
         def numbers(m):
             return dict(rew_hat=m.rew_hat, cont_hat=m.cont_hat, rew=None if np.isnan(m.rew) else float(m.rew))
 
         steps = dict(last=numbers(moments[-1])) if only_last else dict(told=[numbers(m) for m in moments])
-        over = bool(moments) and moments[-1].over
-        told = dict(size=len(real), words=' · '.join(status_lines(dream)), over=over, **steps)
-        self.send({'is': 'frame', **told}, [seen.tobytes(), real.tobytes()])
+        told = dict(size=len(real), words=' · '.join(status_lines(dream)), over=dream.over, **steps)
+        self.send({'is': 'frame', **told}, [dreamt.tobytes(), real.tobytes()])
 
 
 # %% ../../nbs/79_explorer.ipynb #c017

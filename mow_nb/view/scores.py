@@ -6,13 +6,11 @@
 __all__ = ['score_intervals', 'score_section']
 
 # %% ../../nbs/73_scores.ipynb #c002
-from pathlib import Path
-
 import numpy as np
 
 from ..core import np_rng
 from ..envs.tasks import bounds, suite_of
-from ..eval.evaluation import normalised, successes, task_score
+from ..eval.evaluation import successes, task_score
 from ..eval.metrics import aggregate_metrics, interval, mean
 from ..store.run_folder import EXAMPLE, find_run
 from ..suites import Suite
@@ -30,11 +28,11 @@ def score_intervals(
         return {}
     returns, scores = {}, {}
     for t in summary.tasks:
-        rets = [p['ret'] for p in summary.records[-1]['episodes'].get(t.name, [])]
-        if rets:
-            whole = not any(p['cut'] for p in summary.records[-1]['episodes'][t.name])
-            returns[t.name] = float(np.mean(rets))
-            scores[t.name] = np.array([[normalised(t, r) if whole else np.nan for r in rets]])
+        played = summary.records[-1]['episodes'].get(t.name, [])
+        if played:
+            returns[t.name] = float(np.mean([p['ret'] for p in played]))
+            # one episode that was cut is enough for an estimate that is not a number
+            scores[t.name] = np.array([[task_score(t, [p]) for p in played]])
 
     def estimate(name, x):
         return interval(x, mean, np_rng(0, f'interval {name}'), level=level)
@@ -83,13 +81,12 @@ _ONE_SEED = (
 
 def _over_games(summary, players):
     "All Atari games in three figures; nothing if there are none"
-    games = [t.name for t in summary.tasks if suite_of(t).settings == 'protocol']
+    games = [t for t in summary.tasks if suite_of(t).settings == 'protocol']
     rows = []
     for who, record in players.items():
-        if games and all(
-            np.isfinite(task_score(t, record['episodes'].get(t.name, []))) for t in summary.tasks if t.name in games
-        ):
-            metrics = aggregate_metrics({g: [mean_and_stderr(record, g)[0]] for g in games})
+        scores = [task_score(t, record['episodes'].get(t.name, [])) for t in games]
+        if games and np.isfinite(scores).all():
+            metrics = aggregate_metrics({t.name: [mean_and_stderr(record, t.name)[0]] for t in games})
             rows.append([who, *(number(metrics[key].value, '%') for key in ('mean', 'median', 'iqm'))])
     if not rows:
         return ''
@@ -124,7 +121,7 @@ def _success_table(summary, players):
 def _shipped_scores(summary):
     "Scores of the agent that comes with the library in the tasks of this run; empty if it has none or is this one"
     shipped = find_run(EXAMPLE)
-    if summary.path.resolve() == Path(shipped).resolve():
+    if summary.path.resolve() == shipped.resolve():
         return ''
     other = gather(shipped)
     both = [t for t in summary.tasks if t in other.tasks]
