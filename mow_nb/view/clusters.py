@@ -17,8 +17,6 @@ __all__ = [
     'plot_members',
     'task_map',
     'plot_map',
-    'Spot',
-    'spot',
     'cluster_spots',
     'face_spots',
 ]
@@ -45,6 +43,7 @@ from mow_nb.training.clustering import (
     silhouette_curve,
     suggest_n,
 )
+from .figures import Spot, moved_apart, spot
 
 
 # %% ../../nbs/75_clusters.ipynb #c006
@@ -341,7 +340,9 @@ def plot_map(
     fig, K, width, tall = Figure(figsize=(11.4, 4.9)), len(g.names), 11.4, 4.9
     ax = fig.add_axes([0.03, 0.03, 0.94, 0.87])
     middle, reach = (places.max(0) + places.min(0)) / 2, np.maximum(np.ptp(places, axis=0), 1e-6)
-    at = np.array([0.5, 0.5]) + (places - middle) / reach * np.array([0.86, 0.7])  # in fractions of the axes
+    side = min(0.62, 2.6 / np.sqrt(K))  # of a face, in inches; its name stands below it
+    size = np.array([1.25 * side / width / 0.94, (side + 0.22) / tall / 0.87])
+    at = moved_apart(0.5 + (places - middle) / reach * (1 - size), size)  # in fractions of the axes
     for label in range(g.labels.max() + 1):
         mine = at[g.labels == label]
         for x, y in mine:
@@ -350,7 +351,6 @@ def plot_map(
             ax.text(*mine.mean(0), f'{label + 1}', fontsize=13, fontweight='bold', color=INK, ha='center', va='center')
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     tidy(ax, f'Map of the tasks: near is alike ({kept:.0%} of the variance is kept)').spines[:].set_color('#d9dde1')
-    side = min(0.62, 2.6 / np.sqrt(K))
     for k, (x, y) in enumerate(at):
         x, y = 0.03 + 0.94 * x - side / width / 2, 0.03 + 0.87 * y - side / tall / 2
         face = fig.add_axes([x, y, side / width, side / tall])
@@ -359,30 +359,6 @@ def plot_map(
 
 
 # %% ../../nbs/75_clusters.ipynb #c031
-@dataclass(frozen=True)
-class Spot:
-    "Part of a picture that stands for a task"
-
-    box: tuple  # left, top, right, bottom, in fractions of the picture
-    words: str  # what is said to who points there
-    task: str  # what a click highlights
-
-
-def spot(
-    ax,  # axes with a part that stands for a task
-    box: tuple,  # x0, y0, x1, y1 of that part, in any order
-    words: str,  # what is said to who points there
-    task: str,  # what a click highlights
-    within: bool = False,  # the box is in fractions of the axes, not in their units
-) -> Spot:  # in fractions of the whole picture
-    "Spot on a figure from a box in the units of its axes"
-    ax.viewLim  # limits are worked out when they are asked for
-    to = (ax.transAxes if within else ax.transData) - ax.figure.transFigure
-    (xa, ya), (xb, yb) = to.transform([box[:2], box[2:]])
-    left, right, top, bottom = min(xa, xb), max(xa, xb), 1 - max(ya, yb), 1 - min(ya, yb)
-    return Spot(tuple(round(float(np.clip(v, 0, 1)), 4) for v in (left, top, right, bottom)), words, task)
-
-
 def cluster_spots(
     fig: Figure,  # from `plot_clusters`
     g: Reclustered,  # the clusters it shows

@@ -216,7 +216,7 @@ def explore(
 
     for view in views.values():
         for source, trait in _pickers(view):
-            source.observe(lambda change: pick(change.new), trait)
+            source.observe(lambda change, view=view: None if view.busy else pick(change.new), trait)
     tab.observe(turn, 'selected_index')
     again.on_click(refresh)
     refresh()

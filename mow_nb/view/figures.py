@@ -14,9 +14,16 @@ __all__ = [
     'plot_load',
     'expert_perplexity',
     'plot_rollout',
+    'moved_apart',
+    'Spot',
+    'spot',
+    'heat_spots',
+    'line_spots',
 ]
 
 # %% ../../nbs/71_figures.ipynb #c002
+from dataclasses import dataclass
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -209,3 +216,79 @@ def plot_rollout(
     plot_drift(errors, {name: color}, int(pictures['context']), low)
     low.set(ylabel='error', xlim=top.images[0].get_extent()[:2])
     return fig
+
+
+# %% ../../nbs/71_figures.ipynb #c028
+def moved_apart(
+    at: np.ndarray,  # (K, 2) centres of equal boxes, in fractions of the whole
+    size: np.ndarray,  # (2,) width and height of a box
+) -> np.ndarray:  # (K, 2) centres; no two boxes overlap if there is room
+    "Centres of boxes, each at the free place nearest to its own"
+    grid = np.stack(np.meshgrid(*(np.linspace(s / 2, 1 - s / 2, 50) for s in size)), -1).reshape(-1, 2)
+    out = np.empty((0, 2))
+    for place in at:
+        spots = np.vstack([place.clip(size / 2, 1 - size / 2), grid])
+        free = (np.abs(spots[:, None] - out) > size - 1e-9).any(-1).all(1)
+        nearest = np.where(free, np.linalg.norm(spots - place, axis=1), np.inf).argmin()
+        out = np.vstack([out, spots[nearest]])
+    return out
+
+
+# %% ../../nbs/71_figures.ipynb #c031
+@dataclass(frozen=True)
+class Spot:
+    "Part of a picture that stands for a task"
+
+    box: tuple  # left, top, right, bottom, in fractions of the picture
+    words: str  # what is said to who points there
+    task: str  # what a click highlights
+
+
+def spot(
+    ax,  # axes with a part that stands for a task
+    box: tuple,  # x0, y0, x1, y1 of that part, in any order
+    words: str,  # what is said to who points there
+    task: str,  # what a click highlights
+    within: bool = False,  # the box is in fractions of the axes, not in their units
+) -> Spot:  # in fractions of the whole picture
+    "Spot on a figure from a box in the units of its axes"
+    ax.get_xlim()  # limits are worked out when they are asked for
+    to = (ax.transAxes if within else ax.transData) - ax.figure.transFigure
+    (xa, ya), (xb, yb) = to.transform([box[:2], box[2:]])
+    left, right, top, bottom = min(xa, xb), max(xa, xb), 1 - max(ya, yb), 1 - min(ya, yb)
+    return Spot(tuple(round(float(np.clip(v, 0, 1)), 4) for v in (left, top, right, bottom)), words, task)
+
+
+def heat_spots(
+    ax,  # axes with tasks as rows
+    values: np.ndarray,  # (K, E) what is drawn
+    names: list,  # K task names
+    words: str,  # such as '{name}: probability of expert {column} is {value:.2f}'
+) -> list[Spot]:  # fields, and the names at the left
+    "Spots of a map of tasks by columns"
+    out = [spot(ax, (-0.34, 1 - (k + 1) / len(names), 0, 1 - k / len(names)), n, n, True) for k, n in enumerate(names)]
+    for (k, e), value in np.ndenumerate(values):
+        said = words.format(name=names[k], column=e, value=value)
+        out.append(spot(ax, (e - 0.5, k - 0.5, e + 0.5, k + 0.5), said, names[k]))
+    return out
+
+
+def line_spots(
+    ax,  # axes that the lines are drawn on
+    lines: dict,  # task name -> (x, y)
+    most: int = 40,  # spots of a line
+) -> list[Spot]:  # small boxes along the lines
+    "Spots of curves over training"
+    ax.get_xlim()  # limits are worked out when they are asked for
+    out, to, back = [], ax.transData - ax.figure.transFigure, ax.figure.transFigure - ax.transData
+    for name, (x, y) in lines.items():
+        if not len(x):
+            continue
+        x, y = downsample(x, y)
+        known = np.isfinite(y)
+        x, y = np.asarray(x)[known], np.asarray(y)[known]
+        for i in np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)):
+            a, b = to.transform((x[i], y[i]))
+            box = back.transform([(a - 0.006, b - 0.012), (a + 0.006, b + 0.012)]).ravel()
+            out.append(spot(ax, tuple(box), f'{name} after {x[i]:,.0f} updates: {y[i]:.3g}', name))
+    return out

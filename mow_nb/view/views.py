@@ -14,8 +14,6 @@ __all__ = [
     'routing_words',
     'rollouts_words',
     'progress_words',
-    'heat_spots',
-    'line_spots',
     'clusters',
     'routing',
     'rollouts',
@@ -40,17 +38,15 @@ from ..training.clustering import METHODS
 from mow_nb.view.clusters import (
     NotYet,
     Reclustered,
-    Spot,
     cluster_spots,
     face_spots,
     plot_clusters,
     plot_map,
     plot_members,
     recluster,
-    spot,
     truths,
 )
-from .figures import chosen, curve, downsample, expert_perplexity
+from .figures import chosen, curve, expert_perplexity, heat_spots, line_spots, spot
 from .progress import measures, plot_horizon, plot_progress, plot_router, routed
 from .scores import score_intervals
 from .summary import Summary
@@ -137,11 +133,13 @@ class View:
             self.said.value = f'<p style="max-width:100ch;line-height:1.5">{html.escape(words)}</p>'
         except NotYet as missing:
             words, figures, self.said.value = '', [], message(missing)
+        self.busy = True  # what is set here was not picked by anybody
         for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
             with image.hold_sync():  # one message
                 image.value, image.alt = b'' if fig is None else png(fig), words
                 image.spots, image.picked = [asdict(s) for s in spots], values.get('task', '')
             image.layout.display = 'none' if fig is None else ''
+        self.busy = False
 
     def highlight(
         self,
@@ -248,43 +246,7 @@ def progress_words(
     )
 
 
-# %% ../../nbs/78_views.ipynb #c018
-def heat_spots(
-    ax,  # axes with tasks as rows
-    values: np.ndarray,  # (K, E) what is drawn
-    names: list,  # K task names
-    words: str,  # such as '{name}: probability of expert {column} is {value:.2f}'
-) -> list[Spot]:  # fields, and the names at the left
-    "Spots of a map of tasks by columns"
-    out = [spot(ax, (-0.34, 1 - (k + 1) / len(names), 0, 1 - k / len(names)), n, n, True) for k, n in enumerate(names)]
-    for (k, e), value in np.ndenumerate(values):
-        said = words.format(name=names[k], column=e, value=value)
-        out.append(spot(ax, (e - 0.5, k - 0.5, e + 0.5, k + 0.5), said, names[k]))
-    return out
-
-
-def line_spots(
-    ax,  # axes that the lines are drawn on
-    lines: dict,  # task name -> (x, y)
-    most: int = 40,  # spots of a line
-) -> list[Spot]:  # small boxes along the lines
-    "Spots of curves over training"
-    ax.viewLim  # limits are worked out when they are asked for
-    out, to, back = [], ax.transData - ax.figure.transFigure, ax.figure.transFigure - ax.transData
-    for name, (x, y) in lines.items():
-        if not len(x):
-            continue
-        x, y = downsample(x, y)
-        known = np.isfinite(y)
-        x, y = np.asarray(x)[known], np.asarray(y)[known]
-        for i in np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)):
-            a, b = to.transform((x[i], y[i]))
-            box = back.transform([(a - 0.006, b - 0.012), (a + 0.006, b + 0.012)]).ravel()
-            out.append(spot(ax, tuple(box), f'{name} after {x[i]:,.0f} updates: {y[i]:.3g}', name))
-    return out
-
-
-# %% ../../nbs/78_views.ipynb #c021
+# %% ../../nbs/78_views.ipynb #c019
 def _draw_clusters(summary, n, source, method, task):
     "Tree, matrix and silhouette; the map; the faces of the members"
     if summary.groups is None:
@@ -349,7 +311,7 @@ def routing() -> View:  # tasks and experts
     return View('routing', controls, draw, fit)
 
 
-# %% ../../nbs/78_views.ipynb #c023
+# %% ../../nbs/78_views.ipynb #c021
 def rollouts() -> View:  # real, reconstructed, dreamt
     "View of reconstructions and open-loop dreams, for any task, start and horizon"
     controls = dict(
