@@ -912,6 +912,7 @@ d = {
         'mow_nb.store.replay': {
             'mow_nb.store.replay.Replay': ('replay.html#replay', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.__init__': ('replay.html#replay.__init__', 'mow_nb/store/replay.py'),
+            'mow_nb.store.replay.Replay._start_ranges': ('replay.html#replay._start_ranges', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay._take': ('replay.html#replay._take', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.append': ('replay.html#replay.append', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.flush': ('replay.html#replay.flush', 'mow_nb/store/replay.py'),
@@ -1095,8 +1096,8 @@ d = {
             'mow_nb.training.check._counted': ('check.html#_counted', 'mow_nb/training/check.py'),
             'mow_nb.training.check._evaluation': ('check.html#_evaluation', 'mow_nb/training/check.py'),
             'mow_nb.training.check._metrics': ('check.html#_metrics', 'mow_nb/training/check.py'),
+            'mow_nb.training.check._newest': ('check.html#_newest', 'mow_nb/training/check.py'),
             'mow_nb.training.check._none_yet': ('check.html#_none_yet', 'mow_nb/training/check.py'),
-            'mow_nb.training.check._readable': ('check.html#_readable', 'mow_nb/training/check.py'),
             'mow_nb.training.check._replays': ('check.html#_replays', 'mow_nb/training/check.py'),
             'mow_nb.training.check._saved_arrays': ('check.html#_saved_arrays', 'mow_nb/training/check.py'),
             'mow_nb.training.check._weights': ('check.html#_weights', 'mow_nb/training/check.py'),
