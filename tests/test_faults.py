@@ -140,7 +140,8 @@ def test_group_2_taken(apart):
     "group 2: pictures, rewards and infos that can only mean one thing are taken, here and in a worker"
     for make in odd.TAKEN:
         env = make_env(register('own', IsolatedEnv(make) if apart else make, n_actions=3), 32)
-        for obs, *rest in (env.reset(0), env.step(IDLE[0])):
+        (first, _), (second, *rest) = env.reset(0), env.step(IDLE[0])
+        for obs in (first, second):
             assert obs.shape == (32, 32, 3) and obs.dtype == np.uint8, make
         assert rest[:3] == [1.0, False, False] and rest[3] == dict(life_lost=False), make
         env.close()
@@ -507,7 +508,7 @@ def test_row_1_3_one_task_is_isolated(labels):
     results = []
     for field in ('rew', 'obs', 'act', 'cont', 'embed', 'other values'):
         learner, batch = learner_and_batch(labels)
-        for u in range(2):
+        for _ in range(2):
             learner.update(batch)
         if field == 'embed':
             learner.world.embed.data[1] = float('nan')

@@ -117,16 +117,17 @@ def replay_episode(
     "Picture and return after replaying an open episode; raises EnvError if it ends before its last action"
     for _ in range(3):  # a worker that fails on the way gets another chance
         (obs, info), total = env.reset(seed), 0.0
-        for i, action in enumerate(actions):
+        for step, action in enumerate(actions, 1):
             obs, rew, terminated, truncated, info = env.step(action)
             total += rew
             if terminated or truncated:
+                end = step
                 break
         else:
             return obs, total
         if 'fault' not in info:
             break
-    raise EnvError(f"task '{env.task.name}': an open episode ended at action {i + 1} of {len(actions)} when replayed")
+    raise EnvError(f"task '{env.task.name}': an open episode ended at action {end} of {len(actions)} when replayed")
 
 
 # %% ../../nbs/17_vector.ipynb #c021

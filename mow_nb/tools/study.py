@@ -266,7 +266,7 @@ def run_study(
             bar.n = counted + sum(_updates(job, root) for job in running)
             bar.set_postfix(left=len(todo), running=len(running))
     finally:
-        for job, process in running.items():
+        for process in running.values():
             process.terminate()  # a run that is told to stop saves itself
         for job, process in running.items():
             while (seconds := _ended(process)) is None:

@@ -229,9 +229,10 @@ def _draw_words(ax, g, known):
 def plot_clusters(
     g: Reclustered,  # the clusters
     colors: dict,  # task name -> colour
-    known: dict = {},  # true labels, from `truths`
+    known: dict | None = None,  # true labels, from `truths`; None = none
 ) -> Figure:  # tree, matrix, silhouette, words
     "Dendrogram beside the cosine matrix in its order, silhouette over N, and agreement with other clusterings"
+    known = known or {}
     fig = Figure(figsize=(11.4, 4.9))
     tree, matrix = fig.add_axes([0.015, 0.1, 0.12, 0.8]), fig.add_axes([0.137, 0.1, 0.38, 0.8])
     number, words = fig.add_axes([0.73, 0.5, 0.25, 0.4]), fig.add_axes([0.695, 0.02, 0.29, 0.32])
