@@ -482,6 +482,7 @@ d = {
         'mow_nb.eval.evaluation': {
             'mow_nb.eval.evaluation.Played': ('evaluation.html#played', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._episodes': ('evaluation.html#_episodes', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation._evaluation': ('evaluation.html#_evaluation', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._footnotes': ('evaluation.html#_footnotes', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._is_episode': ('evaluation.html#_is_episode', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation._is_record': ('evaluation.html#_is_record', 'mow_nb/eval/evaluation.py'),

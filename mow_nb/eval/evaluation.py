@@ -131,16 +131,21 @@ def pool_of(
 
 
 # %% ../../nbs/51_evaluation.ipynb #c013
+def _evaluation(config, policy, player, updates):
+    "Record of a policy's whole episodes on fresh environments of purpose `evaluation`"
+    pool = pool_of(config, 'evaluation')
+    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
+    pool.close()
+    return _record(config, played, player, updates)
+
+
 def evaluate_random(
     config: Config,  # whose tasks and rules
 ) -> dict:  # record of the evaluation, plain data
     "Evaluate uniformly random actions under the rules of a config"
     tasks, rng = check(config), np_rng(config.seed, 'random player')
-    pool = pool_of(config, 'evaluation')
     policy = lambda obs, step: random_actions(tasks, d_max(tasks), rng)
-    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
-    pool.close()
-    return _record(config, played, 'random', 0)
+    return _evaluation(config, policy, 'random', 0)
 
 
 def evaluate_agent(
@@ -150,11 +155,9 @@ def evaluate_agent(
 ) -> dict:  # record of the evaluation, plain data
     "Evaluate a trained agent, with sampled actions, under the rules of its config"
     agent.reset()
-    device, pool = agent.world.embed.device.type, pool_of(config, 'evaluation')
+    device = agent.world.embed.device.type
     policy = lambda obs, step: agent.act(obs, generator(config.seed, 'evaluate', updates, step, device))
-    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
-    pool.close()
-    return _record(config, played, 'agent', updates)
+    return _evaluation(config, policy, 'agent', updates)
 
 
 # %% ../../nbs/51_evaluation.ipynb #c016

@@ -42,13 +42,13 @@ def restore(
         raise CheckpointError(
             f'this agent needs {need / 2**30:,.1f} GiB of memory, and {have / 2**30:,.1f} GiB are free'
         )
-    with torch.device('meta'):
+    with torch.device('meta'):  # shapes without memory
         sketch = build(config, labels)
     parts = [check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
-    world, critic = build(config, labels)
-    for model, part in zip((world, critic), parts):
+    world, actor_critic = build(config, labels)
+    for model, part in zip((world, actor_critic), parts):
         model.load_state_dict(part)
-    return Agent(world, critic, config.train.act_context, updates)
+    return Agent(world, actor_critic, config.train.act_context, updates)
 
 
 def load(
