@@ -143,8 +143,8 @@ class Run:
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
-            shares = dict(newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, within_episode=True, **shares)
+            where = dict(within_episode=True, newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
+            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, **where)
         batch = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
         for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
