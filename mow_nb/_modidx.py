@@ -933,6 +933,7 @@ d = {
             'mow_nb.store.ring.Ring': ('ring.html#ring', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring.__init__': ('ring.html#ring.__init__', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring._put': ('ring.html#ring._put', 'mow_nb/store/ring.py'),
+            'mow_nb.store.ring.Ring.bytes': ('ring.html#ring.bytes', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring.check': ('ring.html#ring.check', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring.checksum': ('ring.html#ring.checksum', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring.inspect_files': ('ring.html#ring.inspect_files', 'mow_nb/store/ring.py'),
