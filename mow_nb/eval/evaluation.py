@@ -19,6 +19,8 @@ __all__ = [
     'record_file',
     'save_record',
     'read_record',
+    'same_rules',
+    'random_play_of',
     'load_records',
 ]
 
@@ -180,15 +182,18 @@ def task_score(
 def score_rows(
     tasks: tuple[Task, ...],  # K tasks
     record: dict,  # from `evaluate_agent` or `evaluate_random`
-    random_play: dict | None = None,  # from `evaluate_random` under the same rules; None = the published figures
+    random_play: dict | None = None,  # under the same rules; None = published figures, where no episode is cut
 ) -> list[dict]:  # per task: name, mean, sem, random, reference, normalised, episodes, cut, success, success_end
     "Mean return, standard error, normalised score and success of each task; unknown ones are NaN or None"
     rows = []
     for t in tasks:
-        rets = [p['ret'] for p in record['episodes'][t.name]]
+        played = record['episodes'][t.name]
+        rets, cut = [p['ret'] for p in played], sum(p['cut'] for p in played)
         random, reference = bounds(t) or (float('nan'),) * 2
         if random_play:
             random = float(np.mean([p['ret'] for p in random_play['episodes'][t.name]]))
+        elif cut:
+            random = float('nan')  # the published figure is that of whole episodes
         rows.append(
             dict(
                 task=t.name,
@@ -196,10 +201,10 @@ def score_rows(
                 sem=float(np.std(rets, ddof=1) / len(rets) ** 0.5) if len(rets) > 1 else float('nan'),
                 random=random,
                 reference=reference,
-                normalised=task_score(t, record['episodes'][t.name]),
+                normalised=task_score(t, played),
                 episodes=len(rets),
-                cut=sum(p['cut'] for p in record['episodes'][t.name]),
-                **{k: successes(record['episodes'][t.name], k) for k in ('success', 'success_end')},
+                cut=cut,
+                **{k: successes(played, k) for k in ('success', 'success_end')},
             )
         )
     return rows
@@ -319,6 +324,26 @@ def read_record(
     if not _is_record(record):
         raise CheckpointError(f'{Path(file).name} is not the record of an evaluation')
     return record
+
+
+def same_rules(
+    a: dict,  # record of an evaluation
+    b: dict,  # record of another, of any player
+) -> bool:
+    "Equality of tasks, protocol, robot settings and step limit of two evaluations"
+    rules = ('tasks', 'protocol', 'max_steps')
+    settings = [{k: v for k, v in (r.get('robots') or {}).items() if k != 'gl'} for r in (a, b)]  # who draws, no rule
+    return settings[0] == settings[1] and all(a.get(name) == b.get(name) for name in rules)
+
+
+def random_play_of(
+    folder: Path,  # the `eval` directory of a run
+    record: dict,  # from `evaluate_agent`
+) -> dict | None:  # None if there is none under the same rules; raises CheckpointError if the file is damaged
+    "Evaluation of random play that lies beside a record and followed the same rules"
+    file = Path(folder) / 'random.json'
+    found = read_record(file) if file.exists() else None
+    return found if found and same_rules(found, record) else None
 
 
 def load_records(

@@ -12,6 +12,7 @@ import os
 import shutil
 import stat
 import zlib
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,11 @@ class Ring:
             )
         self.verified = np.zeros(rows, bool)  # (rows,) written or verified by this process
 
+    @cached_property
+    def bytes(self) -> dict[str, np.ndarray]:  # field -> (rows, bytes of a step) uint8, the memory of its file
+        "Stored steps as raw bytes"
+        return {f: self.maps[f].view(np.ndarray).reshape(self.rows, -1).view(np.uint8) for f in self.fields}
+
     def _put(self, field: str, row: int, value) -> None:
         m = self.maps[field]
         data = np.ascontiguousarray(value, m.dtype).tobytes()
@@ -184,7 +190,7 @@ class Ring:
         "CRC-32 of a stored step, its number and the task's name"
         crc = zlib.crc32(f'{self.path.name} {n}'.encode())
         for f in self.fields:
-            crc = zlib.crc32(np.ascontiguousarray(self.maps[f][n % self.rows]), crc)
+            crc = zlib.crc32(self.bytes[f][n % self.rows], crc)
         return crc
 
     def check(

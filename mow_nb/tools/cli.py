@@ -96,14 +96,15 @@ def evaluate_command(
     p.add_argument('--episodes', type=int, metavar='N', help="episodes of each task (default: as the run's config)")
     p.add_argument('--max-steps', type=int, metavar='N', help="steps per episode at most (default: as the config)")
     own = p.parse_args(args)
-    from mow_nb.eval.evaluation import record_file, score_rows, score_text
+    from mow_nb.eval.evaluation import random_play_of, record_file, score_rows, score_text
     from mow_nb.store.run_folder import read_config
     from mow_nb.training.share import evaluate
 
     path, shipped = _run(own)
     asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
     tasks = check(read_config(path))
-    record = evaluate(path, lambda r: print(score_text(score_rows(tasks, r)), flush=True), not shipped, **asked)
+    scores = lambda r: score_text(score_rows(tasks, r, random_play_of(path / 'eval', r)))
+    record = evaluate(path, lambda r: print(scores(r), flush=True), not shipped, **asked)
     if not shipped:
         print(f"written: {record_file(path / 'eval', record)}")
 

@@ -31,7 +31,7 @@ import numpy as np
 from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, suite_of, tasks_of
-from ..eval.evaluation import load_records, read_record, task_score
+from ..eval.evaluation import load_records, read_record, same_rules, task_score
 from ..eval.rollouts import load_strips
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, preset
@@ -106,6 +106,10 @@ def gather(
     path = Path(path)
     config = read_config(path)
     tasks = tuple(t for word in config.tasks.split(',') for t in _known(word, config.full_actions))
+    records = _maybe(load_records, path / 'eval') or []
+    random_play = _maybe(read_record, path / 'eval' / 'random.json')
+    if records and random_play and not same_rules(records[-1], random_play):
+        random_play = None  # whoever was cut elsewhere is no opponent
     return Summary(
         path,
         config,
@@ -114,8 +118,8 @@ def gather(
         read_metrics(path),
         _maybe(load_analysis, path / 'analysis'),
         _maybe(load_strips, path / 'analysis' / 'strips.npz'),
-        _maybe(load_records, path / 'eval') or [],
-        _maybe(read_record, path / 'eval' / 'random.json'),
+        records,
+        random_play,
     )
 
 
