@@ -329,7 +329,7 @@ def read_record(
 def same_rules(
     a: dict,  # record of an evaluation
     b: dict,  # record of another, of any player
-) -> bool:
+) -> bool:  # whatever library drew the robots
     "Equality of tasks, protocol, robot settings and step limit of two evaluations"
     rules = ('tasks', 'protocol', 'max_steps')
     settings = [{k: v for k, v in (r.get('robots') or {}).items() if k != 'gl'} for r in (a, b)]  # who draws, no rule
