@@ -181,7 +181,7 @@ def plot_drift(
     context: int,  # L, where dreams begin
     ax=None,  # axes to draw on; None makes new ones
 ):  # the axes
-    "Pixel error over steps: dreams as full lines, reconstructions dotted"
+    "Pixel error over steps, a pair of lines for each task: dreams full, reconstructions dotted"
     ax = ax or new_axes(6, 2.4)
     alone = len(colors) == 1
     for k, (name, color) in enumerate(colors.items()):

@@ -219,7 +219,7 @@ def check_can_open(
     path: Path,  # the run's directory
     resume: bool = False,  # go on with a run that is there
 ) -> None:
-    "Raise `ConfigError` if the run exists and is not to be resumed, or has another config"
+    "Raise `ConfigError` if the directory holds a run with data that is not to be resumed, or has another config"
     if not os.path.exists(path / 'config.toml') or not has_data(path):
         return
     if not resume:
