@@ -281,7 +281,7 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "File name of a record; one with fewer episodes than the file that is there gets a name of its own"
+    "Path of the file of a record; one with fewer episodes than the file that is there gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:

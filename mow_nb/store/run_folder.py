@@ -284,7 +284,7 @@ def check_same_config(
     old: dict,  # dotted name -> value, of the run on disk
     new: Config,  # that wants to go on with it
 ) -> None:
-    "Raise `ConfigError` if a run cannot go on with a config: another model or schedule, or fewer steps"
+    "Raise `ConfigError` if a run cannot go on with a config: another model or schedule, or fewer `train.env_steps`"
     for name, value in flat(new).items():
         if name not in old or old[name] == value or name in _FREE:
             continue
