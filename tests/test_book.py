@@ -507,7 +507,7 @@ LOCAL = re.compile(r'''(?<![\w.:/])/(?:root|home|Users|work|tmp|mnt|opt|usr/lib|
 
 @with_notebook
 def test_notebook_is_clean(path):
-    "No execution counts, no addresses of objects, no local paths, no progress bars, no errors; and small"
+    "No execution counts, addresses of objects, local paths, progress bars, errors or marks of a conflict; and small"
     before, after = read(path), clean(read(path))
     faults = [] if before == after else ['not clean; run `make export`']
     faults += [f'shows the local path {m[0]}' for text in outputs_text(before) for m in LOCAL.finditer(text)]
@@ -522,6 +522,11 @@ def test_notebook_is_clean(path):
         for i, c in enumerate(before.cells, 1)
         for o in c.get('outputs', [])
         if o.output_type == 'error'
+    ]
+    faults += [
+        f'cell {i} holds the marks of a merge conflict'
+        for i, c in enumerate(before.cells, 1)
+        if re.search(r'^(<{7}|>{7}) ', c.source, re.M)
     ]
     if (kb := path.stat().st_size / 1024) >= MAX_KB:
         faults.append(f'{kb:.0f} kB, the limit is {MAX_KB}')

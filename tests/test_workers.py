@@ -110,7 +110,7 @@ def test_killed_from_outside():
     "Somebody kills a worker, then the process that workers are forked from; both are replaced"
     worker = Worker(IsolatedEnv(Faulty))
     worker.reset(0)
-    for pid in (worker.process.pid, worker.process.home.process.pid):
+    for pid in (worker.process.pid, worker.process.server.process.pid):
         os.kill(pid, signal.SIGKILL)
         time.sleep(0.2)
         worker.send(0)
@@ -128,7 +128,7 @@ from faulty import Faulty
 from mow_nb.envs.workers import IsolatedEnv, Worker
 crew = [Worker(IsolatedEnv(partial(Faulty, {1: what}))) for what in ('fine', 'hang', 'spin')]
 for w in crew: w.reset(0); w.send(0)
-print(crew[0].process.home.process.pid, *(w.process.pid for w in crew), flush=True)
+print(crew[0].process.server.process.pid, *(w.process.pid for w in crew), flush=True)
 time.sleep(60)
 '''
 

@@ -171,7 +171,7 @@ class ActorCritic(nn.Module):
     def entropy_share(
         self,
         entropy: Tensor,  # (K, ...) entropies of the policy in nats
-    ) -> Tensor:  # (K,) 0: always the same action, 1: uniform
+    ) -> Tensor:  # (K,) in [0, 1]; 0: always the same action, or the least scale; 1: uniform
         "Mean entropy of every task's policy as a share of its range"
         # a truncated normal on [-1, 1] of that scale is all but a normal
         dims, least = self.continuous_mask.sum(-1), 0.5 * math.log(2 * math.pi * math.e * MIN_SCALE**2)
@@ -184,7 +184,7 @@ class ActorCritic(nn.Module):
         entropy: Tensor,  # (K, ...) entropies of the policy in nats
         progress: Tensor | float,  # share of the behaviour's updates that are done, in [0, 1]
     ) -> None:
-        "Lower the entropy weight of tasks with more entropy than the target, raise it with less, up to `entropy`"
+        "Lower the entropy weight of tasks with more entropy than the target, raise it with less, in [1e-5, `entropy`]"
         target = self.cfg.entropy_target + (1 - self.cfg.entropy_target) * (1 - progress) ** 2
         self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, self.cfg.entropy)
 

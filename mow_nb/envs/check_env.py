@@ -9,7 +9,7 @@ __all__ = [
     'trace',
     'picture_finding',
     'steps_finding',
-    'same_finding',
+    'determinism_findings',
     'spaces_finding',
     'close_finding',
     'check_env',
@@ -34,11 +34,11 @@ from .vector import make_env
 # %% ../../nbs/18_check_env.ipynb #c006
 @dataclass(frozen=True)
 class EnvFinding:
-    "One thing that was looked at in an environment"
+    "Result of one check of an environment: fine, odd or fatal"
 
     part: str  # 'make', 'reset', 'spaces', 'picture', 'steps', 'seed', 'determinism' or 'close'
     text: str  # what was found
-    odd: bool = False  # can a run live with it, less well?
+    odd: bool = False  # whether it is a fault that a run can live with
     error: Exception | None = None  # what a run would end with; None = it would not
 
     def __str__(self) -> str:
@@ -49,11 +49,11 @@ class EnvFinding:
 # %% ../../nbs/18_check_env.ipynb #c009
 @dataclass(frozen=True)
 class Trace:
-    "Record of what an environment answered to a row of actions"
+    "Record of what an environment answered to a sequence of actions"
 
-    pictures: list  # (size, size, 3) uint8 each, one more than steps
+    pictures: list  # (size, size, 3) uint8 each, one more than steps; where an episode ended, the next one's first
     rewards: list  # one number per step
-    ends: list  # steps after which an episode was over
+    ends: list  # numbers of the steps that ended an episode, from 1
     seconds: float  # for all of it
     faults: int = 0  # failures of a worker process that were survived
 
@@ -61,10 +61,10 @@ class Trace:
 def trace(
     env,  # from `make_env`
     task: Task,  # whose actions are drawn
-    steps: int,  # how many
+    steps: int,  # number of steps, episodes following each other
     seed: int = 0,  # of the resets and of the actions
-) -> Trace:  # what happened
-    "Random play for some steps; raises what the environment raises"
+) -> Trace:  # of the first resets and steps
+    "Pictures, rewards and ends of episodes of uniform random play; raises what the environment raises"
     actions = np_rng(seed, 'check env')
     began = time.perf_counter()
     pictures, rewards, ends = [env.reset(seed)[0]], [], []
@@ -82,9 +82,9 @@ def trace(
 
 # %% ../../nbs/18_check_env.ipynb #c011
 def picture_finding(
-    found: Trace,  # of one sitting
-) -> EnvFinding:  # about what was seen
-    "Size of the pictures, and whether there is anything in them"
+    found: Trace,  # of one environment
+) -> EnvFinding:  # odd if all are one colour, or equal
+    "Finding about the pictures: their size and range of values"
     size, seen = len(found.pictures[0]), np.stack(found.pictures)
     if seen.std() == 0:
         return EnvFinding('picture', 'all pictures are one colour: nothing can be seen in them', odd=True)
@@ -94,9 +94,9 @@ def picture_finding(
 
 
 def steps_finding(
-    found: Trace,  # of one sitting
-) -> EnvFinding:  # about rewards, ends and speed
-    "Rewards, ends of episodes and speed"
+    found: Trace,  # of one environment
+) -> EnvFinding:  # odd if a worker process failed, or an episode ended after a single step
+    "Finding about speed, range of rewards and ends of episodes"
     n, low, high = len(found.rewards), min(found.rewards), max(found.rewards)
     ends = f"{len(found.ends)} episode{'s' * (len(found.ends) != 1)} ended" if found.ends else 'no episode ended'
     text = f'{n} in {found.seconds:.2f} s; rewards {low:g} to {high:g}; {ends}'
@@ -108,17 +108,17 @@ def steps_finding(
 
 
 # %% ../../nbs/18_check_env.ipynb #c013
-def same_finding(
+def determinism_findings(
     a: Trace,  # of one environment
-    b: Trace,  # of another one, with the same seed and actions
-) -> list[EnvFinding]:  # about the first picture, and about all that follows
-    "Whether a seed fixes the first picture, and the actions all others"
+    b: Trace,  # of another one of the same task, with the same seed and actions
+) -> list[EnvFinding]:  # about the first picture and, if that is the same, all that follows; odd if different
+    "Findings about whether a seed fixes the first picture, and seed and actions all that follows"
     if not np.array_equal(a.pictures[0], b.pictures[0]):
         text = 'two resets with one seed begin with different pictures; open episodes are lost when a run is resumed'
         return [EnvFinding('seed', text, odd=True)]
     out = [EnvFinding('seed', 'the first picture follows from it')]
-    for n, (x, y, r, s) in enumerate(zip(a.pictures[1:], b.pictures[1:], a.rewards, b.rewards), 1):
-        if r != s or not np.array_equal(x, y):
+    for n, (r, s) in enumerate(zip(a.rewards, b.rewards), 1):
+        if r != s or not np.array_equal(a.pictures[n], b.pictures[n]):
             what = 'reward' if r != s else 'picture'
             text = f'same seed, same actions, another {what} at step {n}; open episodes are lost when a run is resumed'
             return [*out, EnvFinding('determinism', text, odd=True)]
@@ -127,10 +127,10 @@ def same_finding(
 
 # %% ../../nbs/18_check_env.ipynb #c015
 def spaces_finding(
-    env,  # from `make_env`, after a reset
-    task: Task,  # what it is said to be
-) -> EnvFinding:  # about actions and observations
-    "Actions as registered, and observations inside the space that the environment announces"
+    env,  # from `make_env`; it is reset where its spaces can be seen
+    task: Task,  # the task that it plays
+) -> EnvFinding:  # odd if the first observation lies outside of the announced space
+    "Finding about the number of actions, and whether observations lie in the space that the environment announces"
     acts = f'{task.n_actions} actions' if task.n_actions else f'{task.d_continuous} continuous actions'
     base = getattr(env, 'env', None)
     space = getattr(base, 'observation_space', None)
@@ -148,9 +148,9 @@ def spaces_finding(
 
 
 def close_finding(
-    env,  # from `make_env`
-) -> EnvFinding:  # about its end
-    "Whether it can be closed, and how often"
+    env,  # from `make_env`; closed here
+) -> EnvFinding:  # odd if closing it printed something to stderr
+    "Finding about closing the environment"
     with redirect_stderr(io.StringIO()) as said:
         env.close()
     text = said.getvalue().strip()
@@ -160,37 +160,37 @@ def close_finding(
 # %% ../../nbs/18_check_env.ipynb #c017
 def check_env(
     task: Task | str,  # a task, or its name; your own have to be registered
-    steps: int = 64,  # of random play
-    size: int = 64,  # pixels of a side that are wanted
+    steps: int = 64,  # of random play, at least 1
+    size: int = 64,  # pixels of a side, at least 1
     seed: int = 0,  # of resets and actions
-) -> list[EnvFinding]:  # one for each thing that was looked at
-    "Play a few steps in an environment of a task and say what was found; raises `ConfigError` for unknown names"
+) -> list[EnvFinding]:  # one for each check; what the environment raises is the last, as a fatal one
+    "Findings about a task's environment from a few steps of random play; raises ConfigError for unusable arguments"
     (task,) = tasks_of(task) if isinstance(task, str) else (task,)
     if steps < 1 or size < 1:
         raise ConfigError(f'steps={steps} and size={size} must be at least 1')
-    found, part = [], ['make']
+    found, part = [], 'make'
     try:
         with _closed(make_env(task, size), found) as env, redirect_stderr(io.StringIO()):
             found.append(EnvFinding('make', f'{type(getattr(env, "env", env)).__name__} for task {task.name}'))
-            part.append('reset')
+            part = 'reset'
             env.reset(seed)
             found.append(EnvFinding('reset', 'it gives a picture'))
-            part.append('steps')
+            part = 'steps'
             first = trace(env, task, steps, seed)
             found += [steps_finding(first), picture_finding(first)]
-            part.append('spaces')
+            part = 'spaces'
             found.append(spaces_finding(env, task))
-            part.append('determinism')
+            part = 'determinism'
             with _closed(make_env(task, size)) as other:
-                found += same_finding(first, trace(other, task, steps, seed))
+                found += determinism_findings(first, trace(other, task, steps, seed))
     except MowError as e:
-        found.append(EnvFinding(part[-1], str(e).removeprefix(f"task '{task.name}': "), error=e))
+        found.append(EnvFinding(part, str(e).removeprefix(f"task '{task.name}': "), error=e))
     return found
 
 
 @contextmanager
 def _closed(env, found=None):
-    "An environment that is closed at the end, and what is to be said about that"
+    "Context that closes an environment at its end and appends the finding about that to a list"
     try:
         yield env
     finally:
@@ -201,13 +201,15 @@ def _closed(env, found=None):
 
 # %% ../../nbs/18_check_env.ipynb #c024
 def refuse_or_warn(
-    tasks: tuple[Task, ...],  # of a run; only those of the user's own are looked at
+    tasks: tuple[Task, ...],  # of a run; only those that a user registered are checked
     size: int,  # pixels of a side
     steps: int = 16,  # of random play
 ) -> None:
     "Check the environments that a user registered; raises the first fatal finding, prints odd ones on stderr"
     for task in tasks:
-        for f in check_env(task, steps, size) if task.suite == 'user' else ():
+        if task.suite != 'user':
+            continue
+        for f in check_env(task, steps, size):
             if f.error:
                 raise f.error
             if f.odd:

@@ -18,9 +18,9 @@ __all__ = [
     'robot_scene',
     'set_camera',
     'Style',
-    'merge',
+    'cluster_vertices',
     'simplify',
-    'Artist',
+    'SceneRenderer',
     'StateEnv',
     'RobotEnv',
     'settings',
@@ -71,7 +71,7 @@ def choose_gl() -> str:  # 'egl', 'osmesa' or 'glfw'; raises `ConfigError` if MU
 
 
 def load_library() -> tuple:  # the modules mujoco and metaworld
-    "Modules of the simulator and the tasks; raises one line if a package or an OpenGL library is missing"
+    "Modules of simulator and tasks; raises ModuleNotFoundError or, if OpenGL cannot draw, RuntimeError, of one line"
     gl = choose_gl()
     try:
         import metaworld
@@ -133,30 +133,32 @@ STYLES = dict(library=Style(4, 4096, True), plain=Style(), fast=Style(cell=0.02)
 ROBOT = ('base', 'pedestal', 'head', 'eGripperBase', 'tablebody', *(f'l{i}' for i in range(7)))
 
 
-def merge(
+def cluster_vertices(
     vert: np.ndarray,  # (corners, 3) positions
-    face: np.ndarray,  # (faces, 3) corners of each triangle
-    cell: float,  # side of a cell
-) -> tuple[np.ndarray, np.ndarray]:  # (kept, 3) triangles between representatives, (kept,) which ones they were
-    "Mesh simplified by vertex clustering: corners in one cell of a grid become one"
+    face: np.ndarray,  # (faces, 3) corners of each triangle, by index
+    cell: float,  # side of a cell, in the unit of the positions
+) -> tuple[np.ndarray, np.ndarray]:  # (kept, 3) corners of the triangles left, by index; (kept,) their rows in `face`
+    "Mesh simplified by vertex clustering: of the corners in one cell of a grid the first stands for all"
     _, first, cells = np.unique(np.floor(vert / cell), axis=0, return_index=True, return_inverse=True)
     tri = cells.reshape(-1)[face]
-    kept = np.flatnonzero((tri != np.roll(tri, 1, 1)).all(1))
-    kept = kept[np.sort(np.unique(np.sort(tri[kept], 1), axis=0, return_index=True)[1])]
+    kept = np.flatnonzero((tri != np.roll(tri, 1, 1)).all(1))  # those with corners in three cells
+    _, unlike = np.unique(np.sort(tri[kept], 1), axis=0, return_index=True)  # of equal ones the first
+    kept = kept[np.sort(unlike)]
     return first[tri[kept]], kept
 
 
 # %% ../../nbs/13_metaworld.ipynb #c023
 def simplify(
-    model: object,  # MuJoCo's
+    model: object,  # a `mujoco.MjModel`, changed in place
     cell: float,  # side of the cells, in metres
 ) -> None:
-    "Simplify the robot's meshes in place, for drawing only: contacts do not use these triangles"
+    "Simplify the meshes of robot and table by vertex clustering, for drawing only: contacts do not use triangles"
     for i in range(model.nmesh):
         if model.mesh(i).name not in ROBOT:
             continue
         at, n, v = model.mesh_faceadr[i], model.mesh_facenum[i], model.mesh_vertadr[i]
-        face, kept = merge(model.mesh_vert[v : v + model.mesh_vertnum[i]], model.mesh_face[at : at + n], cell)
+        corners, faces = model.mesh_vert[v : v + model.mesh_vertnum[i]], model.mesh_face[at : at + n]
+        face, kept = cluster_vertices(corners, faces, cell)
         for table in (model.mesh_facenormal, model.mesh_facetexcoord):
             table[at : at + len(kept)] = table[at : at + n][kept]
         model.mesh_face[at : at + len(kept)] = face
@@ -164,17 +166,19 @@ def simplify(
 
 
 # %% ../../nbs/13_metaworld.ipynb #c028
-class Artist:
+class SceneRenderer:
     "Offscreen renderer of one scene in one style"
 
     def __init__(
         self,
-        env: gym.Env,  # Meta-World's own
+        env: gym.Env,  # Meta-World's own; its model is changed: camera, quality, triangles
         size: int,  # pixels of a side
         style: Style,  # drawing quality
     ):
-        self.pen, (mujoco, _) = None, load_library()
-        m, self.mujoco, self.env, self.size = env.model, mujoco, env, size
+        self.mjr_context = None  # so that a renderer that could not be made can be closed
+        mujoco, _ = load_library()
+        self.mujoco, self.env, self.size = mujoco, env, size
+        m = env.model
         m.vis.quality.offsamples, m.vis.quality.shadowsize = style.samples, style.shadow
         m.vis.global_.offwidth = m.vis.global_.offheight = size
         set_camera(env)
@@ -186,32 +190,32 @@ class Artist:
         self.view.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = style.reflection
         gl = choose_gl()
         try:
-            canvas = import_module(f'mujoco.{gl}') if gl in ('egl', 'osmesa') else mujoco
-            self.canvas = canvas.GLContext(size, size)
-            self.canvas.make_current()
-            self.pen = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
+            library = import_module(f'mujoco.{gl}') if gl in ('egl', 'osmesa') else mujoco
+            self.gl_context = library.GLContext(size, size)
+            self.gl_context.make_current()
+            self.mjr_context = mujoco.MjrContext(m, mujoco.mjtFontScale.mjFONTSCALE_100)
         except Exception as e:
             raise RuntimeError(NO_PICTURE.format(os.environ['MUJOCO_GL'], type(e).__name__)) from None
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.pen)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self.mjr_context)
 
     def draw(self) -> np.ndarray:  # (size, size, 3) uint8, upright
         "Picture of the scene's present state"
         mj, env = self.mujoco, self.env
         out, rect = np.empty((self.size, self.size, 3), np.uint8), mj.MjrRect(0, 0, self.size, self.size)
-        self.canvas.make_current()
+        self.gl_context.make_current()
         mj.mjv_updateScene(env.model, env.data, self.options, None, self.camera, mj.mjtCatBit.mjCAT_ALL, self.view)
-        mj.mjr_render(rect, self.view, self.pen)
-        mj.mjr_readPixels(out, None, rect, self.pen)
+        mj.mjr_render(rect, self.view, self.mjr_context)
+        mj.mjr_readPixels(out, None, rect, self.mjr_context)
         return np.ascontiguousarray(out[:, ::-1])
 
     def close(self) -> None:
         "Free the OpenGL resources, with our own context current"
-        if self.pen is None:
+        if self.mjr_context is None:
             return
-        self.canvas.make_current()
-        self.pen.free()
-        self.canvas.free()
-        self.pen = None
+        self.gl_context.make_current()
+        self.mjr_context.free()
+        self.gl_context.free()
+        self.mjr_context = None
 
     def __del__(self):
         self.close()
@@ -254,12 +258,14 @@ class StateEnv(gym.Env):
     def step(
         self,
         action: np.ndarray,  # (4,) towards x, y, z, and the grip, each in [-1, 1]
-    ) -> tuple:  # (39,) state, sum of rewards, terminated, truncated, info with 'success'
+    ) -> tuple:  # (39,) state, sum of rewards, terminated, truncated, info with 'success' 0.0 or 1.0
         "Result of one agent step: `repeat` simulator steps, fewer where the episode is truncated"
         total, success = 0.0, 0.0
         for _ in range(min(self.repeat, self.length - self.t)):
             self.state, rew, _, _, info = self.scene.step(np.clip(action, -1, 1))
-            total, success, self.t = total + float(rew), max(success, float(info['success'])), self.t + 1
+            self.t += 1
+            total += float(rew)
+            success = max(success, float(info['success']))
         return self.state, total, False, self.t >= self.length, dict(success=success)
 
 
@@ -283,7 +289,7 @@ class RobotEnv(StateEnv):
         if size < 1:
             raise ValueError(f'size={size} must be at least 1')
         super().__init__(name, repeat, length, goals)
-        self.style, self.artist = render, Artist(self.scene, size, STYLES[render])
+        self.style, self.renderer = render, SceneRenderer(self.scene, size, STYLES[render])
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
 
     def reset(
@@ -305,17 +311,17 @@ class RobotEnv(StateEnv):
 
     def render(self) -> np.ndarray:  # (size, size, 3) uint8
         "Picture of the present state"
-        return self.artist.draw()
+        return self.renderer.draw()
 
     def close(self) -> None:
         "Free the renderer"
-        self.artist.close()
+        self.renderer.close()
 
 
 # %% ../../nbs/13_metaworld.ipynb #c039
 def settings(
-    env: RobotEnv,  # any
-) -> dict:  # plain data
+    env: RobotEnv,  # whose they are
+) -> dict:  # name -> text, number or list of numbers
     "Settings and versions that a result of this environment depends on"
     picture = dict(
         size=env.observation_space.shape[0],
@@ -360,7 +366,7 @@ def speed(
     name: str = 'reach-v3',  # a robot task
     render: str = 'fast',  # one of STYLES
     seconds: float = 1.0,  # how long to measure
-) -> dict:  # 'gl', 'frames_per_second', 'draw_ms', 'step_ms', the parts being medians
+) -> dict:  # 'gl'; 'frames_per_second' (agent steps); 'draw_ms', 'step_ms': medians in milliseconds
     "Speed of drawing and stepping a robot task on this machine, by the clock"
     env, draws, steps = RobotEnv(name, render=render), [], []
     env.reset(seed=0)

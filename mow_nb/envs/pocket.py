@@ -18,7 +18,7 @@ __all__ = [
     'TRUTH_DYNAMICS',
     'track_step',
     'reach_step',
-    'starts',
+    'states',
     'model',
     'exact_return',
     'random_return',
@@ -35,6 +35,7 @@ __all__ = [
 # %% ../../nbs/11_pocket.ipynb #c002
 from dataclasses import dataclass
 from functools import cache
+from typing import Callable
 
 import gymnasium as gym
 import numpy as np
@@ -44,7 +45,8 @@ from .tasks import Task
 from ..suites import LOOKS, POCKET8
 
 # %% ../../nbs/11_pocket.ipynb #c005
-PLACES, PERIOD = 8, 28  # places along a row of `track`; phases of the target's walk, there and back, two for each place
+PLACES = 8  # places along a row of `track`
+PERIOD = 28  # phases of the target's walk, there and back, two for each place
 
 
 def _target(phase):
@@ -53,9 +55,9 @@ def _target(phase):
 
 
 def track_step(
-    state: tuple[int, int],  # (phase, player)
+    state: tuple[int, int],  # (phase of the target's walk in 0..27, place of the player in 0..7)
     action: int,  # 0 left, 1 stay, 2 right
-) -> tuple[list, float]:  # equally likely next states, reward
+) -> tuple[list, float]:  # equally likely next states, reward in (0, 1]
     "Successor states and reward of one action in `track`"
     phase = (state[0] + 1) % PERIOD
     player = min(max(state[1] + action - 1, 0), PLACES - 1)
@@ -73,12 +75,14 @@ def _distance(a, b):
 
 
 def reach_step(
-    state: tuple[int, int],  # (player, goal), two different cells
-    action: int,  # index into MOVES
-) -> tuple[list, float]:  # equally likely next states, reward
+    state: tuple[int, int],  # (player, goal), two different cells in 0..15, counted row by row
+    action: int,  # index into MOVES: 0 stay, 1 up, 2 down, 3 left, 4 right
+) -> tuple[list, float]:  # equally likely next states, reward -1, 0 or 1
     "Successor states and reward of one action in `reach`"
     player, goal = state
-    row, col = (min(max(p + m, 0), GRID - 1) for p, m in zip(divmod(player, GRID), MOVES[action]))
+    row, col = divmod(player, GRID)
+    down, right = MOVES[action]
+    row, col = min(max(row + down, 0), GRID - 1), min(max(col + right, 0), GRID - 1)
     new = row * GRID + col
     rew = float(_distance(player, goal) - _distance(new, goal))
     if new != goal:
@@ -92,10 +96,10 @@ N_MOVES = dict(track=3, reach=5)
 
 
 @cache
-def starts(
+def states(
     kind: str,  # 'track' or 'reach'
-) -> list[tuple]:  # equally likely first states, which are all states
-    "All states of a dynamics, over which first states are uniform"
+) -> list[tuple]:  # as `track_step` and `reach_step` take them; an episode begins in each with the same probability
+    "All states of a dynamics"
     if kind == 'track':
         return [(t, p) for t in range(PERIOD) for p in range(PLACES)]
     return [(p, g) for p in range(GRID**2) for g in range(GRID**2) if p != g]
@@ -104,13 +108,19 @@ def starts(
 @cache
 def model(
     kind: str,  # 'track' or 'reach'
-) -> tuple[np.ndarray, np.ndarray]:  # (S, moves, J) equally likely next states by index, (S, moves) rewards
+) -> tuple[np.ndarray, np.ndarray]:  # (states, moves, J) equally likely next states by index, (states, moves) rewards
     "Transition table and reward table of a dynamics"
-    index = {s: i for i, s in enumerate(starts(kind))}
-    rows = [[STEPS[kind](s, a) for a in range(N_MOVES[kind])] for s in starts(kind)]
-    jumps = max(len(nexts) for row in rows for nexts, _ in row)
-    nxt = [[[index[n] for n in nexts] * (jumps // len(nexts)) for nexts, _ in row] for row in rows]
-    return np.array(nxt), np.array([[rew for _, rew in row] for row in rows])
+    index = {s: i for i, s in enumerate(states(kind))}
+    nxt, rew = [], []
+    for state in states(kind):
+        for action in range(N_MOVES[kind]):
+            nexts, r = STEPS[kind](state, action)
+            nxt.append([index[n] for n in nexts])
+            rew.append(r)
+    most = max(len(nexts) for nexts in nxt)
+    # a shorter list is repeated until it is as long: `most` is a multiple of every length
+    nxt = [nexts * (most // len(nexts)) for nexts in nxt]
+    return np.reshape(nxt, (len(index), -1, most)), np.reshape(rew, (len(index), -1))
 
 
 # %% ../../nbs/11_pocket.ipynb #c018
@@ -119,7 +129,7 @@ LENGTH = 40  # steps of an episode
 
 def exact_return(
     kind: str,  # 'track' or 'reach'
-    policy: np.ndarray | None = None,  # (S, moves) probabilities; None = the best player
+    policy: np.ndarray | None = None,  # (states, moves) probabilities, rows as in `states`; None = the optimal policy
     length: int = LENGTH,  # steps of an episode
 ) -> float:  # expected sum of rewards of one episode
     "Expected return of a policy, or of the optimal one, by dynamic programming over all states"
@@ -206,7 +216,7 @@ class Look:
     player_rgb: tuple  # its colour
     target: str  # stencil of the target
     target_rgb: tuple  # its colour
-    ground: object  # (y, x) -> (32, 32, 3) background
+    ground: Callable  # background from rows y and columns x, (32, 32) each -> (32, 32, 3) in 0..255
 
 
 _LOOK = dict(
@@ -240,15 +250,26 @@ def _corners(kind, who):
     return [(y, round(i * (SIDE - SPRITE) / (PLACES - 1))) for i in range(PLACES)]
 
 
+def _places(kind, state):
+    "Places of the target and of the player in a state"
+    if kind == 'track':
+        phase, player = state
+        return _target(phase), player
+    player, goal = state
+    return goal, player
+
+
 def sprite(
     look: str,  # one of LOOKS
     who: str,  # 'player' or 'target'
-    side: int = SPRITE,  # pixels of its side in a picture of 32; each shows the nearest row of the stencil
-    size: int = 32,  # pixels of a picture's side, a multiple of 32
-) -> tuple[np.ndarray, tuple]:  # (side * s, side * s) bool, where it is painted; its colour
-    "Mask and colour of a figure"
-    paint, rows = _LOOK[look], np.repeat(((np.arange(side) + 0.5) * 5 / side).astype(int), size // SIDE)
+    side: int = SPRITE,  # pixels of its side in a picture of 32
+    size: int = 32,  # pixels of the picture's side, s times 32
+) -> tuple[np.ndarray, tuple]:  # (side * s, side * s) bool, where it is painted; its colour, RGB in 0..255
+    "Mask and colour of a figure: its stencil of 5 x 5, enlarged to `side` x `side` and then s times"
+    paint = _LOOK[look]
     stencil = np.array([[c == '#' for c in row] for row in STENCILS[getattr(paint, who)].split()])
+    nearest = ((np.arange(side) + 0.5) * len(stencil) / side).astype(int)  # row of the stencil that each pixel shows
+    rows = nearest.repeat(size // SIDE)
     return stencil[np.ix_(rows, rows)], getattr(paint, f'{who}_rgb')
 
 
@@ -257,12 +278,16 @@ def patches(
     kind: str,  # 'track' or 'reach'
     who: str,  # 'player' or 'target'
     look: str,  # one of LOOKS
-    size: int = 32,  # pixels of a side, a multiple of 32
-) -> list[tuple]:  # per place: rows, columns (slices), pixels (7s, 7s, 3) uint8
+    size: int = 32,  # pixels of a side, s times 32
+) -> list[tuple]:  # per place (of a row, or cell): slice of rows, slice of columns, (7 s, 7 s, 3) uint8 pixels
     "Sprite laid over the background at each of its places, with the slices to paste it to"
-    s, (mask, rgb) = size // SIDE, sprite(look, who, size=size)
-    cuts = [(slice(y * s, (y + SPRITE) * s), slice(x * s, (x + SPRITE) * s)) for y, x in _corners(kind, who)]
-    return [(*cut, np.where(mask[..., None], np.uint8(rgb), background(look, size)[cut])) for cut in cuts]
+    mask, rgb = sprite(look, who, size=size)
+    out, s = [], size // SIDE
+    for y, x in _corners(kind, who):
+        rows, columns = slice(y * s, (y + SPRITE) * s), slice(x * s, (x + SPRITE) * s)
+        ground = background(look, size)[rows, columns]
+        out.append((rows, columns, np.where(mask[..., None], np.uint8(rgb), ground)))
+    return out
 
 
 # %% ../../nbs/11_pocket.ipynb #c037
@@ -290,7 +315,7 @@ class PocketEnv(gym.Env):
     ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; empty info
         "First picture of an episode"
         super().reset(seed=seed)
-        self.t, self.state = 0, starts(self.kind)[self.np_random.integers(len(starts(self.kind)))]
+        self.t, self.state = 0, states(self.kind)[self.np_random.integers(len(states(self.kind)))]
         return self.render(), {}
 
     def step(
@@ -305,8 +330,7 @@ class PocketEnv(gym.Env):
     def render(self) -> np.ndarray:  # (size, size, 3) uint8
         "Picture of the present state"
         img = self.ground.copy()
-        where = (_target(self.state[0]), self.state[1]) if self.kind == 'track' else self.state[::-1]
-        for place, sprites in zip(where, (self.target, self.player)):
+        for place, sprites in zip(_places(self.kind, self.state), (self.target, self.player)):
             rows, cols, pixels = sprites[place]
             img[rows, cols] = pixels
         return img
@@ -315,22 +339,25 @@ class PocketEnv(gym.Env):
 # %% ../../nbs/11_pocket.ipynb #c048
 def expert_move(
     kind: str,  # 'track' or 'reach'
-    state: tuple[int, int],  # the true state
-) -> int:  # the best action
+    state: tuple[int, int],  # as `track_step` or `reach_step` takes it
+) -> int:  # index of the action
     "Optimal action in a state"
     if kind == 'track':
         return 1 + int(np.sign(_target((state[0] + 1) % PERIOD) - state[1]))
     (row, col), (to_row, to_col) = (divmod(cell, GRID) for cell in state)
-    return (1 if to_row < row else 2) if row != to_row else (3 if to_col < col else 4)
+    if row != to_row:
+        return 1 if to_row < row else 2
+    return 3 if to_col < col else 4
 
 
 def expert_action(
     env: gym.Env,  # a PocketEnv, wrapped or not
-) -> int:  # the best action in its present state
+) -> int:  # index of the action
     "Optimal action in the present state of an environment"
     return expert_move(env.unwrapped.kind, env.unwrapped.state)
 
 
 # %% ../../nbs/11_pocket.ipynb #c060
-TRUTH_VISUAL = {name: LOOKS.index(name.split('-')[1]) for name in POCKET8}
-TRUTH_DYNAMICS = {name: tuple(N_MOVES).index(name.split('-')[0]) for name in POCKET8}
+# group of each task by name: four looks, two dynamics
+TRUTH_VISUAL = {name: LOOKS.index(_split(name)[1]) for name in POCKET8}
+TRUTH_DYNAMICS = {name: tuple(N_MOVES).index(_split(name)[0]) for name in POCKET8}

@@ -21,13 +21,13 @@ class NoPicture(Exception):
 
 
 class BadAnswer(Exception):
-    "Result of `reset` or `step` that does not have gymnasium's form"
+    "Result of `reset` or `step` whose parts are not those of gymnasium's interface"
 
 
 # %% ../../nbs/14_probe.ipynb #c007
 def picture_of(
-    obs,  # what an environment showed
-) -> np.ndarray | None:  # (H, W, 3) uint8; None if there is no picture in it
+    obs,  # an observation or a drawing, of any kind
+) -> np.ndarray | None:  # (H, W, 3) uint8; None if it holds no picture, or more than one
     "RGB picture in a uint8 array, or the only one in a dict: channels last, grey repeated, newest frame of a stack"
     if isinstance(obs, dict):
         found = [p for p in map(picture_of, obs.values()) if p is not None]
@@ -54,14 +54,16 @@ def picture_of(
 def call_env(
     env,  # a gymnasium environment, or anything with its `reset` and `step`
     what: str,  # 'reset' or 'step'
-    x,  # a seed, or an action
-) -> tuple:  # picture (H, W, 3) uint8, then for a step reward, terminated, truncated; then info, plain numbers only
-    "Checked result of `reset` or `step`; raises BadAnswer, NotANumber or NoPicture"
-    answer = env.reset(seed=x) if what == 'reset' else env.step(x)
-    parts = dict(reset='observation, info', step='observation, reward, terminated, truncated, info')[what]
-    if not isinstance(answer, tuple) or len(answer) != parts.count(',') + 1:
+    x,  # the seed, or the action in the environment's own form
+) -> tuple:  # picture (H, W, 3) uint8, info; for a step picture, reward, terminated, truncated, info
+    "Checked result of `reset` or `step`, of `info` only plain numbers; raises BadAnswer, NotANumber or NoPicture"
+    if what == 'reset':
+        answer, parts = env.reset(seed=x), ('observation', 'info')
+    else:
+        answer, parts = env.step(x), ('observation', 'reward', 'terminated', 'truncated', 'info')
+    if not isinstance(answer, tuple) or len(answer) != len(parts):
         told = f'{len(answer)} values' if isinstance(answer, tuple) else _kind(answer)
-        raise BadAnswer(f'{what} must return ({parts}), as gymnasium has it; it returned {told}')
+        raise BadAnswer(f"{what} must return ({', '.join(parts)}), as gymnasium has it; it returned {told}")
     obs, *rest, info = answer
     if rest:
         rest = _reward(rest[0]), bool(rest[1]), bool(rest[2])
@@ -82,20 +84,20 @@ _MOST_REWARD = float(np.finfo(np.float32).max)  # what is stored of a reward has
 
 
 def _reward(x):
-    "A reward as a number"
+    "A reward as a float; BadAnswer if it is not one number, NotANumber if it is not finite in 32 bits"
+    if x is None:
+        raise BadAnswer('the reward must be a number, not nothing')
     try:
         rew = float(np.asarray(x, float).reshape(()))
     except (TypeError, ValueError):
         raise BadAnswer(f'the reward must be a number, not {_kind(x)}') from None
-    if x is None:
-        raise BadAnswer('the reward must be a number, not nothing')
     if not abs(rew) <= _MOST_REWARD:
         raise NotANumber(f'the reward is {rew}')
     return rew
 
 
 def _picture(env, obs):
-    "What is seen: the observation if that is a picture, else what the environment draws"
+    "Picture in the observation if there is one, else in what the environment draws; NoPicture if in neither"
     if (picture := picture_of(obs)) is not None:
         return picture
     try:
@@ -111,7 +113,7 @@ def _picture(env, obs):
 
 
 def _kind(x):
-    "What something is, in a few words"
+    "Description of an object's type, for messages"
     if isinstance(x, dict):
         return f"a dict of {', '.join(f'{k}: {_kind(v)}' for k, v in x.items())}"[:200]
     if isinstance(x, np.ndarray):
@@ -122,8 +124,8 @@ def _kind(x):
 # %% ../../nbs/14_probe.ipynb #c015
 def by_id(
     name: str,  # a gymnasium id; 'module:id' imports a module first
-):  # the environment, which draws if it can
-    "Environment made by gymnasium from its registered id, with RGB drawing where it offers that"
+):  # the environment; raises gymnasium's own error for an unknown id
+    "Environment made by gymnasium from its registered id, with render_mode 'rgb_array' where it takes a mode"
     gym = importlib.import_module('gymnasium')
     if name.startswith('ALE/'):
         importlib.import_module('ale_py')  # whose import makes them known

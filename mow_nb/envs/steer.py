@@ -34,16 +34,16 @@ REACH = 2 * STRIDE  # a target counts as reached from here
 
 def _distance(a, b):
     "Euclidean distance over the last axis"
-    return np.sqrt(((a - b) ** 2).sum(-1))
+    return np.linalg.norm(a - b, axis=-1)
 
 
 def steer_step(
     place: np.ndarray,  # (..., 2) where the player stands, right and down, in [0, 1]
-    target: np.ndarray,  # (..., 2) where it wants to be
-    push: np.ndarray,  # (..., 2) the action, in [-1, 1]
-) -> tuple[np.ndarray, np.ndarray]:  # (..., 2) where it stands then, (...) reward
+    target: np.ndarray,  # (..., 2) where it wants to be, in [0, 1]
+    push: np.ndarray,  # (..., 2) the action, right and down, in [-1, 1]; longer than 1 counts as 1
+) -> tuple[np.ndarray, np.ndarray]:  # (..., 2) where it stands then, in [0, 1]; (...) reward in [-1, 1]
     "Next place of the player, and the reward: progress towards the target in strides"
-    push = push / np.maximum(1, np.sqrt((push**2).sum(-1, keepdims=True)))
+    push = push / np.maximum(1, np.linalg.norm(push, axis=-1, keepdims=True))
     new = np.clip(place + STRIDE * push, 0, 1)
     return new, (_distance(place, target) - _distance(new, target)) / STRIDE
 
@@ -53,9 +53,9 @@ MARKS = np.array([(x, y) for y in (0.15, 0.85) for x in (0.15, 0.85)])  # (4, 2)
 
 
 def next_target(
-    place: np.ndarray,  # (n, 2) where players stand
+    place: np.ndarray,  # (n, 2) where n players stand, in [0, 1]
     rng: np.random.Generator,  # draws the marks
-) -> np.ndarray:  # (n, 2) a target for each, out of reach
+) -> np.ndarray:  # (n, 2) a target for each, one of MARKS
     "Random marks further than `REACH` from the players, uniform over such marks"
     target = MARKS[rng.integers(len(MARKS), size=len(place))]
     near = _distance(place, target) <= REACH
@@ -69,8 +69,8 @@ def random_play(
     n: int,  # players
     rng: np.random.Generator,  # draws starts, targets and pushes
     length: int = LENGTH,  # steps of an episode
-) -> np.ndarray:  # (n,) sums of rewards
-    "Returns of uniform random play, one episode each"
+) -> np.ndarray:  # (n,) sum of the rewards of each
+    "Returns of uniform random play in steering tasks, one episode for each player"
     place, total = rng.random((n, 2)), np.zeros(n)
     target = next_target(place, rng)
     for _ in range(length):
@@ -83,7 +83,7 @@ def random_play(
 
 @cache
 def steer_bounds() -> tuple[float, float]:  # mean over 20,000 random episodes of one seed; exact optimum
-    "Expected return of uniform random play, and the optimal return"
+    "Expected return of uniform random play in steering tasks, and the optimal return"
     return float(random_play(20_000, np_rng(0, 'steer')).mean()), float(LENGTH)
 
 
@@ -92,7 +92,7 @@ FIGURE = 9  # pixels of a sprite's side, in a picture of 32
 
 
 def _look(task):
-    "Look of a task, from its name"
+    "Look of a task, from its name; ConfigError if it is no steering task"
     name = task if isinstance(task, str) else task.name
     if name not in STEER4:
         raise ConfigError(f"'{name}' is not a steering task: choose one of {', '.join(STEER4)}")

@@ -68,8 +68,8 @@ def acts_of(
     return 0, 0
 
 
-def _asked(name, make):
-    "The same for an environment that is about to be registered"
+def _acts_of_env(name, make):
+    "The two numbers of `acts_of` for an environment that is about to be registered; ConfigError if it has none"
     make = getattr(make, 'make', make)  # an `IsolatedEnv` holds its recipe
     where = f"task '{name}': n_actions and d_continuous were not given, and "
     space = getattr(make, 'action_space', None)
@@ -83,7 +83,8 @@ def _asked(name, make):
         raise ConfigError(
             f"{where}asking its environment failed ({type(e).__name__}: {' '.join(str(e).split())})"
         ) from None
-    if not sum(found := acts_of(space)):
+    found = acts_of(space)
+    if found == (0, 0):
         raise ConfigError(f'{where}its environment acts in {space}, which is neither Discrete nor a bounded Box')
     return found
 
@@ -91,8 +92,8 @@ def _asked(name, make):
 _MOST_CONTINUOUS = 1024  # the action vector of every task is that wide
 
 
-def _number(name, what, n, most):
-    "A number of actions as an int"
+def _checked_count(name, what, n, most):
+    "A number of actions as an int; ConfigError if it is not a whole number in 0..most"
     try:
         n = operator.index(n)
     except TypeError:
@@ -126,9 +127,9 @@ def register(
             f'not a {type(make).__name__}'
         )
     if not n_actions and not d_continuous:
-        n_actions, d_continuous = _asked(name, make)
-    n_actions = _number(name, 'n_actions', n_actions, N_DISCRETE)
-    d_continuous = _number(name, 'd_continuous', d_continuous, _MOST_CONTINUOUS)
+        n_actions, d_continuous = _acts_of_env(name, make)
+    n_actions = _checked_count(name, 'n_actions', n_actions, N_DISCRETE)
+    d_continuous = _checked_count(name, 'd_continuous', d_continuous, _MOST_CONTINUOUS)
     task = Task(name, 'user', n_actions, d_continuous, tuple(action_names))
     _USER[name] = (task, make)
     return task
@@ -148,7 +149,7 @@ def maker(
 
 # %% ../../nbs/10_tasks.ipynb #c018
 def _task(name, full_actions):
-    "Task with a given name"
+    "Task with a given name, built in or registered; ConfigError if there is none"
     if name in _USER:
         return _USER[name][0]
     for key, suite in SUITES.items():
@@ -163,28 +164,32 @@ def _task(name, full_actions):
 
 # %% ../../nbs/10_tasks.ipynb #c020
 def tasks_of(
-    spec: str,  # names of tasks or suites, joined by commas
+    spec: str,  # names of tasks or of sets of tasks (`suites.task_sets`), joined by commas; blanks do not count
     full_actions: bool = False,  # all 18 joystick positions for Atari
 ) -> tuple[Task, ...]:  # K tasks in the order named
-    "Tasks named by a comma-separated text; raises ConfigError for unknown or repeated names"
+    "Tasks named by a comma-separated text; raises ConfigError for no, unknown or repeated names"
     words = [w.strip() for w in spec.split(',') if w.strip()]
     if not words:
         raise ConfigError("no task named: try 'Pong', 'Pong,Breakout', 'pocket' or 'atari100k'")
-    for name in (w[4:] for w in words if w.startswith('mt1:')):
-        if name not in MT50:
-            raise ConfigError(suggest(name, MT50, 'robot task'))
-    sets = task_sets()
-    names = [n for w in words for n in sets.get(w, (w.removeprefix('mt1:'),))]
-    twice = [n for n in dict.fromkeys(names) if names.count(n) > 1]
-    if twice:
-        raise ConfigError(f"task '{twice[0]}' is named twice")
-    return tuple(_task(n, full_actions) for n in names)
+    names = []
+    for word in words:
+        if word.startswith('mt1:'):
+            word = word.removeprefix('mt1:')
+            if word not in MT50:
+                raise ConfigError(suggest(word, MT50, 'robot task'))
+            names.append(word)
+        else:
+            names += task_sets().get(word, (word,))
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"task '{name}' is named twice")
+    return tuple(_task(name, full_actions) for name in names)
 
 
 # %% ../../nbs/10_tasks.ipynb #c025
 def d_max(
     tasks: tuple[Task, ...],  # K tasks
-) -> int:  # width of the continuous part
+) -> int:  # width of the continuous part; 0 if no task has any
     "Largest number of continuous action values among the tasks"
     return max((t.d_continuous for t in tasks), default=0)
 
@@ -207,7 +212,7 @@ def action_masks(
 def continuous_masks(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
-) -> np.ndarray:  # (K, d_max) bool
+) -> np.ndarray:  # (K, d_max) bool, the first `d_continuous` of each row
     "Masks of the continuous action values in use, one row per task"
     return np.arange(d_max) < np.array([t.d_continuous for t in tasks])[:, None]
 
@@ -217,7 +222,7 @@ def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
 ) -> int | np.ndarray:  # index of the discrete action, or (d_continuous,) values in [-1, 1]
-    "A task's native action from the shared action vector: argmax of the one-hot half, or the clipped continuous values"
+    "A task's native action from the shared action vector: argmax of the one-hot part, or the clipped continuous values"
     if task.n_actions:
         return int(action[: task.n_actions].argmax())
     return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)
@@ -228,7 +233,7 @@ def random_actions(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
     rng: np.random.Generator,  # source of the draws
-) -> np.ndarray:  # (K, 18 + d_max) float32
+) -> np.ndarray:  # (K, 18 + d_max) float32: one-hot, then values in [-1, 1]; 0 where a task has none
     "Shared action vectors of a uniform random policy, one per task"
     out = np.zeros((len(tasks), N_DISCRETE + d_max), np.float32)
     for row, task in zip(out, tasks):
@@ -248,9 +253,9 @@ def held_actions(
 ) -> np.ndarray:  # (K, 18 + d_max) float32
     "Shared action vectors of a random policy that holds each action for 1, 2, 4, ... or `hold` steps, one per task"
     lengths = 2 ** np_rng(seed, 'hold', step=step // hold).integers(0, hold.bit_length(), len(tasks))
-    starts = (step - step % hold % lengths).tolist()
-    drawn = {s: random_actions(tasks, d_max, np_rng(seed, 'random play', step=s)) for s in starts}
-    return np.stack([drawn[s][k] for k, s in enumerate(starts)])
+    begun = (step - step % lengths).tolist()  # per task, the step in which its present action was drawn
+    drawn = {s: random_actions(tasks, d_max, np_rng(seed, 'random play', step=s)) for s in begun}
+    return np.stack([drawn[s][k] for k, s in enumerate(begun)])
 
 
 # %% ../../nbs/10_tasks.ipynb #c042

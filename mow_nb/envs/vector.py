@@ -85,7 +85,7 @@ def make_steer(
 def make_robot(
     task: Task,  # of the suite 'metaworld'
     size: int,  # pixels of a side
-    options: dict,  # of `metaworld.RobotEnv`
+    options: dict,  # further arguments of `metaworld.RobotEnv`
 ) -> Env:  # in a worker, ready to be reset
     "Environment of a robot task"
     # EGL opens the graphics card when it is imported, and a card that is open does not survive a fork
@@ -99,13 +99,15 @@ def make_env(
     size: int = 64,  # pixels of a side
     protocol: AtariProtocol = AtariProtocol(),  # rules of Atari, for Atari tasks
     robots: dict | None = None,  # options of `metaworld.RobotEnv`, for robot tasks; None = its own
-) -> Env:  # ready to be reset; raises ConfigError if the suite is unknown
+) -> Env:  # ready to be reset; raises ConfigError if the suite is unknown or the user's environment cannot be made
     "Environment of a task, made by the maker of its suite"
     suite = suite_of(task)
     if not suite.make:
         raise ConfigError(f"no environments for suite '{task.suite}' of task '{task.name}'")
-    settings = {'': (), 'protocol': (protocol,), 'robots': (robots or {},)}[suite.settings]
-    return resolve_name(suite.make)(task, size, *settings)
+    make = resolve_name(suite.make)
+    if not suite.settings:
+        return make(task, size)
+    return make(task, size, dict(protocol=protocol, robots=robots or {})[suite.settings])
 
 
 # %% ../../nbs/17_vector.ipynb #c018
@@ -114,7 +116,7 @@ def replay_episode(
     seed: int,  # seed of the episode
     actions: np.ndarray,  # (n, A) its actions so far
 ) -> tuple[np.ndarray, float]:  # (size, size, 3) uint8 picture it stands at; sum of rewards so far
-    "Picture and return after replaying an open episode; raises EnvError if it ends before its last action"
+    "Picture and return after replaying an open episode; raises EnvError if it ends with one of these actions"
     for _ in range(3):  # a worker that fails on the way gets another chance
         (obs, info), total = env.reset(seed), 0.0
         for step, action in enumerate(actions, 1):
@@ -163,13 +165,17 @@ class Pool:
         seed: int = 0,  # of the run
         size: int = 64,  # pixels of a side
         protocol: AtariProtocol = AtariProtocol(),  # rules of Atari
-        purpose: str = 'episode',  # keeps evaluation apart from training
-        robots: dict | None = None,  # options of robot tasks
+        purpose: str = 'episode',  # part of every episode's seed, so that evaluation plays others than training
+        robots: dict | None = None,  # options of `metaworld.RobotEnv`, for robot tasks; None = its own
     ):
         self.tasks, self.seed, self.purpose = tuple(tasks), seed, purpose
-        K, self.envs, self.finished = len(self.tasks), [], []
-        self.episode, self.acts, self.ret, self.success = [-1] * K, [None] * K, [0.0] * K, [None] * K
-        self.played, self.lost = 0, [0] * K
+        self.envs = []
+        self.finished = []  # `Episode` of each that is over
+        self.played = 0  # steps of each task
+        K = len(self.tasks)
+        self.lost = [0] * K  # of these, the steps that ended a broken episode
+        self.episode = [-1] * K  # number of the open episode; the rest is set when it begins
+        self.acts, self.ret, self.success = [None] * K, [None] * K, [None] * K
         try:
             for t in self.tasks:
                 self.envs.append(make_env(t, size, protocol, robots))
@@ -207,19 +213,20 @@ class Pool:
     ) -> Steps:  # what happened, each entry with a task axis
         "Result of one action in every task; finished episodes are replaced by new ones"
         actions = np.asarray(actions, np.float32)
-        before, rew, cont, done = self.obs, *(np.zeros(len(self.tasks), t) for t in (np.float32, np.float32, bool))
+        K, before = len(self.tasks), self.obs
+        rew, cont = np.zeros(K, np.float32), np.zeros(K, np.float32)
+        done, broken = np.zeros(K, bool), [False] * K
+        after = np.empty_like(before)
         for env, action in zip(self.envs, actions):
             env.send(action)
-        after, broken = np.empty_like(before), [False] * len(self.tasks)
         for k, env in enumerate(self.envs):
             after[k], rew_k, terminated, truncated, info = env.recv()
             self.acts[k].append(actions[k, : N_DISCRETE + env.task.d_continuous].copy())
-            rew[k], self.ret[k] = rew_k, self.ret[k] + rew_k  # the sum in full precision: resuming compares it exactly
-            cont[k], done[k], broken[k] = (
-                not (terminated or info['life_lost']),
-                terminated or truncated,
-                'fault' in info,
-            )
+            rew[k] = rew_k
+            self.ret[k] += rew_k  # the sum in full precision: resuming compares it exactly
+            cont[k] = not (terminated or info['life_lost'])
+            done[k] = terminated or truncated
+            broken[k] = 'fault' in info
             if 'success' in info:
                 self.success[k] = bool(self.success[k][0] or info['success']), bool(info['success'])
         for k in np.flatnonzero(done):
@@ -234,7 +241,7 @@ class Pool:
     def state_dict(
         self,
     ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_continuous) array of actions
-        "Episode numbers, actions so far and returns of all tasks"
+        "Where the episodes of all tasks stand: their numbers, actions and returns so far, and a checksum of the picture"
         tasks = {
             t.name: dict(
                 episode=self.episode[k],
@@ -270,7 +277,7 @@ class Pool:
             if ret != float(saved['ret']):
                 was = float(saved['ret'])
                 self.give_up(k, f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {was:g}")
-            elif zlib.crc32(obs.tobytes()) != saved.get('look', zlib.crc32(obs.tobytes())):
+            elif 'look' in saved and zlib.crc32(obs.tobytes()) != saved['look']:
                 self.give_up(k, f"task '{task.name}': replaying its open episode led to another picture")
             else:
                 self.obs[k], self.ret[k] = obs, ret
@@ -278,7 +285,7 @@ class Pool:
     def give_up(
         self,
         k: int,  # index of a task
-        why: str,  # one line
+        why: str,  # one line about the cause, printed to stderr
     ) -> None:
         "Record the open episode of a task as broken, print why, and begin its next"
         print(f'{why}; the episode is given up, and the next begins', file=sys.stderr)

@@ -52,34 +52,35 @@ class IsolatedEnv:
 
 # %% ../../nbs/15_workers.ipynb #c014
 def worker_main(
-    line: Connection,  # to the supervisor; first come the import path and what to make
+    connection: Connection,  # to the supervisor, which first sends the import path and what to make
 ) -> None:
     "Main loop of a worker process: make the environment, then answer requests until the connection closes"
     die_with_parent()
     env, what = None, 'make'
-    sys.path[:] = line.recv()
+    sys.path[:] = connection.recv()
     while True:
         try:
             if env is None:
-                env = _build(line.recv())
+                env = _build(connection.recv())
                 answer = getattr(env, 'action_space', None)
             else:
-                what, x = line.recv()
+                what, x = connection.recv()
                 answer = call_env(env, what, x)
-            line.send(('ok', answer))
+            connection.send(('ok', answer))
         except (EOFError, ConnectionError):
             break
         except NotANumber as e:
-            line.send(('nan', f'{what}: {e}'))
+            connection.send(('nan', f'{what}: {e}'))
         except Exception as e:
-            line.send(('exception', f"{what}: {type(e).__name__}: {' '.join(str(e).split())}"))
+            connection.send(('exception', f"{what}: {type(e).__name__}: {' '.join(str(e).split())}"))
     if hasattr(env, 'close'):
         env.close()
 
 
 def _build(make):
-    "Environment made by the recipe of an `IsolatedEnv`"
-    if (env := by_id(make) if isinstance(make, str) else make()) is None:
+    "Environment made by the recipe of an `IsolatedEnv`; BadAnswer if it makes none"
+    env = by_id(make) if isinstance(make, str) else make()
+    if env is None:
         raise BadAnswer('the function that should make the environment returned nothing')
     return env
 
@@ -92,26 +93,26 @@ def die_with_parent() -> None:
 
 # %% ../../nbs/15_workers.ipynb #c018
 def serve(
-    fd: int,  # file descriptor of the line to the process that trains
+    fd: int,  # file descriptor of the connection to the process that trains
 ) -> None:
     "Main loop of the fork server: spawn and reap workers until the connection closes"
     for s in (signal.SIGINT, signal.SIGTERM):
         signal.signal(s, signal.SIG_IGN)  # Ctrl-C is for the process that trains, which ends us in good order
-    line = Connection(fd)
+    connection = Connection(fd)
     try:
         while True:
-            what, x = line.recv()
-            line.send(spawn(line, x) if what == 'spawn' else reap(*x))
+            what, x = connection.recv()
+            connection.send(spawn(connection, x) if what == 'spawn' else reap(*x))
     except (EOFError, ConnectionError):
         os._exit(0)
 
 
 def spawn(
-    line: Connection,  # to the process that trains; the worker's own line comes through it
+    connection: Connection,  # to the process that trains; the file descriptor of the worker's own comes through it
     preload: tuple,  # as in `IsolatedEnv`
-) -> int:  # process id
-    "Process id of a newly forked worker"
-    fd = recv_handle(line)
+) -> int:  # process id; the worker itself never returns from here
+    "Process id of a worker that the fork server has newly forked"
+    fd = recv_handle(connection)
     for name in preload:
         with suppress(Exception):  # the worker will run into the same, and say so
             if callable(load := pkgutil.resolve_name(name)):
@@ -119,7 +120,7 @@ def spawn(
     if pid := os.fork():
         os.close(fd)
         return pid
-    line.close()
+    connection.close()
     try:
         worker_main(Connection(fd))
         code = 0
@@ -136,12 +137,14 @@ def reap(
 ) -> int:  # -n if signal n ended it
     "Exit code of a worker, which is killed if it does not leave by itself in time"
     end = time.monotonic() + grace
-    while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < end:
+    ended, status = os.waitpid(pid, os.WNOHANG)  # ended is 0 as long as it runs
+    while not ended and time.monotonic() < end:
         time.sleep(0.002)
-    if not found[0]:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
         os.kill(pid, signal.SIGKILL)
-        found = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(found[1])
+        _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 # %% ../../nbs/15_workers.ipynb #c020
@@ -150,11 +153,12 @@ class ForkServer:
 
     def __init__(self):
         here, there = socket.socketpair()
-        path = os.pathsep.join(p or os.getcwd() for p in sys.path)
         env = {
             **os.environ,
-            **dict.fromkeys(('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS', 'MKL_NUM_THREADS'), '1'),
-            'PYTHONPATH': path,
+            'OMP_NUM_THREADS': '1',
+            'OPENBLAS_NUM_THREADS': '1',
+            'MKL_NUM_THREADS': '1',
+            'PYTHONPATH': os.pathsep.join(p or os.getcwd() for p in sys.path),
         }
         with there:
             self.process = subprocess.Popen(
@@ -163,21 +167,22 @@ class ForkServer:
                 stdin=subprocess.DEVNULL,
                 env=env,
             )
-        self.line, self.owner, self.lock = Connection(here.detach()), os.getpid(), threading.Lock()
+        self.connection = Connection(here.detach())
+        self.owner, self.lock = os.getpid(), threading.Lock()  # whoever is forked from the owner needs a new server
 
     def spawn(
         self,
-        fd: int,  # file descriptor of the worker's end of its line
+        fd: int,  # file descriptor of the worker's end of its connection
         preload: tuple,  # as in `IsolatedEnv`
         timeout: float,  # seconds that importing it may take
     ) -> int:  # process id; raises WorkerError if the server died or took too long
         "Process id of a new worker"
         with self.lock:
             with suppress(EOFError, OSError):
-                self.line.send(('spawn', preload))
-                send_handle(self.line, fd, self.process.pid)
-                if self.line.poll(timeout):
-                    return self.line.recv()
+                self.connection.send(('spawn', preload))
+                send_handle(self.connection, fd, self.process.pid)
+                if self.connection.poll(timeout):
+                    return self.connection.recv()
             self.process.kill()
             self.process.wait()  # the next request gets a new server
         raise WorkerError(
@@ -191,8 +196,8 @@ class ForkServer:
     ) -> int:  # -n if signal n ended it; -9 if it went with the server
         "Exit code of a worker that is being ended"
         with self.lock, suppress(EOFError, OSError):
-            self.line.send(('reap', (pid, grace)))
-            return self.line.recv()
+            self.connection.send(('reap', (pid, grace)))
+            return self.connection.recv()
         return -signal.SIGKILL
 
 
@@ -201,7 +206,7 @@ _SERVERS = []
 
 
 def fork_server() -> ForkServer:  # started when first asked for, and again if it has died
-    "The fork server of this process"
+    "Fork server of this process, one for all its workers"
     if _SERVERS and (_SERVERS[0].owner != os.getpid() or _SERVERS[0].process.poll() is not None):
         _SERVERS.clear()
     if not _SERVERS:
@@ -211,7 +216,7 @@ def fork_server() -> ForkServer:  # started when first asked for, and again if i
 
 # %% ../../nbs/15_workers.ipynb #c024
 class Fault(Exception):
-    "Failure of a worker: its kind, and one line about it"
+    "Failure of a worker; its args are the kind ('exception', 'crash', 'exit', 'hang' or 'nan') and one line about it"
 
 
 class Process:
@@ -221,30 +226,31 @@ class Process:
         self,
         isolated: IsolatedEnv,  # what it shall make
     ):
-        self.home, (self.line, there) = fork_server(), Pipe()
+        self.server, self.code = fork_server(), None  # exit code, once it has ended
+        self.connection, there = Pipe()
         with there:
-            self.pid, self.code = self.home.spawn(there.fileno(), isolated.preload, isolated.start_timeout), None
+            self.pid = self.server.spawn(there.fileno(), isolated.preload, isolated.start_timeout)
         self.send(sys.path, isolated.make)
 
     def send(
         self,
-        *words,  # to be sent one after the other
+        *requests,  # to be sent one after the other: what can be pickled
     ) -> None:
-        "Send requests; a broken connection is left for `recv` to report"
+        "Send requests without waiting; a broken connection is left for `recv` to report"
         with suppress(OSError):
-            for w in words:
-                self.line.send(w)
+            for request in requests:
+                self.connection.send(request)
 
     def recv(
         self,
-        until: float,  # deadline by the monotonic clock
+        until: float,  # deadline, in seconds of `time.monotonic()`
     ):  # what the environment answered
         "Next answer; raises Fault on an error, a dead process or a missed deadline"
         try:
             # an answer that is there counts, however late we come to fetch it
-            if not self.line.poll(max(0.0, until - time.monotonic())):
+            if not self.connection.poll(max(0.0, until - time.monotonic())):
                 raise Fault('hang', 'no answer in time')
-            kind, x = self.line.recv()
+            kind, x = self.connection.recv()
         except (EOFError, ConnectionError):
             code = self.close(1.0)
             if code < 0:
@@ -261,8 +267,8 @@ class Process:
     ) -> int:  # exit code; -n if signal n ended it
         "Exit code after ending the process; further calls return the same code"
         if self.code is None:  # its number may belong to another process by the second time
-            self.line.close()
-            self.code = self.home.reap(self.pid, grace)
+            self.connection.close()
+            self.code = self.server.reap(self.pid, grace)
         return self.code
 
 
@@ -273,7 +279,7 @@ class WorkerError(Exception):
 
 # %% ../../nbs/15_workers.ipynb #c031
 class Supervisor:
-    "Starts the processes of one environment, counts their failures and gives up after too many"
+    "Owner of the process of one environment: starts it, counts its failures and gives up after too many"
 
     def __init__(
         self,
@@ -296,8 +302,8 @@ class Supervisor:
 
     def record_failure(
         self,
-        kind: str,  # of the fault
-        line: str,  # about it
+        kind: str,  # what kind of `Fault`
+        line: str,  # what happened, in one line
     ) -> None:
         "Count a failure and end the process; raises WorkerError after too many in succession"
         self.close(0.0)
@@ -342,7 +348,7 @@ class Worker(Supervisor):
 
     def send(
         self,
-        action,  # as the environment wants it
+        action,  # in the environment's own form
     ) -> None:
         "Send an action without waiting; raises WorkerError if the episode is over"
         if self.process is None:

@@ -33,18 +33,19 @@ class Env:
         task: Task,  # which task it is
         size: int,  # pixels of a side
     ):
-        self.task, self.size, self.faults = task, size, {}  # failures survived, by kind
+        self.task, self.size = task, size
+        self.faults = {}  # kind of failure -> how many were survived
 
     def reset(
         self,
         seed: int,  # the episode is a function of it (modulo 2**31) and of the actions
-    ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info
+    ) -> tuple[np.ndarray, dict]:  # (size, size, 3) uint8 first picture; info with 'life_lost'
         "First observation of the episode that belongs to a seed"
         return self._reset(int(seed) % 2**31)
 
     def send(
         self,
-        action: np.ndarray,  # (A,) shared action vector
+        action: np.ndarray,  # (A,) shared action vector, as `tasks.decode` reads it
     ) -> None:
         "Send an action without waiting for the result"
         self._send(decode(self.task, action))
@@ -76,18 +77,18 @@ class AtariEnv(Env):
         protocol: AtariProtocol = AtariProtocol(),  # the rules
     ):
         super().__init__(task, size)
-        self.protocol, p = protocol, protocol
+        self.protocol = protocol
         rom = re.sub(r'(?<!^)(?=[A-Z])', '_', task.name).lower()  # the emulator says ms_pacman for MsPacman
         ALEInterface.setLoggerMode(LoggerMode.Error)
         self.vec = AtariVectorEnv(
             rom,
             1,
             num_threads=1,
-            repeat_action_probability=p.sticky,
-            noop_max=p.noops,
-            frameskip=p.frame_skip,
-            max_num_frames_per_episode=p.max_frames,
-            full_action_space=p.full_actions,
+            repeat_action_probability=protocol.sticky,
+            noop_max=protocol.noops,
+            frameskip=protocol.frame_skip,
+            max_num_frames_per_episode=protocol.max_frames,
+            full_action_space=protocol.full_actions,
             img_height=size,
             img_width=size,
             grayscale=False,
@@ -98,7 +99,7 @@ class AtariEnv(Env):
         n = int(self.vec.single_action_space.n)
         if n != task.n_actions:
             raise ConfigError(
-                f"full_actions={p.full_actions} gives {task.name} {n} actions, but the task has {task.n_actions}"
+                f"full_actions={protocol.full_actions} gives {task.name} {n} actions, but the task has {task.n_actions}"
             )
 
     def _reset(self, seed):
@@ -111,27 +112,28 @@ class AtariEnv(Env):
 
     def _recv(self):
         obs, rew, terminated, truncated, info = self.vec.recv()
-        before, self.lives = self.lives, int(info['lives'][0])
-        lost = self.protocol.life_loss and self.lives < before
+        lives = int(info['lives'][0])
+        lost = self.protocol.life_loss and lives < self.lives
+        self.lives = lives
         return obs[0, 0], float(rew[0]), bool(terminated[0]), bool(truncated[0]), dict(life_lost=lost, lives=self.lives)
 
 
 # %% ../../nbs/16_wrappers.ipynb #c025
-def _fit(img, size):
+def _resized(img, size):
     "Picture scaled to the size at which the task is played"
     if img.shape[:2] == (size, size):
         return img
     return cv2.resize(img, (size, size), interpolation=cv2.INTER_AREA)
 
 
-def _told(answer, size):
-    "A result of `call_env` in the form of `Env.recv`"
+def _as_env(answer, size):
+    "A result of `call_env` in the form of `Env.reset` or `Env.recv`: picture scaled, 'life_lost' in info"
     obs, *rest, info = answer
-    return _fit(obs, size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
+    return _resized(obs, size), *rest, {**info, 'life_lost': bool(info.get('life_lost', False))}
 
 
 # %% ../../nbs/16_wrappers.ipynb #c028
-def _own(action, space):
+def _native_action(action, space):
     "Decoded action in the units of the environment's action space"
     if isinstance(space, gym.spaces.Discrete):
         return int(space.start) + action
@@ -140,8 +142,8 @@ def _own(action, space):
 
 
 # %% ../../nbs/16_wrappers.ipynb #c031
-def _agree(task, space):
-    "Action space of an environment; ConfigError if it differs from what the task says"
+def _checked_space(task, space):
+    "Action space of an environment, None = as the task says; ConfigError if it differs from what the task says"
     if space is None:
         space = gym.spaces.Discrete(task.n_actions) if task.n_actions else gym.spaces.Box(-1, 1, (task.d_continuous,))
     if acts_of(space) != (task.n_actions, task.d_continuous):
@@ -153,7 +155,7 @@ def _agree(task, space):
 
 
 @contextmanager
-def _stop(task):
+def _env_errors(task):
     "Context that turns whatever an environment raises into an EnvError of one line"
     try:
         yield
@@ -170,19 +172,19 @@ def _stop(task):
 
 
 # %% ../../nbs/16_wrappers.ipynb #c032
-_MET = weakref.WeakValueDictionary()  # address -> environment, of those that were given to somebody
+_IN_USE = weakref.WeakValueDictionary()  # address -> environment, of those that were given to somebody
 
 
-def _new(task, env):
+def _mark_in_use(task, env):
     "Note an environment as in use; ConfigError if it already is"
     base = getattr(env, 'unwrapped', env)
-    if _MET.get(id(base)) is base:
+    if _IN_USE.get(id(base)) is base:
         raise ConfigError(
             f"task '{task.name}': its environment is one that is already in use; "
             'the function must make a new one each time'
         )
     with suppress(TypeError):
-        _MET[id(base)] = base  # a few classes cannot be pointed at weakly
+        _IN_USE[id(base)] = base  # a few classes cannot be pointed at weakly
 
 
 class GymEnv(Env):
@@ -190,24 +192,24 @@ class GymEnv(Env):
 
     def __init__(
         self,
-        task: Task,  # what it is called here
-        env: gym.Env,  # Discrete or bounded Box actions; images, or render_mode="rgb_array"
+        task: Task,  # the task that it plays; ConfigError if its action space is another
+        env: gym.Env,  # Discrete or bounded Box actions; images, or render_mode="rgb_array"; ConfigError if in use
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
-        self.env, self.space = env, _agree(task, getattr(env, 'action_space', None))
-        _new(task, env)
+        self.env, self.space = env, _checked_space(task, getattr(env, 'action_space', None))
+        _mark_in_use(task, env)
 
     def _reset(self, seed):
-        with _stop(self.task):
-            return _told(call_env(self.env, 'reset', seed), self.size)
+        with _env_errors(self.task):
+            return _as_env(call_env(self.env, 'reset', seed), self.size)
 
     def _send(self, action):
-        with _stop(self.task):
-            self.out = call_env(self.env, 'step', _own(action, self.space))
+        with _env_errors(self.task):
+            self.out = call_env(self.env, 'step', _native_action(action, self.space))
 
     def _recv(self):
-        return _told(self.out, self.size)
+        return _as_env(self.out, self.size)
 
     def close(self) -> None:
         "Close the gymnasium environment; a failure is printed to stderr and not raised"
@@ -223,27 +225,27 @@ class RemoteEnv(Env):
 
     def __init__(
         self,
-        task: Task,  # what it is called here
-        isolated: IsolatedEnv,  # how it is made, and how much patience it is given
+        task: Task,  # the task that it plays; ConfigError at the first reset if its action space is another
+        isolated: IsolatedEnv,  # how it is made, and which delays and failures it is forgiven
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
-        with _stop(task):
+        with _env_errors(task):
             self.worker = Worker(isolated, f"task '{task.name}'")
         self.faults = self.worker.faults
 
     def _reset(self, seed):
-        with _stop(self.task):
+        with _env_errors(self.task):
             first = self.worker.reset(seed)
-        self.space = _agree(self.task, self.worker.space)
-        return _told(first, self.size)
+        self.space = _checked_space(self.task, self.worker.space)
+        return _as_env(first, self.size)
 
     def _send(self, action):
-        self.worker.send(_own(action, self.space))
+        self.worker.send(_native_action(action, self.space))
 
     def _recv(self):
-        with _stop(self.task):
-            return _told(self.worker.recv(), self.size)
+        with _env_errors(self.task):
+            return _as_env(self.worker.recv(), self.size)
 
     def close(self) -> None:
         "End the worker process"

@@ -26,6 +26,7 @@ __all__ = [
 
 # %% ../../nbs/51_evaluation.ipynb #c002
 import json
+import math
 import re
 import textwrap
 from dataclasses import asdict, dataclass, replace
@@ -55,8 +56,8 @@ class Played:
     ret: float  # return, the undiscounted sum of rewards
     length: int  # steps it took
     cut: bool  # True if it was cut at `max_steps`
-    success: bool | None = None  # was the goal reached at any time? None if the task knows no success
-    success_end: bool | None = None  # and at the last step?
+    success: bool | None = None  # True if the goal was reached at any time; None if the task knows no success
+    success_end: bool | None = None  # True if it was so at the last step; None as above
 
 
 def play(
@@ -130,16 +131,21 @@ def pool_of(
 
 
 # %% ../../nbs/51_evaluation.ipynb #c013
+def _evaluation(config, policy, player, updates):
+    "Record of a policy's whole episodes on fresh environments of purpose `evaluation`"
+    pool = pool_of(config, 'evaluation')
+    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
+    pool.close()
+    return _record(config, played, player, updates)
+
+
 def evaluate_random(
     config: Config,  # whose tasks and rules
 ) -> dict:  # record of the evaluation, plain data
     "Evaluate uniformly random actions under the rules of a config"
     tasks, rng = check(config), np_rng(config.seed, 'random player')
-    pool = pool_of(config, 'evaluation')
     policy = lambda obs, step: random_actions(tasks, d_max(tasks), rng)
-    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
-    pool.close()
-    return _record(config, played, 'random', 0)
+    return _evaluation(config, policy, 'random', 0)
 
 
 def evaluate_agent(
@@ -149,18 +155,16 @@ def evaluate_agent(
 ) -> dict:  # record of the evaluation, plain data
     "Evaluate a trained agent, with sampled actions, under the rules of its config"
     agent.reset()
-    device, pool = agent.world.embed.device.type, pool_of(config, 'evaluation')
+    device = agent.world.embed.device.type
     policy = lambda obs, step: agent.act(obs, generator(config.seed, 'evaluate', updates, step, device))
-    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
-    pool.close()
-    return _record(config, played, 'agent', updates)
+    return _evaluation(config, policy, 'agent', updates)
 
 
 # %% ../../nbs/51_evaluation.ipynb #c016
 def normalised(
     task: Task,  # any task
     ret: float,  # a return, or a mean of returns
-) -> float:  # 0 = random, 1 = reference; NaN if there is none
+) -> float:  # 0 = random, 1 = reference; NaN for a task without a reference
     "Return normalised between random play and the reference player: (ret - random) / (reference - random)"
     if (b := bounds(task)) is None:
         return float('nan')
@@ -171,7 +175,7 @@ def normalised(
 def task_score(
     task: Task,  # any task
     episodes: list[dict],  # of that task, from a record
-) -> float:  # 0 = random, 1 = reference; NaN if there is none, without episodes, and where one was cut
+) -> float:  # 0 = random, 1 = reference; NaN without a reference, without episodes, and if any of them was cut
     "Normalised mean return of whole episodes"
     if not episodes or any(p['cut'] for p in episodes):
         return float('nan')
@@ -183,7 +187,7 @@ def score_rows(
     tasks: tuple[Task, ...],  # K tasks
     record: dict,  # from `evaluate_agent` or `evaluate_random`
     random_play: dict | None = None,  # under the same rules; None = published figures, where no episode is cut
-) -> list[dict]:  # per task: name, mean, sem, random, reference, normalised, episodes, cut, success, success_end
+) -> list[dict]:  # K rows: task, mean, sem, random, reference, normalised, episodes, cut, success, success_end
     "Mean return, standard error, normalised score and success of each task; unknown ones are NaN or None"
     rows = []
     for t in tasks:
@@ -224,24 +228,26 @@ def score_text(
     rows: list[dict],  # from `score_rows`
 ) -> str:  # lines for a terminal, at most 80 columns wide
     "Plain-text table of returns and success, with a footnote on the episodes"
-    known = [r['normalised'] for r in rows if r['normalised'] == r['normalised']]
-    scaled = any(r['random'] == r['random'] for r in rows)
+    known = [r['normalised'] for r in rows if not math.isnan(r['normalised'])]
+    scaled = any(not math.isnan(r['random']) for r in rows)
     n = max(16, *(len(r['task']) + 1 for r in rows))
-    number = lambda x, width: f'{x:{width}.2f}' if x == x else ' ' * width
-    share = lambda x: f'{x:10.1%}' if x == x else ' ' * 10
+    number = lambda x, width: ' ' * width if math.isnan(x) else f'{x:{width}.2f}'
+    share = lambda x: ' ' * 10 if math.isnan(x) else f'{x:10.1%}'
     head = f"{'random':>10}{'reference':>11}{'normalised':>11}" if scaled else ''
     lines = [f"{'task':{n}}{'return':>10}{'+/-':>8}{head}"]
     for r in rows:
         scale = f"{number(r['random'], 10)}{number(r['reference'], 11)} {share(r['normalised'])}" if scaled else ''
         lines.append(f"{r['task']:{n}}{number(r['mean'], 10)}{number(r['sem'], 8)}{scale}".rstrip())
-    if 1 < len(known) == sum(r['reference'] == r['reference'] for r in rows):
+    with_reference = sum(not math.isnan(r['reference']) for r in rows)
+    # a mean over some of the tasks that could be normalised would pass for one over all
+    if len(known) > 1 and len(known) == with_reference:
         lines.append(f"{'mean':{n}}{'':40}{share(np.mean(known))}")
     return '\n'.join([*lines, *_success_lines(rows, n), *_footnotes(rows)])
 
 
 # %% ../../nbs/51_evaluation.ipynb #c027
 def _success_lines(rows, n):
-    "A second table: how often the goal was reached, for the tasks that have one"
+    "Lines of a second table: success rates of the tasks that have one"
     won = [r for r in rows if r['success']]
     if not won:
         return []
@@ -257,7 +263,7 @@ def _success_lines(rows, n):
 
 
 def _footnotes(rows):
-    "How many episodes stand behind the means, and which of them were cut"
+    "Lines on the number of episodes behind the means, and on those that were cut"
     counts = sorted({r['episodes'] for r in rows})
     cut = ', '.join(f"{r['task']} {r['cut']}" for r in rows if r['cut'])
     text = f"{' or '.join(map(str, counts))} episode{'s' * (counts[-1] > 1)} of each task"
@@ -267,7 +273,7 @@ def _footnotes(rows):
 
 # %% ../../nbs/51_evaluation.ipynb #c032
 def _episodes(record):
-    "How many episodes each task has at least"
+    "Least number of episodes of a task"
     return min((len(e) for e in record['episodes'].values()), default=0)
 
 
@@ -275,7 +281,7 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "File name of a record; one with fewer episodes than the file that is there gets a name of its own"
+    "Path of the file of a record; one with fewer episodes than the file that is there gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:
@@ -300,7 +306,7 @@ def save_record(
 
 # %% ../../nbs/51_evaluation.ipynb #c034
 def _is_episode(p):
-    "Does this look like a `Played` as plain data?"
+    "Whether a value from a file has the form of a `Played`"
     if not isinstance(p, dict) or not isinstance(p.get('cut'), bool):
         return False
     numbers = all(type(p.get(key)) in (int, float) for key in ('ret', 'length'))
@@ -308,7 +314,7 @@ def _is_episode(p):
 
 
 def _is_record(r):
-    "Does this look like the record of an evaluation?"
+    "Whether a dict from a file has the form of an evaluation's record"
     if type(r.get('updates')) is not int or not isinstance(r.get('player'), str):
         return False
     if not isinstance(r.get('episodes'), dict):

@@ -40,7 +40,7 @@ from ..suites import human_score, random_score
 def hns(
     score: float | np.ndarray,  # (...) raw game scores
     game: str,  # an Atari game
-) -> float | np.ndarray:  # (...) normalised scores, unbounded
+) -> float | np.ndarray:  # (...) normalised scores, unbounded; raises ConfigError for an unknown game
     "Human-normalised score (HNS): 0 is random play, 1 the human tester"
     low, high = random_score(game), human_score(game)
     return (np.asarray(score, float) - low) / (high - low)
@@ -176,7 +176,7 @@ def success_rate(
     episodes: list | np.ndarray,  # (...) 1 or True where the episode succeeded
     level: float = 0.95,  # of the interval
 ) -> Estimate:  # proportion with Wilson's interval
-    "Share of successful episodes with its Wilson interval; NaN of none"
+    "Share of successful episodes with its Wilson interval; the share of no episodes is NaN"
     won = np.asarray(episodes, float)
     low, high = wilson(won.sum(), won.size, level)
     return Estimate(float(won.mean()) if won.size else np.nan, float(low), float(high))

@@ -7,6 +7,7 @@ __all__ = ['Strips', 'replayed', 'strips', 'drift', 'save_strips', 'load_strips'
 
 # %% ../../nbs/52_rollouts.ipynb #c002
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Strips:
 # %% ../../nbs/52_rollouts.ipynb #c008
 def replayed(
     act: Tensor,  # (K, M, H, A) recorded actions
-):  # (z, h, e, gen) -> (K, M, 1, A)
+) -> Callable:  # (z, h, e, gen) -> (K, M, 1, A), to be called at most H times
     "Policy for `WorldModel.imagine` that hands out recorded actions, one step per call"
     steps = iter(act.split(1, 2))
     return lambda z, h, e, gen: next(steps)
@@ -60,6 +61,7 @@ def strips(
     dream = world.imagine(
         z[:, :, :context], batch.act[:, :, :context], replayed(batch.act[:, :, context:]), T - context, gen
     )
+    # H+1 latents were dreamt; the last of them lies beyond the window
     both = torch.cat([z[:, :, :context], dream.z[:, :, :-1].to(z.dtype)], 2)
     rew_hat = torch.cat([torch.full_like(batch.rew[:, :, :context], torch.nan), dream.rew.to(batch.rew.dtype)], 2)
     return Strips(batch.obs.float(), *(world.decode(x, e) for x in (z, both)), batch.act, batch.rew, rew_hat, context)
@@ -92,9 +94,8 @@ def save_strips(
         dream=_bytes(strips.dream[:, :, strips.context :], 4),
         context=np.array(strips.context),
     )
-    arrays |= {n: number(getattr(strips, n)) for n in ('act', 'rew', 'rew_hat')} | {
-        f'{n}_error': number(x) for n, x in drift(strips).items()
-    }
+    arrays |= {n: number(getattr(strips, n)) for n in ('act', 'rew', 'rew_hat')}
+    arrays |= {f'{n}_error': number(x) for n, x in drift(strips).items()}
     file, out = Path(file), io.BytesIO()
     np.savez_compressed(out, **arrays)
     with disk(f'cannot write {file}'):
@@ -180,7 +181,7 @@ def plot_drift(
     context: int,  # L, where dreams begin
     ax=None,  # axes to draw on; None makes new ones
 ):  # the axes
-    "Pixel error over steps: dreams as full lines, reconstructions dotted"
+    "Pixel error over steps, a pair of lines for each task: dreams full, reconstructions dotted"
     ax = ax or new_axes(6, 2.4)
     alone = len(colors) == 1
     for k, (name, color) in enumerate(colors.items()):

@@ -136,8 +136,8 @@ def sorted_linear(
 def sort_by_expert(
     pick: Tensor,  # (picks,) long, experts in any order
     experts: int,  # E
-    host: bool,  # copy the ends to the host? (waits for the device)
-) -> tuple:  # (picks,) sorting permutation, (picks,) its inverse, and ends as in `SortedWeights`
+    host: bool,  # True: the ends as a list (waits for the device); False: as an (E,) int32 tensor
+) -> tuple:  # (picks,) sorting permutation; (picks,) its inverse; E ends, one past the last pick of each expert
     "Stable sort of picks by expert"
     order = pick.argsort(stable=True)
     ends = torch.searchsorted(pick[order], torch.arange(experts, device=pick.device), right=True, out_int32=True)

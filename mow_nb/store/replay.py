@@ -65,7 +65,7 @@ def task_folders(
 
 # %% ../../nbs/42_replay.ipynb #c012
 class Replay:
-    "Replay buffer on disk: one ring per task, sampled with as many windows of each"
+    "Replay buffer on disk: one ring per task, from which batches take as many windows of each task"
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Replay:
         size: int,  # side of the square frames in pixels
         act_width: int,  # A
         spare: int = 0,  # steps kept beyond that, so that `truncate` can be exact
-        mirror: str = None,  # device that holds a copy to sample from
+        mirror: str | None = None,  # device that holds a copy to sample from; None = sample from disk
     ):
         if capacity < 1 or spare < 0:
             raise ConfigError(f'capacity = {capacity}, spare = {spare}: need at least 1 and 0')
@@ -114,6 +114,28 @@ class Replay:
         claimed = np.array([r.claimed for r in self.rings])
         return np.maximum(0, np.maximum(self.total - self.capacity, claimed - self.rows))
 
+    def _start_ranges(self, rng, B, T, newest, rewarded, ahead) -> tuple:  # two of (K, B): first start, past the last
+        "Range of steps in which each window may start; `ConfigError` if a task has fewer than T steps"
+        low, stop = self.oldest(), self.total - T + 1
+        for k in np.flatnonzero(stop <= low):
+            have = max(0, stop[k] - low[k] + T - 1)
+            raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
+
+        first, last = np.repeat(low[:, None], B, 1), np.repeat(stop[:, None], B, 1)
+        if newest:
+            recent = rng.random(first.shape) < newest
+            first = np.where(recent, stop[:, None] - np.maximum(1, (stop - low) // 10)[:, None], first)
+        if not rewarded:
+            return first, last
+        for k, ring in enumerate(self.rings):
+            steps = np.arange(low[k], self.total[k])
+            paid = steps[ring.maps['rew'][steps % self.rows] != 0]
+            if len(paid):
+                near, at = rng.random(B) < rewarded, rng.choice(paid, B)
+                first[k] = np.where(near, np.clip(at - T - ahead + 1, low[k], stop[k] - 1), first[k])
+                last[k] = np.where(near, np.clip(at + 1, first[k] + 1, stop[k]), last[k])
+        return first, last
+
     def windows(
         self,
         rng: np.random.Generator,  # whose draws decide
@@ -125,22 +147,7 @@ class Replay:
         ahead: int = 0,  # steps after the window in which that reward may come as well
     ) -> np.ndarray:  # (K, B, T) rows in the rings
         "Rows of windows of consecutive steps, starts uniform but for the shares; `ConfigError` with fewer than T steps"
-        low, stop = self.oldest(), self.total - T + 1
-        for k in np.flatnonzero(stop <= low):
-            have = max(0, stop[k] - low[k] + T - 1)
-            raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
-
-        first, last = np.repeat(low[:, None], B, 1), np.repeat(stop[:, None], B, 1)
-        if newest:
-            recent = rng.random(first.shape) < newest
-            first = np.where(recent, stop[:, None] - np.maximum(1, (stop - low) // 10)[:, None], first)
-        for k, ring in enumerate(self.rings if rewarded else []):
-            steps = np.arange(low[k], self.total[k])
-            paid = steps[ring.maps['rew'][steps % self.rows] != 0]
-            if len(paid):
-                near, at = rng.random(B) < rewarded, rng.choice(paid, B)
-                first[k] = np.where(near, np.clip(at - T - ahead + 1, low[k], stop[k] - 1), first[k])
-                last[k] = np.where(near, np.clip(at + 1, first[k] + 1, stop[k]), last[k])
+        first, last = self._start_ranges(rng, B, T, newest, rewarded, ahead)
 
         def draw():
             start = rng.integers(first, last)
@@ -148,7 +155,8 @@ class Replay:
 
         rows = draw()
         # where episodes are shorter than a window, some windows stay as they are
-        for _ in range(20 if within_episode else 0):
+        attempts = 20 if within_episode else 0
+        for _ in range(attempts):
             bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
             if not bad.any():
                 break
@@ -187,7 +195,7 @@ class Replay:
         rng: np.random.Generator,  # whose draws decide
         B: int,  # windows per task
         T: int,  # steps per window
-        device: str = None,  # where to; bytes travel and become floats there
+        device: str | None = None,  # where to; bytes travel and become floats there; None = they stay
         within_episode: bool = False,  # only windows within one episode
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
         rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
@@ -205,7 +213,7 @@ class Replay:
 
     def truncate(
         self,
-        counters: dict,  # as from `state_dict`; a task it does not name starts empty
+        counters: dict,  # as from `state_dict`; one it does not name starts empty; ConfigError for unknown ones
     ) -> int:  # steps lost to overwriting, 0 if `spare` was enough
         "Rewind the rings to the counters of a checkpoint; `CheckpointError` if they hold fewer steps"
         if unknown := set(counters) - set(self.folders):

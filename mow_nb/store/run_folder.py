@@ -219,7 +219,7 @@ def check_can_open(
     path: Path,  # the run's directory
     resume: bool = False,  # go on with a run that is there
 ) -> None:
-    "Raise `ConfigError` if the run exists and is not to be resumed, or has another config"
+    "Raise `ConfigError` if the directory holds a run with data that is not to be resumed, or has another config"
     if not os.path.exists(path / 'config.toml') or not has_data(path):
         return
     if not resume:
@@ -284,7 +284,7 @@ def check_same_config(
     old: dict,  # dotted name -> value, of the run on disk
     new: Config,  # that wants to go on with it
 ) -> None:
-    "Raise `ConfigError` if a run cannot go on with a config: another model or schedule, or fewer steps"
+    "Raise `ConfigError` if a run cannot go on with a config: another model or schedule, or fewer `train.env_steps`"
     for name, value in flat(new).items():
         if name not in old or old[name] == value or name in _FREE:
             continue

@@ -47,7 +47,7 @@ def check_fit(
     tensors: dict,  # name -> Tensor
     prefix: str = '',  # what their names begin with, such as 'world.'
 ) -> dict:  # those of the model, by its own names
-    "Tensors for a model's `load_state_dict`; raises if a name, shape or kind is wrong, or a number is not finite"
+    "Tensors for a model's `load_state_dict`; CheckpointError if one does not fit, NonFiniteError if one is not finite"
     found = {}
     for key, want in model.state_dict().items():
         got = tensors.get(prefix + key)

@@ -23,7 +23,7 @@ from ..training.learner import Learner
 def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
-    "Labels of clusters of nearly one size, as many as the run would have"
+    "Labels of `cluster.n` clusters of nearly one size; of one cluster if that is 0, or the grouping 'one'"
     K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n or 1
     return [k * n // K for k in range(K)]
 

@@ -371,7 +371,7 @@ def study_table(
     rows: list[dict],  # from `study_rows`
     reference: str,  # the variant that the others are compared with
 ) -> Markdown:  # shown by a notebook
-    "Variants side by side"
+    "Table of variants: seeds, mean and IQM with intervals, difference from the reference, processor minutes"
     head = ['variant', 'seeds', 'mean', 'IQM', f'minus {reference}', f'P(better than {reference})', 'processor minutes']
     lines = []
     for r in rows:

@@ -38,7 +38,7 @@ class Verdict:
     "Finding about one part of a run"
 
     part: str  # such as 'replay' or 'step-000000024'
-    whole: bool  # is it what was written, or has it not been written yet?
+    whole: bool  # True if it is what was written, or was not written yet
     text: str  # what was compared, or what is wrong
 
     def __str__(self) -> str:
@@ -92,8 +92,8 @@ def check_replay(
     if ring.done < counted:
         raise CheckpointError(f'{folder.name} holds {ring.done:,} steps, the checkpoint counts {counted:,}')
     looked = ring.scan(max(0, ring.done - ring.rows, ring.claimed - ring.rows), ring.done, most)
-    size = sum(m.nbytes // ring.rows for f, m in ring.maps.items() if f != 'head') * ring.done if ring.rows else 0
-    return f'{looked:,} of {ring.done:,} steps compared with their checksums ({size / 1e6:,.1f} MB)'
+    size = looked * sum(m[:1].nbytes for f, m in ring.maps.items() if f != 'head')
+    return f'{looked:,} of {ring.done:,} steps compared with their checksums ({size / 1e6:,.2f} MB)'
 
 
 # %% ../../nbs/67_check.ipynb #c015
@@ -121,7 +121,7 @@ def _bytes_of(path):
 
 def _weights(folder, config):
     "The newest weights, as a model would take them"
-    found = next(filter(None, map(_readable, checkpoint.checkpoints(folder))), None)
+    found = _newest(folder)
     if found is None:
         raise CheckpointError('no checkpoint can be read')
     check_same_run(config, found.extra)
@@ -132,16 +132,18 @@ def _weights(folder, config):
     return f'{n:,} tensors at update {found.step:,} fit the config and are finite'
 
 
-def _readable(path):
-    "A checkpoint, or None"
-    try:
-        return checkpoint.read_checkpoint(path)
-    except CheckpointError:
-        return None
+def _newest(folder):
+    "The newest checkpoint that can be read, or None"
+    for path in checkpoint.checkpoints(folder):
+        try:
+            return checkpoint.read_checkpoint(path)
+        except CheckpointError:
+            continue
+    return None
 
 
 def _none_yet(folder):
-    "Without checkpoints: none was ever written?"
+    "'none yet' if no checkpoint was ever written; raises `CheckpointError` if there was one"
     check_never_saved(folder.parent)
     if any(folder.glob('damaged-*')):
         raise CheckpointError('only damaged ones are left')
@@ -178,7 +180,7 @@ def check_run(
 # %% ../../nbs/67_check.ipynb #c020
 def _counted(path):
     "Steps of each task that the newest checkpoint counts"
-    found = next(filter(None, map(_readable, checkpoint.checkpoints(path / 'checkpoints'))), None)
+    found = _newest(path / 'checkpoints')
     steps = found.extra.get('replay') if found else {}
     return {k: n for k, n in steps.items() if type(n) is int} if isinstance(steps, dict) else {}
 

@@ -108,15 +108,15 @@ def even_tensors(
 def task_gradients(
     losses: Tensor,  # (K,) one loss per task, from one graph
     params: dict,  # name -> Parameter, those to be shared or split
-    reduce: Callable,  # dict of gradients -> (dim,), such as `layer_means`
-) -> Tensor:  # (K, dim) one reduced gradient per task
+    reduce: Callable,  # dict of gradients -> tensor of any shape (...), such as `layer_means`
+) -> Tensor:  # (K, ...) one reduced gradient per task
     "Reduced gradient of each task's loss, with one full gradient in memory at a time"
-    rows, wanted = [], list(params.values())
+    reduced, wanted = [], list(params.values())
     for loss in losses:
         # zeros where a task does not touch a parameter: a layer mean needs its place in the row
         grads = torch.autograd.grad(loss, wanted, retain_graph=True, allow_unused=True, materialize_grads=True)
-        rows.append(reduce(dict(zip(params, grads))))
-    return torch.stack(rows)
+        reduced.append(reduce(dict(zip(params, grads))))
+    return torch.stack(reduced)
 
 
 # %% ../../nbs/60_clustering.ipynb #c034
@@ -125,9 +125,10 @@ def cosine_similarity(
     names: list | None = None,  # K task names, for an error; None = their numbers
 ) -> Tensor:  # (K, K) cosines, float64, on the CPU
     "Cosine similarity of the tasks' reduced gradients; `NonFiniteError` names tasks with a non-finite one"
-    R = R.detach().double().cpu()
-    if poisoned := [(names or range(len(R)))[k] for k in (~R.isfinite()).any(1).nonzero().flatten().tolist()]:
-        raise NonFiniteError(f"the gradient of task {', '.join(map(str, poisoned))} is not finite")
+    R, names = R.detach().double().cpu(), names or range(len(R))
+    poisoned = [str(names[k]) for k, row in enumerate(R) if not row.isfinite().all()]
+    if poisoned:
+        raise NonFiniteError(f'the gradient of task {", ".join(poisoned)} is not finite')
     unit = R / R.norm(dim=1, keepdim=True).clamp(min=1e-300)
     return (unit @ unit.T).clamp(-1, 1).fill_diagonal_(1)
 
@@ -142,9 +143,9 @@ def _renumber(labels) -> np.ndarray:  # (K,) the same groups, numbered 0, 1, ...
 
 
 def distances(
-    similarity: Tensor,  # (K, K) cosines
+    similarity: Tensor | np.ndarray,  # (K, K) cosines
 ) -> np.ndarray:  # (K, K) one minus cosine, in [0, 2], zero on the diagonal
-    "Cosine distances, symmetrised and clipped"
+    "Cosine distances, symmetrised and clipped; `ConfigError` if the similarities are no square matrix"
     d = 1 - np.asarray(similarity, dtype=np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1]:
         raise ConfigError(f'a similarity is a square matrix, not {d.shape}')
@@ -155,19 +156,21 @@ def distances(
 
 # %% ../../nbs/60_clustering.ipynb #c039
 def cluster(
-    similarity: Tensor,  # (K, K) cosines
-    n: int,  # N, groups wanted
+    similarity: Tensor | np.ndarray,  # (K, K) cosines
+    n: int,  # N, groups wanted, 1 .. K
     method: str = 'spectral',  # or agglomerative with linkage 'average', 'complete' or 'single'
 ) -> np.ndarray:  # (K,) labels 0 .. N-1, by first appearance
-    "Cluster labels of tasks from their cosine similarities"
+    "Cluster labels of tasks from their cosine similarities; `ConfigError` for any other `n` or `method`"
     d = distances(similarity)
     K = len(d)
     if not 1 <= n <= K:
         raise ConfigError(f'n = {n} clusters: {K} tasks allow 1 to {K}')
     if method not in METHODS:
         raise ConfigError(suggest(method, METHODS, 'clustering method'))
-    if n in (1, K):
-        return np.arange(K) if n == K else np.zeros(K, dtype=np.int64)
+    if n == 1:
+        return np.zeros(K, dtype=np.int64)
+    if n == K:
+        return np.arange(K)
     from sklearn.cluster import AgglomerativeClustering, SpectralClustering
 
     if method == 'spectral':
@@ -178,7 +181,7 @@ def cluster(
 
 # %% ../../nbs/60_clustering.ipynb #c042
 def silhouette_curve(
-    similarity: Tensor,  # (K, K) cosines
+    similarity: Tensor | np.ndarray,  # (K, K) cosines
     method: str = 'spectral',  # as in `cluster`
 ) -> dict:  # N -> score in [-1, 1], for N = 2 .. K-1
     "Mean silhouette of the clustering, for every N from 2 to K-1"
@@ -234,11 +237,11 @@ def analyse(
     names: list,  # K task names
     reduced: dict,  # reduction -> (K, dim) reduced gradients
     n: int = 0,  # N; 0 takes the suggested number
-    source: str = 'projection',  # the reduction that decides
+    source: str = 'projection',  # the reduction that decides, a key of `reduced`
     method: str = 'spectral',  # as in `cluster`
     step: int = 0,  # updates done so far
 ) -> Analysis:  # ready to be saved or drawn
-    "Similarities, silhouette and labels from reduced gradients"
+    "Similarities, silhouette and labels from reduced gradients; `ConfigError` for an unknown `source` or `method`"
     if source not in reduced:
         raise ConfigError(suggest(source, reduced, 'gradient reduction'))
     if len(reduced[source]) != len(names):
@@ -275,8 +278,9 @@ def load_analysis(
     plain, arrays = get_json(Path(path) / f'{stem}.json'), get_arrays(Path(path) / f'{stem}.npz')
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
     try:
-        plain['silhouette'] = {int(n): s for n, s in plain['silhouette'].items()}
-        found = Analysis(**plain | dict(similarity=sims, labels=arrays['labels']))
+        plain |= dict(silhouette={int(n): s for n, s in plain['silhouette'].items()})
+        plain |= dict(similarity=sims, labels=arrays['labels'])
+        found = Analysis(**plain)
         if not _is_consistent(found):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
@@ -326,7 +330,9 @@ def plot_similarity(
     "Heat map of the cosines between tasks, with a box around each cluster; the diagonal stays empty"
     from matplotlib.patches import Rectangle
 
-    order, K = _tree_order(similarity, labels) if order is None else order, len(names)
+    K = len(names)
+    if order is None:
+        order = _tree_order(similarity, labels)
     ax = ax or new_axes(3.1 + 0.16 * K, 2.2 + 0.16 * K)
     shown = np.asarray(similarity)[np.ix_(order, order)] * np.where(np.eye(K), np.nan, 1)
     top = max(np.abs(np.nan_to_num(shown)).max(), 0.05)

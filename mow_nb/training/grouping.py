@@ -43,18 +43,19 @@ def reduced_gradients(
     sample: Callable,  # number of the batch -> Batch
     batches: int,  # how many to average over
     dim: int = 4096,  # R, width of the projection
-) -> dict[str, Tensor]:  # 'layer_means' (K, L), 'projection' and 'even' (K, R)
+) -> dict[str, Tensor]:  # 'layer_means': (K, number of parameter tensors); 'projection' and 'even': (K, R)
     "Each task's gradient with respect to VAE and heads, averaged over batches and reduced in three ways"
     sketch = SignProjection(dim, learner.config.seed)
     world, params, total = learner.world.train(), cluster_parameters(learner), 0
+    # for every tensor its mean, and beside it its sketch: both from one walk back
     row = lambda grads: torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
     for i in range(batches):
         batch, gen = sample(i), generator(learner.config.seed, 'group', step=i, device=learner.device)
         state = world.observe(batch, gen)
         losses = world.task_losses(world.losses(batch, state))
         total = total + task_gradients(losses, params, row)
-    total = total / batches
-    return dict(layer_means=total[:, :, 0], projection=total[:, :, 1:].sum(1), even=even_tensors(total[:, :, 1:]))
+    means, sketches = (total / batches).split([1, dim], -1)
+    return dict(layer_means=means[:, :, 0], projection=sketches.sum(1), even=even_tensors(sketches))
 
 
 # %% ../../nbs/63_grouping.ipynb #c015
@@ -62,12 +63,12 @@ def find_groups(
     learner: Learner,  # warmed up, tasks still together
     sample: Callable,  # number of the batch -> Batch
     names: list,  # K task names
-) -> Analysis:  # labels, and what they were decided on
-    "Cluster labels of the tasks, with similarities and silhouette they were decided on"
-    c, K = learner.config.cluster, len(names)
+) -> Analysis:  # its labels are those of `cluster.grouping`
+    "Cluster labels of the tasks, with the similarities and the silhouette they were decided on"
+    c = learner.config.cluster
     found = analyse(names, reduced_gradients(learner, sample, c.batches), c.n, c.reduction, c.method, learner.updates)
     if c.grouping == 'random':
-        labels = random_groups(found.labels, np_rng(learner.config.seed, 'random groups'))
-    else:
-        labels = found.labels if c.grouping == 'gradient' else np.zeros(K, dtype=np.int64)
-    return replace(found, labels=labels)
+        return replace(found, labels=random_groups(found.labels, np_rng(learner.config.seed, 'random groups')))
+    if c.grouping == 'one':
+        return replace(found, labels=np.zeros(len(names), dtype=np.int64))
+    return found

@@ -14,7 +14,7 @@ import threading
 
 # %% ../../nbs/64_interrupt.ipynb #c007
 class Stopped(KeyboardInterrupt):
-    "Raised when a run was asked to stop and has saved; `number` is that of the signal"
+    "Raised when a run was asked to stop and has saved, or was asked twice; `number` is that of the signal"
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class GracefulInterrupt:
     def handle(
         self,
         number: int,  # of the signal
-        frame=None,  # where it came
+        frame=None,  # stack frame in which it came, unused
     ) -> None:
         "Signal handler: record the first signal, raise `Stopped` at the second"
         if self.asked:

@@ -34,14 +34,15 @@ def nonfinite_tasks(
     means: dict,  # loss name -> (K,) of an update that went wrong
 ) -> set:  # task indices; empty if all of these are finite
     "Indices of tasks with non-finite data or task vectors; if there are none, of those with non-finite losses"
-    whole = lambda x: torch.isfinite(x).flatten(1).all(1)
-    finite = whole(world.embed)
+    all_finite = lambda x: torch.isfinite(x).flatten(1).all(1)
+    finite = all_finite(world.embed)
     if len(world.log_sigma):
-        finite = finite & whole(world.log_sigma[:, None])
+        finite = finite & all_finite(world.log_sigma[:, None])
     for f in fields(batch):
-        finite = finite & whole(getattr(batch, f.name))
+        finite = finite & all_finite(getattr(batch, f.name))
     if finite.all():
         for name, v in means.items():
+            # gradient norms and flags are those of all tasks together
             if 'norm' not in name and 'finite' not in name:
                 finite = finite & torch.isfinite(v)
     return set((~finite).nonzero().flatten().tolist())
@@ -49,12 +50,12 @@ def nonfinite_tasks(
 
 def zero_tasks(
     batch: Batch,  # of all tasks
-    left: set,  # indices of tasks to leave out
+    excluded: set,  # indices of the tasks to leave out
 ) -> Batch:  # a copy
     "Copy of a batch with zeros in place of some tasks' data"
     out = {f.name: getattr(batch, f.name).clone() for f in fields(batch)}
     for v in out.values():
-        v[sorted(left)] = 0
+        v[sorted(excluded)] = 0
     return replace(batch, **out)
 
 
@@ -62,7 +63,7 @@ def zero_tasks(
 def unstepped_state(
     *models: Module,  # the world model, or the actor-critic
 ) -> list[Tensor]:  # (...) each
-    "Tensors that an update changes without an optimiser: buffers, frozen parameters, harmonious scales"
+    "Tensors that an update may change without an optimiser: buffers, frozen parameters, harmonious scales"
     out = []
     for m in models:
         out += list(m.buffers())
@@ -76,12 +77,12 @@ def unstepped_state(
 @contextmanager
 def exclude_tasks(
     models: tuple,  # the world model and the actor-critic
-    left: set,  # indices of tasks to leave out
-    rows: list,  # (K, ...) tensors with a row per task; rows of tasks left out are restored afterwards
+    excluded: set,  # indices of the tasks to leave out
+    rows: list,  # (K, ...) tensors with a row per task; those of excluded tasks are restored afterwards
 ):
     "Context in which cluster banks pass over some tasks, and non-finite rows of theirs are replaced by ones"
     banks = [m for model in models for m in model.modules() if isinstance(m, ClusterBank)]
-    rows, at = [t.data for t in rows], sorted(left)
+    rows, at = [t.data for t in rows], sorted(excluded)
     before = [t[at].clone() for t in rows]
     for bank in banks:
         bank.left_out = tuple(at)
@@ -121,29 +122,31 @@ def retry_without_tasks(
     before: list,  # `unstepped_state` of world and actor-critic before it
 ) -> tuple[dict, Tensor]:  # means, zero for tasks that were left out; (K,) 1 for those tasks, else 0
     "Repeat a non-finite update without the tasks that caused it, or skip it if none can be named"
-    models, K, left = (learner.world, learner.actor_critic), learner.world.n_tasks, set()
+    K, excluded = learner.world.n_tasks, set()
     names, world_stepped = list(means), bool(means['world_finite'][0])
     while True:
-        for model, old in list(zip(models, before))[world_stepped:]:
-            torch._foreach_copy_(unstepped_state(model), old)
+        # what belongs to a step that was taken stays
+        if not world_stepped:
+            torch._foreach_copy_(unstepped_state(learner.world), before[0])
+        torch._foreach_copy_(unstepped_state(learner.actor_critic), before[1])
         found = nonfinite_tasks(batch, learner.world, means)
         if starts is not None:
             found |= nonfinite_tasks(starts, learner.world, means)
-        if found <= left or len(left | found) == K:
+        if found <= excluded or len(excluded | found) == K:
             return _with_zeros(names, {}, set(range(K)), learner.world.embed)
-        left |= found
-        means, world_stepped = _update_without(learner, behaviour, batch, starts, means, left, world_stepped)
+        excluded |= found
+        means, world_stepped = _update_without(learner, behaviour, batch, starts, means, excluded, world_stepped)
         if learner.finite:
-            return _with_zeros(names, means, left, learner.world.embed)
+            return _with_zeros(names, means, excluded, learner.world.embed)
 
 
-def _update_without(learner, behaviour, batch, starts, means, left, world_stepped):
-    "One attempt without the tasks `left`: its means, and whether the world model has stepped by now"
+def _update_without(learner, behaviour, batch, starts, means, excluded, world_stepped):
+    "One attempt without the excluded tasks: its means, and whether the world model has stepped by now"
     rows = [t for n, t in learner.state_dict().items() if n in learner.per_task() and not n.startswith('opt.')]
-    learner.kept_tasks = [k for k in range(learner.world.n_tasks) if k not in left]
-    with exclude_tasks((learner.world, learner.actor_critic), left, rows):
-        state, batch = None, zero_tasks(batch, left)
-        starts = None if starts is None else zero_tasks(starts, left)
+    learner.kept_tasks = [k for k in range(learner.world.n_tasks) if k not in excluded]
+    with exclude_tasks((learner.world, learner.actor_critic), excluded, rows):
+        state, batch = None, zero_tasks(batch, excluded)
+        starts = None if starts is None else zero_tasks(starts, excluded)
         learner.finite = torch.ones_like(learner.finite)
         if not world_stepped:
             state, means = learner.learn_model(batch)
@@ -156,10 +159,10 @@ def _update_without(learner, behaviour, batch, starts, means, left, world_steppe
     return means, world_stepped
 
 
-def _with_zeros(names, means, left, like):
-    "Means by name with zeros for tasks left out, and (K,) which tasks those are"
+def _with_zeros(names, means, excluded, like):
+    "Means by name with zeros for excluded tasks, and (K,) which tasks those are"
     skipped = torch.zeros(len(like), device=like.device)
-    skipped[sorted(left)] = 1
+    skipped[sorted(excluded)] = 1
     return {n: torch.where(skipped > 0, 0, means.get(n, skipped)) for n in names}, skipped
 
 

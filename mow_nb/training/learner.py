@@ -36,7 +36,9 @@ def pick_device(
     found = torch.cuda.is_available()
     if name == 'cuda' and not found:
         raise ConfigError("train.device='cuda' but PyTorch sees no CUDA device: use 'cpu' or 'auto'")
-    return ('cuda' if found else 'cpu') if name == 'auto' else name
+    if name == 'auto':
+        return 'cuda' if found else 'cpu'
+    return name
 
 
 def fast_bfloat16(
@@ -81,23 +83,23 @@ class Learner:
         self,
         update: int,  # number of an update, from 0 on
     ) -> tuple[float, float, float]:  # temperature, noise scale, 1 if choices are final
-        "Temperature, noise and finality of the router in one update"
+        "Annealing of the router in one update: temperature, noise scale, and whether choices are final"
         warmup = self.config.train.warmup
         return self.world.dyn.anneal_at(update / warmup if warmup else 1.0)
 
     def annealing(self) -> Tensor:  # (3,) temperature, noise scale, 1 if choices are final; on the device
-        "Temperature, noise and finality of the router in the next update"
+        "Annealing of the router in the next update, as a tensor"
         # a tensor, so that a recorded update reads it anew every time
         return torch.tensor(self.anneal_at(self.updates), device=self.device)
 
     def progress(self) -> Tensor:  # () in [0, 1]; on the device
-        "Share of the updates after the warm-up that are done"
+        "Share of the updates after the warm-up that are done; 0 during the warm-up"
         warmup = self.config.train.warmup
         done = (self.updates - warmup) / max(1, self.total - warmup)
         return torch.tensor(min(max(done, 0.0), 1.0), device=self.device)
 
     def settles(self) -> bool:  # True once in a run
-        "Whether the experts of every task become final with the next update"
+        "Whether every task's choice of experts becomes final with the next update"
         final = lambda update: update >= 0 and self.anneal_at(update)[-1] > 0
         return final(self.updates) and not final(self.updates - 1)
 
@@ -128,6 +130,7 @@ class Learner:
         # clusters of other sizes and lengths of other dreams are other shapes of the same code
         torch._dynamo.config.recompile_limit = 64
         world, agent = self.world, self.actor_critic
+        # the method of the class: that of the object may have been compiled before
         quick = lambda obj, name: torch.compile(getattr(type(obj), name).__get__(obj), backend=backend)
         if len(world.enc.members) == 1:
             world.enc.members[0].compile(backend=backend)
@@ -199,7 +202,7 @@ class Learner:
 
     def pure_update(
         self,
-        behaviour: bool,  # train actor and critics too? False during the warm-up
+        behaviour: bool,  # True: train actor and critics too; False during the warm-up
         annealing: Tensor,  # (3,) from `Learner.annealing`
         progress: Tensor,  # () from `Learner.progress`
         *fields: Tensor,  # (K, B, T, ...) fields of the batch, then those of the starts, if any
@@ -218,7 +221,7 @@ class Learner:
     def update(
         self,
         batch: Batch,  # of all tasks
-        behaviour: bool = True,  # train actor and critics too? False during the warm-up
+        behaviour: bool = True,  # True: train actor and critics too; False during the warm-up
         starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None = the batch
     ) -> dict[str, Tensor]:  # name -> (K,) means, on the device; 'skipped': 1 for tasks that were left out
         "One update of all models, repeated without the tasks whose numbers are not finite"
@@ -281,7 +284,7 @@ class Learner:
         return weights | self.named_moments()
 
     def per_task(self) -> set[str]:  # names of tensors whose first axis is K
-        "Names in `state_dict` of tensors whose first axis is the task"
+        "Names of the tensors in `state_dict` whose first axis is the task"
         names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
         names |= {'agent.entropy_weight'} if self.config.agent.entropy_target else set()
         names |= {
@@ -313,7 +316,7 @@ class Learner:
 # %% ../../nbs/62_learner.ipynb #c036
 @torch.no_grad()
 def recalibrate_batchnorm(
-    model: Module,  # whose batch norms get other inputs from now on
+    model: Module,  # whose batch norms get other inputs from now on; is set to evaluation mode
     forward: Callable,  # calls the model once on such inputs
 ) -> None:
     "Set batch-norm statistics to those of new inputs, and scale and shift so that outputs stay the same"

@@ -7,6 +7,7 @@ __all__ = ['Run', 'train']
 
 # %% ../../nbs/65_run.ipynb #c002
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 
@@ -85,8 +86,8 @@ class Run:
         what: str,  # name of the phase
         unit: str,  # what is counted
         total: int,  # its length
-        done,  # () -> int, how much of it is done
-    ):  # what `done` gives, before each step
+        done: Callable,  # () -> int, how much of it is done
+    ) -> Iterator[int]:  # what `done` gives, before each step
         "Iterate over a phase until its counter is full, with a progress bar and a chance to stop before each step"
         with progress(what, unit, total, min(done(), total), self.quiet) as bar:
             while (n := done()) < total:
@@ -102,7 +103,7 @@ class Run:
 
     def play_round(
         self,
-        actions: np.ndarray,  # (K, A) one per task
+        actions: np.ndarray,  # (K, A) action vectors, one per task
     ) -> None:
         "Step every environment once and append the result to the replay"
         s = self.pool.step(actions)
@@ -111,7 +112,7 @@ class Run:
     def random_actions(
         self,
         n: int,  # number of the round
-    ) -> np.ndarray:  # (K, A) one per task
+    ) -> np.ndarray:  # (K, A) action vectors, one per task
         "Actions of random play, held for up to `train.hold` rounds"
         return held_actions(self.tasks, d_max(self.tasks), self.config.seed, n, self.config.train.hold)
 
@@ -124,14 +125,15 @@ class Run:
         self,
         purpose: str = 'batch',  # what it is for
         step: int | None = None,  # number of the draw; None = that of the update
-        seqs: int | None = None,  # sequences per task; None = `train.batch_size`
+        batch_size: int | None = None,  # B, sequences per task; None = `train.batch_size`
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
         rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
         rng, device = np_rng(self.config.seed, purpose, step=step), self.learner.device
-        return self.replay.sample(rng, seqs or t.batch_size, t.seq_len, device, newest=newest, rewarded=rewarded)
+        B = batch_size or t.batch_size
+        return self.replay.sample(rng, B, t.seq_len, device, newest=newest, rewarded=rewarded)
 
     def learn(
         self,
@@ -141,8 +143,8 @@ class Run:
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
-            shares = dict(newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, within_episode=True, **shares)
+            where = dict(within_episode=True, newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
+            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, **where)
         batch = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
         for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
@@ -188,7 +190,7 @@ class Run:
     ) -> None:
         "Train the world model alone on random play for `train.warmup` updates"
         if not self.learner.updates:
-            self.learner.world.pictures.fit(self.sample('pictures', seqs=16).obs)
+            self.learner.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
             self.after_update(journal, 'warm-up')
@@ -200,9 +202,8 @@ class Run:
         if self.config.cluster.grouping != 'one' and len(self.tasks) > 1:
             found = find_groups(self.learner, lambda i: self.sample('group', i), self.names)
             save_analysis(self.path / 'analysis', found)
-            self.learner.split_clusters(
-                found.labels.tolist(), self.sample('settle', seqs=max(8, self.config.train.batch_size))
-            )
+            batch = self.sample('settle', batch_size=max(8, self.config.train.batch_size))
+            self.learner.split_clusters(found.labels.tolist(), batch)
         self.grouped = True
 
     def evaluate(self) -> dict:  # the record
@@ -252,7 +253,7 @@ class Run:
         return path
 
     def load(self) -> bool:  # False if there is no checkpoint yet
-        "Restore the newest valid checkpoint, or empty the replay if there has never been one"
+        "Restore the newest valid checkpoint, or empty a replay that never had one; `CheckpointError` if all are gone"
         found = checkpoint.load(self.path / 'checkpoints', holds_lock=True)
         if found is None:
             check_never_saved(self.path)
@@ -302,7 +303,8 @@ def train(
     "Train and evaluate a run, new or resumed; raises `Stopped` when interrupted, after saving"
     check_memory(config)
     pick_device(config.train.device)
-    with lock_run(path := run_path(name, root)), ExitStack() as last:
+    path = run_path(name, root)
+    with lock_run(path), ExitStack() as last:
         check_can_open(config, path, resume)
         run = Run(config, path, quiet)
         last.callback(run.pool.close)
@@ -311,7 +313,8 @@ def train(
         print(f'run {path}: {plan_text(config)}')
         if run.load():
             print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
-        last.callback((journal := Journal(path, run.learner.updates - run.since)).close)
+        journal = Journal(path, run.learner.updates - run.since)
+        last.callback(journal.close)
         try:
             with run.interrupt:
                 run.phases(journal)

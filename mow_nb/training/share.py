@@ -42,19 +42,19 @@ def restore(
         raise CheckpointError(
             f'this agent needs {need / 2**30:,.1f} GiB of memory, and {have / 2**30:,.1f} GiB are free'
         )
-    with torch.device('meta'):
+    with torch.device('meta'):  # shapes without memory
         sketch = build(config, labels)
     parts = [check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
-    world, critic = build(config, labels)
-    for model, part in zip((world, critic), parts):
+    world, actor_critic = build(config, labels)
+    for model, part in zip((world, actor_critic), parts):
         model.load_state_dict(part)
-    return Agent(world, critic, config.train.act_context, updates)
+    return Agent(world, actor_critic, config.train.act_context, updates)
 
 
 def load(
     path: str,  # a run's directory
 ) -> Agent:  # as it was at the newest checkpoint, or as it was shipped
-    "Agent of a run's newest valid checkpoint; raises if there is no run or no checkpoint"
+    "Agent of a run; `ConfigError` if there is no run, `CheckpointError` if it has neither checkpoint nor shared agent"
     config, found = read_config(path), checkpoint.load(Path(path) / 'checkpoints')
     if found is None and (Path(path) / 'agent').is_dir():
         return from_pretrained(Path(path) / 'agent')
@@ -68,7 +68,7 @@ def load(
 def evaluate(
     path: str,  # a run's directory
     show=lambda record: None,  # called with the record before it is written
-    keep: bool = True,  # write it to `eval/`?
+    keep: bool = True,  # True: write it to `eval/`
     **changes,  # fields of `EvalConfig`, such as episodes=5
 ) -> dict:  # the record
     "Evaluate the agent of a run on whole episodes and save the record; `ConfigError` for an unknown field"
@@ -111,21 +111,22 @@ def save_pretrained(
 def from_pretrained(
     path: str,  # written by `save_pretrained`
 ) -> Agent:  # ready to play
-    "Agent from `save_pretrained`; `CheckpointError` if a file was altered or does not fit its config"
+    "Agent from `save_pretrained`; `ConfigError` if there is none, `CheckpointError` if a file is altered or unfit"
     folder, file = Path(path), 'agent.safetensors'
     if not os.path.exists(folder / file):
         raise ConfigError(f'no agent in {path}: {file} is missing')
-    config, body = read_config(folder), checkpoint.read_manifest(folder)
-    if set(body['files']) != {file, 'config.toml'}:
+    config, manifest = read_config(folder), checkpoint.read_manifest(folder)
+    if set(manifest['files']) != {file, 'config.toml'}:
         raise CheckpointError(f'{path}/manifest.json is not that of an agent')
     try:
-        tensors = load_bytes(dict(checkpoint.read_files(folder, body))[file])
+        tensors = load_bytes(dict(checkpoint.read_files(folder, manifest))[file])
     except SafetensorError as e:
         raise CheckpointError(f'{file} cannot be read ({e})') from None
     if 'labels' not in tensors:
         raise CheckpointError(f'{file} holds no labels')
-    tensors = {name.replace('agent.critic.', 'agent.slow.'): t for name, t in tensors.items()} | tensors
-    return restore(config, tensors, tensors['labels'].tolist(), body.get('step', 0))
+    # a file of half precision holds no slow critics: they begin as copies of the critics
+    copies = {name.replace('agent.critic.', 'agent.slow.'): t for name, t in tensors.items()}
+    return restore(config, copies | tensors, tensors['labels'].tolist(), manifest.get('step', 0))
 
 
 # %% ../../nbs/66_share.ipynb #c023

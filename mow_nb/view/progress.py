@@ -201,10 +201,10 @@ def _draw_frame(ax, picture, title, color):
 def plot_horizon(
     summary: Summary,  # of a run
     task: str,  # one of its tasks
-    start: int = 0,  # index of the window
-    horizon: int = 1,  # steps dreamt, 1 is the first dreamt picture
+    start: int = 0,  # index of the task's saved sequence of pictures
+    horizon: int = 1,  # steps dreamt, from 1; more than were saved counts as the last
 ) -> Figure:  # four pictures, a curve, a strip; raises NotYet
-    "Real, reconstructed and dreamt frame after a number of dreamt steps, with the strip and the errors up to there"
+    "Frame after some dreamt steps: real, reconstructed, dreamt, and its error; errors and strip up to there below"
     pictures, color = summary.pictures, summary.colors[task]
     if pictures is None:
         raise NotYet('No pictures yet: the first are taken with the first checkpoint.')

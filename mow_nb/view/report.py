@@ -276,7 +276,7 @@ def page(
 
 def write_report(
     path: Path,  # a run's directory
-    file: Path | None = None,  # where to; None = 'report.html' in there
+    file: Path | None = None,  # where to; None = 'report.html' in the run's directory
 ) -> Path:  # the page
-    "Write the report of a run, finished or not, atomically"
+    "Write the report of a run, finished or not, as one HTML page that replaces an older one atomically"
     return put(file or Path(path) / 'report.html', page(gather(Path(path))))

@@ -176,8 +176,8 @@ def verdict(
     record: dict,  # evaluation of the agent
     random_play: dict,  # evaluation of the random player
     seed: int = 0,  # of the run
-) -> tuple:  # headline, g, standard error of g, p-value of a g as large (or, if g < 0, as small)
-    "Headline on agent against random play, with the advantage g, its standard error and the permutation p-value"
+) -> tuple:  # headline; g, the mean over tasks; its standard error; p-value of a g as large (or, if g < 0, as small)
+    "Headline on agent against random play; advantage g in scaled mean returns, its error, permutation p-value"
     records = (record, random_play)
     players = [[np.array([p['ret'] for p in x['episodes'][t.name]]) for t in tasks] for x in records]
     scale = [_scale(t, a, r) for t, a, r in zip(tasks, *players)]
