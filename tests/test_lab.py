@@ -345,7 +345,33 @@ def test_explorer(visit, lab):
         for label in controls:
             book.change(controls[label])
         book.v.shot(f'explorer-{i}-{name.split()[0].lower()}-changed')
+    points_and_picks(book.page, tabs)
+    book.settle()
+    book.v.shot('explorer-picked')
     assert not book.v.wrong, book.v.wrong
+
+
+def points_and_picks(page, tabs):
+    "Hovering over the matrix tells a cosine, a click there is a highlight in all views, and a picture can be enlarged"
+    tabs.nth(0).click()
+    matrix = page.locator('img.mow-clusters').first
+    box = matrix.bounding_box()
+    field = dict(x=0.2 * box['width'], y=0.45 * box['height'])  # second column, fourth row
+    matrix.hover(position=field)
+    told = page.locator('.mow-told', has_text='cosine').first
+    wait(told.is_visible, 10, lambda: 'hovering over the matrix tells nothing')
+    task = told.inner_text().split(' and ')[0]
+    menu = page.locator('.widget-dropdown', has_text='Highlight in clusters').locator('select')
+    if menu.input_value() == task:  # a click on what is highlighted takes the highlight away
+        menu.select_option('(none)')
+    matrix.click(position=field)
+    for i, label in enumerate(('Highlight in clusters', 'Highlight in routing')):
+        tabs.nth(i).click()
+        chosen = page.locator('.widget-dropdown', has_text=label).locator('select').input_value
+        wait(lambda: chosen() == task, 20, lambda: f'{label}: {chosen()} instead of {task}')
+    tabs.nth(0).click()
+    page.get_by_label('Draw larger').locator('visible=true').first.click()
+    assert matrix.bounding_box()['width'] > 1.4 * box['width']
 
 
 # ---- as `mow explore` opens it

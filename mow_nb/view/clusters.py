@@ -275,7 +275,7 @@ def _rows(g):
     return out
 
 
-def _draw_face(ax, name, color, frame, bold=False):
+def _draw_face(ax, name, color, frame, bold=False, fontsize=8):
     "A member's picture, or its colour where there is none, with its name"
     if frame is None:
         frame = np.full((1, 1, 3), [int(color[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
@@ -284,7 +284,7 @@ def _draw_face(ax, name, color, frame, bold=False):
     for side in ax.spines.values():
         side.set(color=color, lw=5 if bold else 2.5)
     look = dict(fontweight='bold', color=MARK) if bold else {}
-    ax.set_xlabel(name if len(name) < 15 else name[:13] + '…', fontsize=8, labelpad=2, **look)
+    ax.set_xlabel(name if len(name) < 15 else name[:13] + '…', fontsize=fontsize, labelpad=2, **look)
 
 
 def plot_members(
@@ -341,7 +341,9 @@ def plot_map(
     ax = fig.add_axes([0.03, 0.03, 0.94, 0.87])
     middle, reach = (places.max(0) + places.min(0)) / 2, np.maximum(np.ptp(places, axis=0), 1e-6)
     side = min(0.62, 2.6 / np.sqrt(K))  # of a face, in inches; its name stands below it
-    size = np.array([1.25 * side / width / 0.94, (side + 0.22) / tall / 0.87])
+    fontsize = 8 if K <= 16 else 6
+    wide = max(1.1 * side, 0.0095 * fontsize * min(14, max(map(len, g.names))))  # of a face or its name, in inches
+    size = np.array([wide / width / 0.94, (side + 0.05 + 0.02 * fontsize) / tall / 0.87])
     at = moved_apart(0.5 + (places - middle) / reach * (1 - size), size)  # in fractions of the axes
     for label in range(g.labels.max() + 1):
         mine = at[g.labels == label]
@@ -352,9 +354,10 @@ def plot_map(
     ax.set(xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
     tidy(ax, f'Map of the tasks: near is alike ({kept:.0%} of the variance is kept)').spines[:].set_color('#d9dde1')
     for k, (x, y) in enumerate(at):
-        x, y = 0.03 + 0.94 * x - side / width / 2, 0.03 + 0.87 * y - side / tall / 2
+        x, y = 0.03 + 0.94 * x - side / width / 2, 0.03 + 0.87 * (y + size[1] / 2) - side / tall  # name below
         face = fig.add_axes([x, y, side / width, side / tall])
-        _draw_face(face, g.names[k], colors[g.names[k]], None if frames is None else frames[k], g.names[k] == task)
+        name, frame = g.names[k], None if frames is None else frames[k]
+        _draw_face(face, name, colors[name], frame, name == task, fontsize)
     return fig
 
 
