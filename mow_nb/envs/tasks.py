@@ -75,6 +75,8 @@ def _acts_of_env(name, make):
     space = getattr(make, 'action_space', None)
     try:
         if not hasattr(space, 'sample'):  # nothing, or a property
+            if isinstance(make, str) and make.startswith('ALE/'):
+                import_module('ale_py')  # whose import makes them known
             env = import_module('gymnasium').make(make) if isinstance(make, str) else make()
             space = env.action_space
             with suppress(Exception):  # what cannot be closed is said where it is used
@@ -147,7 +149,7 @@ def maker(
     return _USER[task.name][1]
 
 
-# %% ../../nbs/10_tasks.ipynb #c018
+# %% ../../nbs/10_tasks.ipynb #c019
 def _task(name, full_actions):
     "Task with a given name, built in or registered; ConfigError if there is none"
     if name in _USER:
@@ -162,7 +164,7 @@ def _task(name, full_actions):
     raise ConfigError(suggest(name, (*_built_in(), *_USER), 'game' if name[:1].isupper() else 'task') + own)
 
 
-# %% ../../nbs/10_tasks.ipynb #c020
+# %% ../../nbs/10_tasks.ipynb #c021
 def tasks_of(
     spec: str,  # names of tasks or of sets of tasks (`suites.task_sets`), joined by commas; blanks do not count
     full_actions: bool = False,  # all 18 joystick positions for Atari
@@ -186,7 +188,7 @@ def tasks_of(
     return tuple(_task(name, full_actions) for name in names)
 
 
-# %% ../../nbs/10_tasks.ipynb #c025
+# %% ../../nbs/10_tasks.ipynb #c026
 def d_max(
     tasks: tuple[Task, ...],  # K tasks
 ) -> int:  # width of the continuous part; 0 if no task has any
@@ -201,7 +203,7 @@ def action_width(
     return N_DISCRETE + d_max(tasks)
 
 
-# %% ../../nbs/10_tasks.ipynb #c028
+# %% ../../nbs/10_tasks.ipynb #c029
 def action_masks(
     tasks: tuple[Task, ...],  # K tasks
 ) -> np.ndarray:  # (K, 18) bool, the discrete actions each task knows
@@ -217,7 +219,7 @@ def continuous_masks(
     return np.arange(d_max) < np.array([t.d_continuous for t in tasks])[:, None]
 
 
-# %% ../../nbs/10_tasks.ipynb #c033
+# %% ../../nbs/10_tasks.ipynb #c034
 def decode(
     task: Task,  # whose action it is
     action: np.ndarray,  # (A,) one-hot of width 18, then values in [-1, 1]
@@ -228,7 +230,7 @@ def decode(
     return np.clip(action[N_DISCRETE : N_DISCRETE + task.d_continuous], -1, 1)
 
 
-# %% ../../nbs/10_tasks.ipynb #c036
+# %% ../../nbs/10_tasks.ipynb #c037
 def random_actions(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
@@ -243,7 +245,7 @@ def random_actions(
     return out
 
 
-# %% ../../nbs/10_tasks.ipynb #c039
+# %% ../../nbs/10_tasks.ipynb #c040
 def held_actions(
     tasks: tuple[Task, ...],  # K tasks
     d_max: int,  # width of the continuous part
@@ -258,7 +260,7 @@ def held_actions(
     return np.stack([drawn[s][k] for k, s in enumerate(begun)])
 
 
-# %% ../../nbs/10_tasks.ipynb #c042
+# %% ../../nbs/10_tasks.ipynb #c043
 def suite_of(
     task: Task,  # any task
 ) -> Suite:  # an empty record if its suite is not registered

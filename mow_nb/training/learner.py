@@ -46,7 +46,7 @@ def fast_bfloat16(
 ) -> bool:  # False where it would be emulated
     "Whether the hardware multiplies bfloat16 natively"
     if device == 'cuda':
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     info = Path('/proc/cpuinfo')
     return info.exists() and any(flag in info.read_text() for flag in ('amx_bf16', 'avx512_bf16'))
 
