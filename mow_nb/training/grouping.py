@@ -46,7 +46,8 @@ def reduced_gradients(
 ) -> dict[str, Tensor]:  # 'layer_means': (K, number of parameter tensors); 'projection' and 'even': (K, R)
     "Each task's gradient with respect to VAE and heads, averaged over batches and reduced in three ways"
     sketch = SignProjection(dim, learner.config.seed)
-    world, params, total = learner.world.train(), cluster_parameters(learner), 0
+    world, params = learner.world.train(), cluster_parameters(learner)
+    total = torch.zeros((), device=learner.device)
     # for every tensor its mean, and beside it its sketch: both from one walk back
     row = lambda grads: torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
     for i in range(batches):
