@@ -507,7 +507,7 @@ LOCAL = re.compile(r'''(?<![\w.:/])/(?:root|home|Users|work|tmp|mnt|opt|usr/lib|
 
 @with_notebook
 def test_notebook_is_clean(path):
-    "No execution counts, addresses of objects, local paths, progress bars, errors or marks of a conflict; and small"
+    "No execution counts, addresses of objects, local paths, progress bars, errors, marks of a conflict or long lines"
     before, after = read(path), clean(read(path))
     faults = [] if before == after else ['not clean; run `make export`']
     faults += [f'shows the local path {m[0]}' for text in outputs_text(before) for m in LOCAL.finditer(text)]
@@ -527,6 +527,12 @@ def test_notebook_is_clean(path):
         f'cell {i} holds the marks of a merge conflict'
         for i, c in enumerate(before.cells, 1)
         if re.search(r'^(<{7}|>{7}) ', c.source, re.M)
+    ]
+    faults += [
+        f'cell {i} has a line of {len(line)} columns: {line[:40]} ...'
+        for i, c in enumerate(before.cells, 1)
+        for line in c.source.splitlines()
+        if len(line) > 120 and not line.startswith('|') and ' ' in line.strip()
     ]
     if (kb := path.stat().st_size / 1024) >= MAX_KB:
         faults.append(f'{kb:.0f} kB, the limit is {MAX_KB}')
