@@ -241,7 +241,7 @@ class Pool:
     def state_dict(
         self,
     ) -> dict:  # plain data: numbers, strings, and per task an (n, 18 + d_continuous) array of actions
-        "Where the episodes of all tasks stand: their numbers, actions and returns so far, and a checksum of the picture"
+        "Where the episodes of all tasks stand: their numbers, actions and returns, and a checksum of the picture"
         tasks = {
             t.name: dict(
                 episode=self.episode[k],
