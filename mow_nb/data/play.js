@@ -152,7 +152,7 @@ function render({ model, el }) {
   let stick = null
   let running = false // does the clock go by itself?
   let waiting = false // for an answer
-  let sent = 0 // when the last step was asked for
+  let due = 0 // when the next step of the clock, or of a key that is held, is to be asked for
   let timer = null
   let drawn = 0 // when the curves were drawn last
   let later = null
@@ -188,20 +188,25 @@ function render({ model, el }) {
   }
   const step = (what) => ask({ do: 'press', agent: agent.value, ...what })
 
+  function tick() {
+    // a step that comes late does not make the later ones late
+    due = Math.max(due, performance.now() - period()) + period()
+    step(move())
+  }
+
   function next() {
     // what comes after an answer: a press that waits, the clock, a key or the pad that is still held
     if (waiting) return
     clearTimeout(timer)
     if (queue.length) {
       waiting = true
-      sent = performance.now()
       return model.send(queue.shift())
     }
     if (running && !stage.offsetParent) toggle(false)
     const now = performance.now()
     const since = Math.min(...held.values())
     const repeats = running || stick?.held() || now - since >= REPEAT_MS
-    if (repeats) timer = setTimeout(() => step(move()), Math.max(0, sent + period() - now))
+    if (repeats) timer = setTimeout(tick, Math.max(0, due - now))
     else if (held.size) timer = setTimeout(next, since + REPEAT_MS - now)
   }
 
