@@ -561,6 +561,7 @@ d = {
             'mow_nb.files.memory': ('files.html#memory', 'mow_nb/files.py'),
             'mow_nb.files.plain_tree': ('files.html#plain_tree', 'mow_nb/files.py'),
             'mow_nb.files.put': ('files.html#put', 'mow_nb/files.py'),
+            'mow_nb.files.read_or_none': ('files.html#read_or_none', 'mow_nb/files.py'),
         },
         'mow_nb.model.blocks': {
             'mow_nb.model.blocks.ClusterBank': ('blocks.html#clusterbank', 'mow_nb/model/blocks.py'),
@@ -1451,6 +1452,7 @@ d = {
         'mow_nb.view.figures': {
             'mow_nb.view.figures.Spot': ('figures.html#spot', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures._fit_scale': ('figures.html#_fit_scale', 'mow_nb/view/figures.py'),
+            'mow_nb.view.figures._framed': ('figures.html#_framed', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.chosen': ('figures.html#chosen', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.curve': ('figures.html#curve', 'mow_nb/view/figures.py'),
             'mow_nb.view.figures.downsample': ('figures.html#downsample', 'mow_nb/view/figures.py'),
@@ -1546,7 +1548,6 @@ d = {
             'mow_nb.view.summary._advantage': ('summary.html#_advantage', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._fits': ('summary.html#_fits', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._known': ('summary.html#_known', 'mow_nb/view/summary.py'),
-            'mow_nb.view.summary._maybe': ('summary.html#_maybe', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._option': ('summary.html#_option', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._paper': ('summary.html#_paper', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary._scale': ('summary.html#_scale', 'mow_nb/view/summary.py'),
@@ -1567,6 +1568,8 @@ d = {
             'mow_nb.view.views.View.read': ('views.html#view.read', 'mow_nb/view/views.py'),
             'mow_nb.view.views.View.show': ('views.html#view.show', 'mow_nb/view/views.py'),
             'mow_nb.view.views._draw_clusters': ('views.html#_draw_clusters', 'mow_nb/view/views.py'),
+            'mow_nb.view.views._offer_tasks': ('views.html#_offer_tasks', 'mow_nb/view/views.py'),
+            'mow_nb.view.views._values': ('views.html#_values', 'mow_nb/view/views.py'),
             'mow_nb.view.views.clusters': ('views.html#clusters', 'mow_nb/view/views.py'),
             'mow_nb.view.views.clusters_words': ('views.html#clusters_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.message': ('views.html#message', 'mow_nb/view/views.py'),
@@ -1578,6 +1581,7 @@ d = {
             'mow_nb.view.views.rollouts_words': ('views.html#rollouts_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.routing': ('views.html#routing', 'mow_nb/view/views.py'),
             'mow_nb.view.views.routing_words': ('views.html#routing_words', 'mow_nb/view/views.py'),
+            'mow_nb.view.views.script': ('views.html#script', 'mow_nb/view/views.py'),
         },
     },
 }

@@ -30,6 +30,7 @@ from mow_nb.store import checkpoint
 from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
 from mow_nb.store.run_folder import lock_run
+from mow_nb.tools.cli import main
 from mow_nb.training.learner import Learner
 from mow_nb.training.run import Run, train
 from mow_nb.training.share import evaluate
@@ -403,6 +404,16 @@ def test_row_1_10_the_larger_record_is_kept(run):
     before = load_records(run / 'eval')
     evaluate(run, episodes=1)
     assert load_records(run / 'eval') == before and (run / 'eval' / 'step-000000024-episodes-1.json').exists()
+
+
+def test_row_1_10_an_opponent_that_is_damaged(run, capsys):
+    "row 1.10: an evaluation is shown and kept, though the random player's file beside it is damaged"
+    (run / 'eval' / 'random.json').write_text('[')
+    (run / 'eval' / 'step-000000024.json').unlink()
+    main(['evaluate', 'x', f'--root={run.parent}', '--episodes=1'])
+    out, err = capsys.readouterr()
+    assert 'track-night' in out and err.splitlines() == ['left out: random.json is not JSON']
+    assert load_records(run / 'eval')[-1]['updates'] == 24
 
 
 def test_row_1_11_notes_are_kept(tmp_path):

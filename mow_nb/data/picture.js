@@ -3,16 +3,6 @@
 
 const LARGEST = 4
 
-function make(tag, attrs = {}, ...inside) {
-  const node = document.createElement(tag)
-  for (const [name, value] of Object.entries(attrs)) {
-    if (name.startsWith('on')) node.addEventListener(name.slice(2), value)
-    else node.setAttribute(name, value)
-  }
-  node.append(...inside)
-  return node
-}
-
 function render({ model, el }) {
   const image = make('img', { class: `mow-${model.get('name')}`, draggable: 'false' })
   const told = make('div', { class: 'mow-told', role: 'status' })

@@ -8,16 +8,6 @@ const KEY_NAMES = {
   ArrowUp: '↑', ArrowDown: '↓', ArrowLeft: '←', ArrowRight: '→', ' ': 'Space', Enter: 'Enter', Backspace: '⌫',
 }
 
-function make(tag, attrs = {}, ...inside) {
-  const node = document.createElement(tag)
-  for (const [name, value] of Object.entries(attrs)) {
-    if (name.startsWith('on')) node.addEventListener(name.slice(2), value)
-    else node.setAttribute(name, value)
-  }
-  node.append(...inside)
-  return node
-}
-
 function legend(keys) {
   return keys.map((key) => make('kbd', {}, KEY_NAMES[key] ?? (key.length === 1 ? key.toUpperCase() : key)))
 }

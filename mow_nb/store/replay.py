@@ -180,13 +180,10 @@ class Replay:
         rng: np.random.Generator,  # whose draws decide
         B: int,  # windows per task
         T: int,  # steps per window
-        within_episode: bool = False,  # only windows within one episode
-        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
-        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
-        ahead: int = 0,  # steps after the window in which that reward may come as well
+        **where,  # further arguments of `windows`: within_episode, newest, rewarded, ahead
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "Sample a batch with frames as bytes"
-        got = self._take(self.windows(rng, B, T, within_episode, newest, rewarded, ahead))
+        got = self._take(self.windows(rng, B, T, **where))
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
         return Batch(**got)
 
@@ -196,13 +193,10 @@ class Replay:
         B: int,  # windows per task
         T: int,  # steps per window
         device: str | None = None,  # where to; bytes travel and become floats there; None = they stay
-        within_episode: bool = False,  # only windows within one episode
-        newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
-        rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
-        ahead: int = 0,  # steps after the window in which that reward may come as well
+        **where,  # further arguments of `windows`: within_episode, newest, rewarded, ahead
     ) -> Batch:  # (K, B, T, ...) with frames in [0, 1], channels last in memory
         "Sample a batch with frames as floats in [0, 1], as the world model reads it"
-        raw = self.sample_raw(rng, B, T, within_episode, newest, rewarded, ahead)
+        raw = self.sample_raw(rng, B, T, **where)
         if device:
             raw = raw.to(device)
         return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)

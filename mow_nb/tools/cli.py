@@ -97,14 +97,19 @@ def evaluate_command(
     p.add_argument('--max-steps', type=int, metavar='N', help="steps per episode at most (default: as the config)")
     own = p.parse_args(args)
     from mow_nb.eval.evaluation import random_play_of, record_file, score_rows, score_text
+    from mow_nb.files import read_or_none
     from mow_nb.store.run_folder import read_config
     from mow_nb.training.share import evaluate
 
     path, shipped = _run(own)
     asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
     tasks = check(read_config(path))
-    scores = lambda r: score_text(score_rows(tasks, r, random_play_of(path / 'eval', r)))
-    record = evaluate(path, lambda r: print(scores(r), flush=True), not shipped, **asked)
+
+    def show(record):
+        random_play = read_or_none(random_play_of, path / 'eval', record)
+        print(score_text(score_rows(tasks, record, random_play)), flush=True)
+
+    record = evaluate(path, show, not shipped, **asked)
     if not shipped:
         print(f"written: {record_file(path / 'eval', record)}")
 

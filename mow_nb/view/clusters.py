@@ -280,7 +280,7 @@ def _draw_face(ax, name, color, frame, bold=False, fontsize=8):
     if frame is None:
         frame = np.full((1, 1, 3), [int(color[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
     ax.imshow(frame, interpolation='none')
-    ax.set(xticks=[], yticks=[])
+    ax.set(xticks=[], yticks=[], label=name)
     for side in ax.spines.values():
         side.set(color=color, lw=5 if bold else 2.5)
     look = dict(fontweight='bold', color=MARK) if bold else {}
@@ -383,7 +383,7 @@ def face_spots(
     fig: Figure,  # from `plot_members` or `plot_map`
     g: Reclustered,  # the clusters it shows
 ) -> list[Spot]:  # one for each face
-    "Spots of the tasks' pictures, found by the names that stand below them"
-    cluster_of = {f'{n[:13]}…' if len(n) >= 15 else n: (n, label) for n, label in zip(g.names, g.labels)}
-    known = [(ax, *cluster_of[ax.get_xlabel()]) for ax in fig.axes if ax.get_xlabel() in cluster_of]
-    return [spot(ax, (0, -0.2, 1, 1), f'{name}, cluster {label + 1}', name, True) for ax, name, label in known]
+    "Spots of the tasks' pictures, the axes whose label is the name of a task"
+    cluster_of = dict(zip(g.names, g.labels))
+    faces = {ax.get_label(): ax for ax in fig.axes if ax.get_label() in cluster_of}
+    return [spot(ax, (0, -0.2, 1, 1), f'{n}, cluster {cluster_of[n] + 1}', n, True) for n, ax in faces.items()]

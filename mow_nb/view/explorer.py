@@ -29,7 +29,7 @@ from ..store.run_folder import EXAMPLE, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, film, status_lines
 from .summary import Summary, gather
-from .views import WIDTH, View, clusters, message, progress, rollouts, routing
+from .views import WIDTH, clusters, message, progress, rollouts, routing, script
 
 # %% ../../nbs/79_explorer.ipynb #c008
 _STICK = dict(UP='ArrowUp', DOWN='ArrowDown', LEFT='ArrowLeft', RIGHT='ArrowRight', FIRE=' ')
@@ -58,7 +58,7 @@ def move_keys(
 class Play(anywidget.AnyWidget):
     "View in which a player's moves go to the dream and to the real game at once"
 
-    _esm = (files('mow_nb') / 'data' / 'play.js').read_text()
+    _esm = script('play.js')
     _css = (files('mow_nb') / 'data' / 'play.css').read_text()
     game = traitlets.Dict().tag(sync=True)  # what the page shows around the pictures; empty: no game
 
@@ -177,8 +177,7 @@ def _about(path, summary):
 
 def _pickers(view):
     "Pictures and the menu of a view in which a task can be picked, each with the trait that says which"
-    pictures, controls = getattr(view, 'pictures', []), getattr(view, 'controls', {})
-    return [*((picture, 'picked') for picture in pictures), *((controls[n], 'value') for n in controls if n == 'task')]
+    return [*((picture, 'picked') for picture in view.pictures), (view.controls['task'], 'value')]
 
 
 def explore(
@@ -186,13 +185,13 @@ def explore(
 ) -> w.VBox:  # to be shown by a notebook
     "Widget with five views of a run, finished or not"
     path, wide = run_at(path), w.Layout(width='100%', max_width='1180px')
-    views = {
+    of_files = {
         'Clusters': clusters(),
         'Routing': routing(),
         'Rollouts': rollouts(),
         'Progress': progress(),
-        'Play the dream': Play(),
     }
+    views = of_files | {'Play the dream': Play()}
     tab = w.Tab([view.box for view in views.values()], titles=list(views), selected_index=0, layout=wide)
     hint, size = 'Read again what the run has written', w.Layout(width='110px')
     again, head = w.Button(description='Refresh', icon='refresh', tooltip=hint, layout=size), w.HTML()
@@ -211,10 +210,10 @@ def explore(
         turn()
 
     def pick(task):
-        stale.update(name for name, view in views.items() if isinstance(view, View) and view.highlight(task))
+        stale.update(name for name, view in of_files.items() if view.highlight(task))
         turn()
 
-    for view in views.values():
+    for view in of_files.values():
         for source, trait in _pickers(view):
             source.observe(lambda change, view=view: None if view.busy else pick(change.new), trait)
     tab.observe(turn, 'selected_index')

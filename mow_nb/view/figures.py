@@ -244,6 +244,13 @@ class Spot:
     task: str  # what a click highlights
 
 
+def _framed(corners, words, task):
+    "Spot with two opposite corners, in fractions of the figure from its lower left"
+    (xa, ya), (xb, yb) = corners
+    box = min(xa, xb), 1 - max(ya, yb), max(xa, xb), 1 - min(ya, yb)
+    return Spot(tuple(round(float(np.clip(v, 0, 1)), 4) for v in box), words, task)
+
+
 def spot(
     ax,  # axes with a part that stands for a task
     box: tuple,  # x0, y0, x1, y1 of that part, in any order
@@ -254,9 +261,7 @@ def spot(
     "Spot on a figure from a box in the units of its axes"
     ax.get_xlim()  # limits are worked out when they are asked for
     to = (ax.transAxes if within else ax.transData) - ax.figure.transFigure
-    (xa, ya), (xb, yb) = to.transform([box[:2], box[2:]])
-    left, right, top, bottom = min(xa, xb), max(xa, xb), 1 - max(ya, yb), 1 - min(ya, yb)
-    return Spot(tuple(round(float(np.clip(v, 0, 1)), 4) for v in (left, top, right, bottom)), words, task)
+    return _framed(to.transform([box[:2], box[2:]]), words, task)
 
 
 def heat_spots(
@@ -280,7 +285,7 @@ def line_spots(
 ) -> list[Spot]:  # small boxes along the lines
     "Spots of curves over training"
     ax.get_xlim()  # limits are worked out when they are asked for
-    out, to, back = [], ax.transData - ax.figure.transFigure, ax.figure.transFigure - ax.transData
+    out, to = [], ax.transData - ax.figure.transFigure
     for name, (x, y) in lines.items():
         if not len(x):
             continue
@@ -289,6 +294,6 @@ def line_spots(
         x, y = np.asarray(x)[known], np.asarray(y)[known]
         for i in np.unique(np.linspace(0, len(x) - 1, min(most, len(x))).round().astype(int)):
             a, b = to.transform((x[i], y[i]))
-            box = back.transform([(a - 0.006, b - 0.012), (a + 0.006, b + 0.012)]).ravel()
-            out.append(spot(ax, tuple(box), f'{name} after {x[i]:,.0f} updates: {y[i]:.3g}', name))
+            corners = (a - 0.006, b - 0.012), (a + 0.006, b + 0.012)
+            out.append(_framed(corners, f'{name} after {x[i]:,.0f} updates: {y[i]:.3g}', name))
     return out

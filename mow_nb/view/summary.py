@@ -20,7 +20,6 @@ __all__ = [
 
 # %% ../../nbs/70_summary.ipynb #c002
 import shlex
-import sys
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
@@ -29,10 +28,11 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config, flat
-from ..core import CheckpointError, ConfigError, np_rng, task_colors
+from ..core import ConfigError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, suite_of, tasks_of
-from ..eval.evaluation import load_records, read_record, same_rules, task_score
+from ..eval.evaluation import load_records, random_play_of, task_score
 from ..eval.rollouts import load_strips
+from ..files import read_or_none
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, preset
 from ..store.run_folder import read_config, read_table
@@ -74,15 +74,6 @@ class Summary:
 
 
 # %% ../../nbs/70_summary.ipynb #c009
-def _maybe(read, *args):
-    "What a reader returns, or None if its file is missing or cannot be trusted; the latter is said"
-    try:
-        return read(*args)
-    except CheckpointError as e:
-        if 'is missing' not in str(e):
-            print(f'left out: {e}', file=sys.stderr)
-
-
 def _fits(rest, names):
     "What differs from a preset, or None where joined presets contradict each other"
     try:
@@ -106,20 +97,17 @@ def gather(
     path = Path(path)
     config = read_config(path)
     tasks = tuple(t for word in config.tasks.split(',') for t in _known(word, config.full_actions))
-    records = _maybe(load_records, path / 'eval') or []
-    random_play = _maybe(read_record, path / 'eval' / 'random.json')
-    if records and random_play and not same_rules(records[-1], random_play):
-        random_play = None  # whoever was cut elsewhere is no opponent
+    records = read_or_none(load_records, path / 'eval') or []
     return Summary(
         path,
         config,
         tasks,
         read_table(path / 'config.toml', 'versions'),
         read_metrics(path),
-        _maybe(load_analysis, path / 'analysis'),
-        _maybe(load_strips, path / 'analysis' / 'strips.npz'),
+        read_or_none(load_analysis, path / 'analysis'),
+        read_or_none(load_strips, path / 'analysis' / 'strips.npz'),
         records,
-        random_play,
+        read_or_none(random_play_of, path / 'eval', records[-1] if records else None),
     )
 
 

@@ -7,6 +7,7 @@ __all__ = [
     'WIDTH',
     'png',
     'message',
+    'script',
     'Picture',
     'View',
     'offer',
@@ -71,10 +72,17 @@ def message(
     return f'<p style="color:#5c636b"><i>{html.escape(str(text))}</i></p>'
 
 
+def script(
+    name: str,  # of a file in `mow_nb/data`
+) -> str:  # a JavaScript module
+    "Source of a widget's half in the browser, after the helpers that all of them use"
+    return ''.join((files('mow_nb') / 'data' / file).read_text() for file in ('dom.js', name))
+
+
 class Picture(anywidget.AnyWidget):
     "Picture with parts that stand for tasks: hovering tells, clicking picks"
 
-    _esm = (files('mow_nb') / 'data' / 'picture.js').read_text()
+    _esm = script('picture.js')
     _css = (files('mow_nb') / 'data' / 'picture.css').read_text()
     name = traitlets.Unicode().tag(sync=True)  # of the view; the picture gets the class 'mow-NAME'
     value = traitlets.Bytes().tag(sync=True)  # PNG; empty: no picture
@@ -146,9 +154,8 @@ class View:
         task: str,  # name of a task; '' for none
     ) -> bool:  # whether there is something to draw anew
         "Set the menu that highlights a task, where a view has one, without drawing"
-        menu = self.controls.get('task')
-        values = [option[1] if isinstance(option, tuple) else option for option in menu.options] if menu else []
-        if task not in values or menu.value == task:
+        menu = self.controls['task']
+        if task not in _values(menu.options) or menu.value == task:
             return False
         self.busy, menu.value = True, task
         self.busy = False
@@ -158,6 +165,11 @@ class View:
 # %% ../../nbs/78_views.ipynb #c010
 
 
+def _values(options):
+    "Values of a menu's options"
+    return [option[1] if isinstance(option, tuple) else option for option in options]
+
+
 def offer(
     menu: w.Dropdown,  # whose options are set
     options: list,  # words, or pairs of a word and a value
@@ -165,8 +177,13 @@ def offer(
     "Set the options of a menu and keep its choice if it is among them"
     before = menu.value
     menu.options = options
-    values = [option[1] if isinstance(option, tuple) else option for option in options]
+    values = _values(options)
     menu.value = before if before in values else values[0]
+
+
+def _offer_tasks(menu, summary):
+    "Offer the tasks of a run, and none of them, to be highlighted"
+    offer(menu, [('(none)', ''), *((name, name) for name in summary.colors)])
 
 
 # %% ../../nbs/78_views.ipynb #c014
@@ -275,7 +292,7 @@ def clusters() -> View:  # tree, matrix, silhouette, faces
         if summary.groups is None:
             return
         found = summary.groups
-        offer(controls['task'], [('(none)', ''), *((name, name) for name in summary.colors)])
+        _offer_tasks(controls['task'], summary)
         offer(controls['source'], [(k.replace('_', ' '), k) for k in sorted(found.similarity)])
         controls['n'].max = len(found.names)
         if not seen:
@@ -294,7 +311,7 @@ def routing() -> View:  # tasks and experts
     )
 
     def fit(summary, controls):
-        offer(controls['task'], [('(none)', ''), *((name, name) for name in summary.colors)])
+        _offer_tasks(controls['task'], summary)
         when, at = routed(summary)[0], controls['at']
         before, newest = at.value, at.index == len(at.options) - 1
         at.options = [(f'{updates:,}', i) for i, updates in enumerate(when)]
@@ -346,7 +363,7 @@ def progress() -> View:  # curves, scores, time
 
     def fit(summary, controls):
         offer(controls['measure'], [(words, key) for key, words in measures(summary).items()] or [('', '')])
-        offer(controls['task'], [('(none)', ''), *((name, name) for name in summary.colors)])
+        _offer_tasks(controls['task'], summary)
 
     def draw(summary, measure, by, task):
         fig, names = plot_progress(summary, measure, by, task), list(summary.colors)
