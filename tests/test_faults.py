@@ -406,8 +406,8 @@ def test_row_1_10_the_larger_record_is_kept(run):
     assert load_records(run / 'eval') == before and (run / 'eval' / 'step-000000024-episodes-1.json').exists()
 
 
-def test_row_1_10_an_opponent_that_is_damaged(run, capsys):
-    "row 1.10: an evaluation is shown and kept, though the random player's file beside it is damaged"
+def test_an_opponent_that_is_damaged(run, capsys):
+    "An evaluation is shown and kept, though the random player's file beside it is damaged"
     (run / 'eval' / 'random.json').write_text('[')
     (run / 'eval' / 'step-000000024.json').unlink()
     main(['evaluate', 'x', f'--root={run.parent}', '--episodes=1'])
