@@ -109,31 +109,42 @@ def visit(browser, request):
 
 
 @pytest.fixture(scope='session')
-def site(tmp_path_factory, worker_id):
-    "The site, built once for all workers"
+def made_once(tmp_path_factory, worker_id):
+    "Function that has a directory made once for all workers: `made_once(name, make)` calls `make(path)` and gives it"
     base = tmp_path_factory.getbasetemp()
-    out = (base if worker_id == 'master' else base.parent) / 'site'
-    with FileLock(f'{out}.lock'):
-        if not out.exists():
-            done = subprocess.run(
-                [sys.executable, ROOT / 'tests' / 'site' / 'build.py', out],
-                capture_output=True,
-                text=True,
-                stdin=subprocess.DEVNULL,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-    return out
+    base = base if worker_id == 'master' else base.parent
+
+    def get(name, make):
+        path, done = base / name, base / f'{name}.made'
+        with FileLock(base / f'{name}.lock'):
+            if not done.exists():
+                shutil.rmtree(path, ignore_errors=True)
+                make(path)
+                done.touch()
+        return path
+
+    return get
 
 
 @pytest.fixture(scope='session')
-def finished(tmp_path_factory):
+def site(made_once):
+    "The site"
+
+    def build(out):
+        line = [sys.executable, ROOT / 'tests' / 'site' / 'build.py', out]
+        done = subprocess.run(line, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once('site', build)
+
+
+@pytest.fixture(scope='session')
+def finished(made_once):
     "A toy run, trained once for all tests that damage a copy of it"
     from mow_nb.store.presets import preset
     from mow_nb.training.run import train
 
-    root = tmp_path_factory.mktemp('runs')
-    train(preset('toy'), 'x', root, quiet=True)
-    return root / 'x'
+    return made_once('runs', lambda root: train(preset('toy'), 'x', root, quiet=True)) / 'x'
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from book import NBS
+from book import NBS, ROOT
 
 from conftest import DESK
 
@@ -148,15 +148,16 @@ class Notebook:
         "Run all cells and wait for the last; no cell may show an error"
         prompts = self.page.locator('.jp-CodeCell .jp-InputPrompt')
         told = lambda n: prompts.nth(n).inner_text().strip('[]: \xa0')
+        first, last = told(0), told(-1)  # numbers, if the cells have been run before
         for _ in range(3):  # a click that comes before the kernel is connected is lost
             dialogs = self.page.locator('.jp-Dialog').all_inner_texts()
             assert not dialogs, f'{self.name}: JupyterLab asks {dialogs}'
             self.page.get_by_role('menuitem', name='Run', exact=True).click()
             self.page.locator('.lm-Menu-itemLabel').get_by_text('Run All Cells', exact=True).click()
-            if poll(lambda: told(0), 40):
+            if poll(lambda: told(0) != first, 40):
                 break
         wait(
-            lambda: told(-1).isdigit() or self.errors(),
+            lambda: (told(-1).isdigit() and told(-1) != last) or self.errors(),
             seconds,
             lambda: f'{self.name} did not finish within {seconds} s',
         )
@@ -268,7 +269,6 @@ def use(control):
 SMALL = '''
 import ipywidgets as w, matplotlib.pyplot as plt
 from IPython.display import display
-{}
 parts = dict(
     bars=w.IntSlider(3, 1, 9, description='Bars'),
     colour=w.Dropdown(options=['C0', 'C1'], description='Colour'),
@@ -289,19 +289,22 @@ for part in parts.values(): part.observe(draw, 'value')
 draw()
 display(w.VBox([*parts.values(), out]))
 '''
+ONCE = '''
+if 'ran' in globals():
+    undefined
+ran = True
+'''
 
 
 def test_the_driver_sees(visit, lab):
     "Live controls change the picture, a dead one is found out, and so is an error"
-    cells = [[SMALL.format('')], [SMALL.format('undefined')]]
-    for name, sources in zip(('works', 'fails'), cells):
-        nbformat.write(
-            nbformat.v4.new_notebook(
-                cells=[nbformat.v4.new_code_cell(s) for s in sources],
-                metadata=dict(kernelspec=dict(name='python3', display_name='python3')),
-            ),
-            lab[1] / f'{name}.ipynb',
-        )
+    nbformat.write(
+        nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(s) for s in (SMALL, ONCE)],
+            metadata=dict(kernelspec=dict(name='python3', display_name='python3')),
+        ),
+        lab[1] / 'works.ipynb',
+    )
     book = Notebook(visit, lab, 'works.ipynb')
     book.run()
     done = {book.label(c): c for c in book.controls()}
@@ -312,7 +315,7 @@ def test_the_driver_sees(visit, lab):
     with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"):
         book.change(done['Dead'], seconds=2)
     with pytest.raises(AssertionError, match='NameError'):
-        Notebook(visit, lab, 'fails.ipynb').run()
+        book.run()  # its last cell fails when it is run again
 
 
 # ---- the explorer
@@ -379,13 +382,19 @@ def points_and_picks(page, tabs):
 
 @pytest.fixture(scope='module')
 def address(tmp_path_factory):
-    "`mow explore` on the example, with directories of its own, until it would open a browser; gives (address, folder)"
+    """`mow explore` on the example and a copy of it, with directories of its own, until it would open a browser.
+
+    Gives (address, folder)
+    """
     home = tmp_path_factory.mktemp('explore')
+    shipped = ROOT / 'mow_nb' / 'data' / 'example'
+    shutil.copytree(shipped, home / 'runs' / 'copy', ignore=shutil.ignore_patterns('agent'))
     port = free_port()
     browser = home / 'browser.sh'
     browser.write_text(f'#!/bin/sh\necho "$1" > {home}/opened\n')
     browser.chmod(0o755)
-    command = [sys.executable, '-m', 'mow_nb', 'explore', f'--root={home / "runs"}', f'--port={port}']
+    root = f'--root={home / "runs"}'
+    command = [sys.executable, '-m', 'mow_nb', 'explore', 'example', 'copy', root, f'--port={port}']
     with served(command, home, BROWSER=str(browser)) as log:
         told = lambda: f'the browser was not opened:\n{log.read_text()[-2000:]}'
         wait(lambda: (home / 'opened').exists(), 150, told)
@@ -415,15 +424,29 @@ def steps(page, n):
     page.wait_for_function(f"document.querySelector('.mow-game')?.dataset.steps === '{n}'")
 
 
+def two_runs(v):
+    "A second run is named, and drawn beside the first in Progress, also with a panel per task"
+    assert 'copy' in v.page.get_by_text('beside it in Progress').inner_text()
+    v.page.locator('.widget-tab .lm-TabBar-tab', has_text='Progress').click()
+    picture = v.page.locator('img.mow-progress').first
+    wait(lambda: picture.is_visible(), 30, lambda: 'Progress shows no picture')
+    before = picture.get_attribute('src')
+    v.page.locator('.widget-dropdown', has_text='Scale').locator('select').select_option('a panel per task')
+    wait(lambda: picture.get_attribute('src') != before, 30, lambda: 'Scale changes no picture')
+    v.shot('explore-two-runs')
+    assert not v.page.evaluate(SIDEWAYS), v.page.evaluate(SIDEWAYS)
+
+
 def test_opens_by_itself(visit, address):
     "No code, no side bar, no dialog; the game takes 40 keys, and the notebook is as it was; cells of one's own stay"
     v = opened(visit, address[0], SMALL_SCREEN)
-    page, file = v.page, address[1] / 'explore-example.ipynb'
+    page, file = v.page, address[1] / 'explore-example-with-copy.ipynb'
     before, written = page.evaluate(CELLS), file.read_text()
     assert not page.locator('.jp-Dialog').count()
     assert not page.locator('.jp-SideBar:visible').count()
     assert not page.locator('.jp-CodeCell .cm-content:visible').count(), 'code is shown'
     v.shot('explore-opened')
+    two_runs(v)
     page.locator('.widget-tab .lm-TabBar-tab').last.click()
     steps(page, 0)
     pictures = page.evaluate(CANVASES)

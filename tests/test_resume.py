@@ -87,19 +87,22 @@ def words(root):
     return (Path(root) / 'words.txt').read_text()
 
 
-@pytest.fixture(scope='module')
-def alone(tmp_path_factory):
+@pytest.fixture(scope='session')
+def alone(made_once):
     "Undisturbed runs, made by another interpreter: nothing may hang on the order of a set or on what was in memory"
-    root = tmp_path_factory.mktemp('alone')
-    code = 'import test_resume as t\nfor kind in t.OPTIONS: t.child(kind, {!r})'.format(str(root))
-    env = {
-        **os.environ,
-        'PYTHONHASHSEED': '1',
-        'PYTHONPATH': os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parent.parent))),
-    }
-    done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr + words(root)
-    return root
+
+    def make(root):
+        root.mkdir()
+        code = 'import test_resume as t\nfor kind in t.OPTIONS: t.child(kind, {!r})'.format(str(root))
+        env = {
+            **os.environ,
+            'PYTHONHASHSEED': '1',
+            'PYTHONPATH': os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parent.parent))),
+        }
+        done = subprocess.run([sys.executable, '-c', code], env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + words(root)
+
+    return made_once('alone', make)
 
 
 # ---- what must be equal

@@ -49,12 +49,13 @@ def _parser(name, about, **more):
     return parser
 
 
-def _run(own):
-    "The run's directory, and whether it is the one that came with the library, in which nothing is written"
+def _run(own, word=''):
+    "A run's directory, and whether it is the one that came with the library, in which nothing is written"
     from mow_nb.store.run_folder import EXAMPLE, find_run
 
-    path = find_run(own.run, own.root)
-    return path, own.run == EXAMPLE and path.parent.name == 'data'
+    word = word or own.run
+    path = find_run(word, own.root)
+    return path, word == EXAMPLE and path.parent.name == 'data'
 
 
 def train_command(
@@ -117,42 +118,47 @@ def evaluate_command(
 def report_command(
     args: list[str],  # words after 'report'
 ) -> None:
-    "report RUN                write runs/RUN/report.html"
+    "report RUN [RUN ...]      write a page about a run, or compare several"
     p = _parser(
         'report',
         'Write one page about a run: scores, curves, groups, routing, pictures of dreams. '
-        'It is kept in runs/RUN/report.html.',
+        'It is kept in runs/RUN/report.html. With more runs, the page compares them: '
+        'scores with intervals side by side, curves in one figure, the settings that differ.',
     )
     p.add_argument('run', help='name of the run; it may still be going')
+    p.add_argument('others', nargs='*', metavar='RUN', help='runs to be compared with it')
     own = p.parse_args(args)
-    from mow_nb.view.report import write_report
+    from mow_nb.view.report import write_comparison, write_report
 
     path, shipped = _run(own)
-    print(f"report: {write_report(path, Path('report-example.html') if shipped else None).absolute()}")
+    if own.others:
+        paths = [path, *(_run(own, other)[0] for other in own.others)]
+        file = write_comparison(paths, Path('compared-example.html') if shipped else None)
+    else:
+        file = write_report(path, Path('report-example.html') if shipped else None)
+    print(f'report: {file.absolute()}')
 
 
 # %% ../../nbs/85_cli.ipynb #c012
 def explore_command(
     args: list[str],  # words after 'explore'
 ) -> None:
-    "explore [RUN] [options]   walk around in a run, or in the example"
+    "explore [RUN [RUN]]       walk around in a run, or in the example"
     from mow_nb.store.run_folder import EXAMPLE, read_config
-    from mow_nb.view.explorer import open_lab, ready_notebook
+    from mow_nb.view.explorer import open_lab, run_notebook
 
     about = 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.'
     p = _parser('explore', about, epilog='Other options go to JupyterLab.')
     p.add_argument(
         'run', nargs='?', default=EXAMPLE, help='name of the run; the example that comes with the library if not given'
     )
+    p.add_argument('beside', nargs='?', metavar='RUN', help='a second run, beside the first in the view of progress')
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
     own, rest = p.parse_known_args(args)
-    path, shipped = _run(own)
+    path, _ = _run(own)
     read_config(path)
-    file = ready_notebook(
-        Path(own.root) / 'explore-example.ipynb' if shipped else path.resolve() / 'explore.ipynb',
-        EXAMPLE if shipped else '.',
-    )
+    file = run_notebook(path, Path(own.root), _run(own, own.beside)[0] if own.beside else None)
     print(f'notebook: {file}', flush=True)
     open_lab(file, *['--no-browser'] * own.no_browser, *([f'--port={own.port}'] if own.port else []), *rest)
 

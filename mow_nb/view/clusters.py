@@ -51,7 +51,7 @@ class NotYet(Exception):
     "Raised by a view for data that the run has not written so far; its text is shown instead of a picture"
 
 
-INK, SOFT, MARK = '#1c1e21', '#888888', '#D55E00'  # of text, of what stands back, of what is pointed at
+INK, SOFT, MARK = '#1c1e21', '#5c636b', '#D55E00'  # of text, of what stands back, of what is pointed at
 
 
 def tidy(

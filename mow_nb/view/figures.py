@@ -7,13 +7,20 @@ __all__ = [
     'LOSSES',
     'downsample',
     'curve',
+    'smooth',
+    'rescale',
+    'mean_curve',
+    'trend',
     'plot_lines',
     'phase_times',
+    'plot_times',
     'chosen',
     'plot_routing',
     'plot_load',
     'expert_perplexity',
     'plot_rollout',
+    'rollout_film',
+    'dream_error',
     'moved_apart',
     'Spot',
     'spot',
@@ -22,11 +29,13 @@ __all__ = [
 ]
 
 # %% ../../nbs/71_figures.ipynb #c002
+import io
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image, ImageDraw
 
 from ..core import new_axes
 from ..eval.rollouts import plot_drift, plot_strips
@@ -74,15 +83,61 @@ def curve(
 
 
 # %% ../../nbs/71_figures.ipynb #c012
-def _fit_scale(ax, values):
-    "A logarithmic axis with plain numbers for positive values that span a factor of 30; room around a single value"
+def smooth(
+    y: list,  # (N,) values
+    share: float,  # of all values that are averaged into one, 0 to 1; 0 changes nothing
+) -> np.ndarray:  # (N,) shorter windows at both ends
+    "Centred running mean over a share of the series"
+    y = np.asarray(y, float)
+    half = min(round(share * len(y) / 2), max(len(y) - 1, 0) // 2)
+    window = np.ones(2 * half + 1)
+    return np.convolve(y, window, 'same') / np.convolve(np.ones(len(y)), window, 'same') if half else y
+
+
+def rescale(
+    y: list,  # values
+    ends: tuple | None = None,  # what becomes 0 and 1; None: the smallest and the largest value
+) -> np.ndarray:  # zeros where both ends are the same
+    "Values mapped linearly, so that two given ends become 0 and 1"
+    y = np.asarray(y, float)
+    low, high = ends or ((y.min(), y.max()) if len(y) else (0, 0))
+    return (y - low) / (high - low) if high != low else y * 0
+
+
+def mean_curve(
+    lines: list,  # pairs x, y
+) -> tuple:  # x and y, both empty if all lines are
+    "Mean of several lines, interpolated at every x that one of them has"
+    logged = [(x, y) for x, y in lines if len(x)]
+    at = sorted({u for x, _ in logged for u in x})
+    return (at, np.mean([np.interp(at, *line) for line in logged], 0)) if at else ((), ())
+
+
+def trend(
+    lines: list,  # pairs x, y
+) -> tuple:  # means over lines of the first and of the last tenth; NaN without a value
+    "First and last level of several lines, averaged over a tenth of each and over the lines"
+    logged = [(np.asarray(y, float), max(1, len(y) // 10)) for _, y in lines if len(y)]
+    if not logged:
+        return np.nan, np.nan
+    return np.mean([y[:n].mean() for y, n in logged]), np.mean([y[-n:].mean() for y, n in logged])
+
+
+# %% ../../nbs/71_figures.ipynb #c015
+def _fit_scale(ax, values, scale):
+    "A logarithmic axis with plain numbers, asked for or if values span a factor of 30; room around a single value"
+    values = values[np.isfinite(values)]
     low, high = (values.min(), values.max()) if len(values) else (0, 0)
     if low == high:
-        ax.set_ylim(low - 1, high + 1)  # matplotlib would draw rounding errors
-    elif low > 0 and high > 30 * low:
+        return ax.set_ylim(low - 1, high + 1)  # matplotlib would draw rounding errors
+    if scale == 'linear' or scale == 'auto' and not 0 < 30 * low < high:
+        return
+    if low > 0:
         ax.set_yscale('log')
-        ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
-        ax.yaxis.set_minor_formatter(lambda v, _: '')
+    else:
+        ax.set_yscale('symlog', linthresh=np.abs(values).max() / 100)
+    ax.yaxis.set_major_formatter(lambda v, _: f'{v:g}')
+    ax.yaxis.set_minor_formatter(lambda v, _: '')
 
 
 def plot_lines(
@@ -94,27 +149,30 @@ def plot_lines(
     levels: tuple = (),  # heights of dotted lines
     dots: tuple = (),  # x and y of single points
     ax=None,  # axes to draw on; None makes new ones
-    bold: str = '',  # name of a line to be highlighted, the others fade; '' for none
+    bold: tuple = (),  # names of lines to be highlighted, the others fade; () for none
+    styles: dict | None = None,  # name -> line style of matplotlib; None draws all lines solid
+    scale: str = 'auto',  # 'linear', 'log', or 'auto' for what the values need
 ):  # the axes
     "Curves over training, averaged over neighbours; the warm-up is shaded, wide ranges get a logarithmic scale"
     ax = ax or new_axes(3.4, 2.1)
     if len(warm):
         ax.axvspan(*warm, color='#888888', alpha=0.18, lw=0)
     for name, (x, y) in lines.items():
-        look = dict(lw=2.6) if name == bold else dict(lw=1.4, alpha=0.3 if bold else 1)
-        ax.plot(*downsample(x, y), '-' if len(x) > 1 else 'o', color=colors[name], ms=4, **look)
+        look = dict(lw=2.6) if name in bold else dict(lw=1.4, alpha=0.3 if bold else 1)
+        style = (styles or {}).get(name, '-') if len(x) > 1 else 'o'
+        ax.plot(*downsample(x, y), style, color=colors[name], ms=4, **look)
     for level in levels:
         ax.axhline(level, ls=':', lw=1.2, color='#888888')
     if dots:
         ax.plot(*dots, 'D', ms=5, color='#D55E00', mec='none')
     values = [*(y for _, y in lines.values()), levels, dots[1] if dots else ()]
-    _fit_scale(ax, np.concatenate([np.asarray(v, float) for v in values]))
+    _fit_scale(ax, np.concatenate([np.asarray(v, float) for v in values]), scale)
     ax.set(title=title, xlabel=xlabel)
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
 
-# %% ../../nbs/71_figures.ipynb #c015
+# %% ../../nbs/71_figures.ipynb #c018
 def phase_times(
     rows: list,  # lines of metrics
 ) -> dict:  # phase -> (seconds, updates)
@@ -133,7 +191,26 @@ def phase_times(
     return out
 
 
-# %% ../../nbs/71_figures.ipynb #c018
+# %% ../../nbs/71_figures.ipynb #c021
+def plot_times(
+    rows: list,  # lines of metrics
+    ax,  # axes to draw on, wide and low
+):  # the axes; their title is left to the caller
+    "One bar of the seconds spent in each phase of training"
+    times, left = phase_times(rows), 0
+    total = sum(seconds for seconds, _ in times.values()) or 1
+    shades = ('#c4c8cc', '#9fb8cc', '#6f9bbd', '#0072B2', '#004a73') * 9
+    for (name, (seconds, _)), color in zip(times.items(), shades):
+        label = f'{name.partition(",")[0]}: {seconds:,.0f} s ({seconds / total:.0%})'
+        ax.barh(0, seconds, left=left, color=color, height=0.8, edgecolor='white', label=label)
+        left += seconds
+    ax.set(yticks=[], xlim=(0, total))
+    ax.legend(frameon=False, fontsize=8, loc='upper left', bbox_to_anchor=(0, -0.25), ncols=2, borderpad=0)
+    ax.axis('off')
+    return ax
+
+
+# %% ../../nbs/71_figures.ipynb #c024
 def chosen(
     probs: np.ndarray,  # (K, E) router probabilities
     active: int,  # n, experts that each task wakes
@@ -187,7 +264,7 @@ def plot_load(
     return ax
 
 
-# %% ../../nbs/71_figures.ipynb #c022
+# %% ../../nbs/71_figures.ipynb #c028
 def expert_perplexity(
     probs: np.ndarray,  # (..., E) probabilities
 ) -> np.ndarray:  # (...) in [1, E]
@@ -196,7 +273,7 @@ def expert_perplexity(
     return np.exp(-(p * np.log(np.maximum(p, 1e-30))).sum(-1))
 
 
-# %% ../../nbs/71_figures.ipynb #c025
+# %% ../../nbs/71_figures.ipynb #c031
 def plot_rollout(
     pictures: dict,  # from `load_strips`
     k: int,  # index of the task
@@ -218,7 +295,55 @@ def plot_rollout(
     return fig
 
 
-# %% ../../nbs/71_figures.ipynb #c028
+# %% ../../nbs/71_figures.ipynb #c034
+_BAR, _GAP = 18, 4  # pixels above the pictures and between them
+
+
+def rollout_film(
+    pictures: dict,  # from `load_strips`
+    k: int,  # index of the task
+    zoom: int = 3,  # pixels of the film per pixel of a picture
+    quality: int = 70,  # of the pictures, 1 to 100
+    windows: int = 2,  # at most so many, one after the other
+) -> bytes:  # animated WebP, six steps per second, in an endless loop
+    "Film of the windows of a task: real, reconstructed and dreamt frames side by side"
+    L, (B, T, H, W) = int(pictures['context']), pictures['real'].shape[1:5]
+    frames = []
+    for start in range(min(B, windows)):
+        for t in range(T):
+            film = Image.new('RGB', (3 * W * zoom + 2 * _GAP, _BAR + H * zoom), '#15171a')
+            pen = ImageDraw.Draw(film)
+            titles = dict(real='real', recon='reconstructed', dream='shown to the dream')
+            if t >= L:
+                titles['dream'] = f'dreamt, step {t + 1 - L}'
+            for i, (kind, title) in enumerate(titles.items()):
+                left = i * (W * zoom + _GAP)
+                picture = pictures[kind][k, start, t].repeat(zoom, 0).repeat(zoom, 1)
+                film.paste(Image.fromarray(picture), (left, _BAR))
+                pen.text((left + 4, 2), title, '#ffffff', font_size=12)
+            frames.append(film)
+    out = io.BytesIO()
+    frames[0].save(
+        out, 'WEBP', save_all=True, append_images=frames[1:], duration=167, loop=0, quality=quality, method=4
+    )
+    return out.getvalue()
+
+
+def dream_error(
+    pictures: dict,  # from `load_strips`
+    k: int,  # index of the task
+    start: int,  # index of the window
+    horizon: int,  # steps dreamt, from 1; more than were saved counts as the last
+) -> tuple:  # that of the dream, that of the last real picture left as it was
+    "Squared pixel errors after some dreamt steps, of the dream and of a picture that stands still"
+    L = int(pictures['context'])
+    t = min(L + horizon, pictures['real'].shape[2]) - 1
+    real, dream = (pictures[kind][k, start].astype(float) / 255 for kind in ('real', 'dream'))
+    wrong, still = (np.square(x - real[t]).mean() for x in (dream[t], real[L - 1]))
+    return float(wrong), float(still)
+
+
+# %% ../../nbs/71_figures.ipynb #c037
 def moved_apart(
     at: np.ndarray,  # (K, 2) centres of equal boxes, in fractions of the whole
     size: np.ndarray,  # (2,) width and height of a box
@@ -234,7 +359,7 @@ def moved_apart(
     return out
 
 
-# %% ../../nbs/71_figures.ipynb #c031
+# %% ../../nbs/71_figures.ipynb #c040
 @dataclass(frozen=True)
 class Spot:
     "Part of a picture that stands for a task"

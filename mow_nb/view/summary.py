@@ -16,6 +16,9 @@ __all__ = [
     'sentence',
     'recipe',
     'command',
+    'facts',
+    'named_runs',
+    'config_differences',
 ]
 
 # %% ../../nbs/70_summary.ipynb #c002
@@ -28,13 +31,13 @@ from pathlib import Path
 import numpy as np
 
 from ..config import Config, flat
-from ..core import ConfigError, np_rng, task_colors
+from ..core import ConfigError, MowError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, suite_of, tasks_of
-from ..eval.evaluation import load_records, random_play_of, task_score
+from ..eval.evaluation import load_records, protocol_of, random_play_of, task_score
 from ..eval.rollouts import load_strips
 from ..files import read_or_none
 from ..store.journal import read_metrics
-from ..store.presets import PRESETS, preset
+from ..store.presets import PRESETS, count, preset
 from ..store.run_folder import read_config, read_table
 from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
@@ -272,3 +275,78 @@ def command(
     names, rest = recipe(config)
     root = [] if path.parent.name == 'runs' else [f'--root {shlex.quote(str(path.parent))}']
     return ' '.join(['mow train', names, f'--name {path.name}', *root, *(_option(k, v) for k, v in rest.items())])
+
+
+# %% ../../nbs/70_summary.ipynb #c029
+def _weights(config, labels):
+    "How many weights, as text"
+    try:
+        n = count(config, labels)
+    except MowError:
+        return 'unknown here: a task of yours is not registered'
+    return f'{n:,} ({n * 4 / 2**20:,.1f} MiB)'
+
+
+def _failures(summary):
+    "What broken environments have cost; empty if none broke"
+    row = next((r for r in reversed(summary.rows) if 'faults' in r), dict(faults={}))
+    found = []
+    for name, kinds in row['faults'].items():
+        counts = ', '.join(f'{n} x {kind}' for kind, n in kinds.items())
+        found.append(f"{name}: {counts}, {row['delivered'][name]:.2%} of its steps delivered")
+    return '; '.join(found)
+
+
+def _rules(summary):
+    "How games and robots are stepped"
+    config, settings, text = summary.config, {suite_of(t).settings for t in summary.tasks}, ''
+    if 'protocol' in settings:
+        rules = vars(protocol_of(config)).items()
+        text += f"Atari '{config.protocol}' (" + ', '.join(f"{k.replace('_', ' ')} {v}" for k, v in rules) + '); '
+    if 'robots' in settings:
+        text += 'robots (' + ', '.join(f'{k} {v}' for k, v in vars(config.robots).items()) + '); '
+    return text
+
+
+def facts(
+    summary: Summary,  # of a run
+) -> dict:  # name -> text or number, for people
+    "Budget, rules, sizes, seed, failures and versions of a run"
+    config, train = summary.config, summary.config.train
+    at = summary.rows[-1] if summary.rows else dict(updates=0, rounds=0, seconds=0.0)
+    total = train.updates
+    going = '' if at['updates'] >= total else ': still going, or interrupted'
+    played = f'{config.eval.episodes} episodes per task, cut after {config.eval.max_steps:,} steps'
+    found = {
+        'Steps per task': f"{at['rounds']:,} of {train.env_steps:,}",
+        'Updates': f"{at['updates']:,} of {total:,}{going}",
+        'Time': f"{at['seconds']:,.0f} seconds",
+        'Weights': _weights(config, summary.groups.labels.tolist() if summary.groups else None),
+        'Protocol': f'{_rules(summary)}policy sampled, {played}',
+        'Seed': config.seed,
+        'Pictures': f'{config.model.vae.size} x {config.model.vae.size} RGB',
+        'Failures': _failures(summary),
+        'Versions': ', '.join(f'{k} {v}' for k, v in summary.versions.items()) or 'not recorded',
+    }
+    return {name: value for name, value in found.items() if name != 'Failures' or value}
+
+
+# %% ../../nbs/70_summary.ipynb #c032
+def named_runs(
+    summaries: list[Summary],  # of runs
+) -> dict[str, Summary]:  # in the same order, no name twice; raises ConfigError for a run given twice
+    "Runs by name, or by directory where names are not enough"
+    places = [s.path.resolve() for s in summaries]
+    if len(set(places)) < len(places):
+        raise ConfigError(f'a run cannot be compared with itself: {", ".join(map(str, places))}')
+    names = [p.name for p in places]
+    return {p.name if names.count(p.name) == 1 else str(p): s for p, s in zip(places, summaries)}
+
+
+def config_differences(
+    configs: list[Config],  # of runs
+) -> dict[str, list]:  # dotted name -> value in each config
+    "Fields that do not have the same value in all configs"
+    tables = [flat(config) for config in configs]
+    rows = {name: [table.get(name) for table in tables] for name in dict.fromkeys(n for t in tables for n in t)}
+    return {name: values for name, values in rows.items() if any(v != values[0] for v in values)}

@@ -47,8 +47,18 @@ from mow_nb.view.clusters import (
     recluster,
     truths,
 )
-from .figures import chosen, curve, expert_perplexity, heat_spots, line_spots, spot
-from .progress import measures, plot_horizon, plot_progress, plot_router, routed
+from mow_nb.view.figures import (
+    chosen,
+    curve,
+    dream_error,
+    expert_perplexity,
+    heat_spots,
+    line_spots,
+    rollout_film,
+    spot,
+    trend,
+)
+from .progress import SCALES, measures, plot_horizon, plot_progress, plot_router, progress_lines, routed
 from .scores import score_intervals
 from .summary import Summary
 
@@ -57,9 +67,11 @@ WIDTH = '1140px'  # a laptop's window, less its margins
 
 
 def png(
-    fig: Figure,  # any figure
-) -> bytes:  # PNG
+    fig: Figure | bytes,  # any figure, or a picture that is made already
+) -> bytes:  # PNG, or the picture
     "Figure rendered as PNG at 140 dots per inch, so that it can be drawn larger"
+    if isinstance(fig, bytes):
+        return fig
     out = io.BytesIO()
     fig.savefig(out, format='png', dpi=140)
     return out.getvalue()
@@ -103,7 +115,7 @@ class View:
         fit: Callable,  # (summary, controls) -> None: sets options and bounds; may raise NotYet
     ):
         self.name, self.controls, self.draw, self.fit = name, controls, draw, fit
-        self.summary, self.busy = None, False
+        self.summary, self.beside, self.busy = None, None, False  # `beside`: a second run, for views that can show one
         for control in controls.values():
             wide = isinstance(control, (w.IntSlider, w.SelectionSlider))
             control.style.description_width = 'initial'
@@ -229,14 +241,12 @@ def rollouts_words(
     horizon: int,  # steps dreamt
 ) -> str:  # two sentences
     "What the strip shows and whether the dream beats a picture that stands still, by squared error of a pixel"
-    L = int(pictures['context'])
-    t = min(L + horizon, pictures['real'].shape[2]) - 1
-    real, dream = (pictures[kind][k, start].astype(float) / 255 for kind in ('real', 'dream'))
-    wrong, still = (np.square(x - real[t]).mean() for x in (dream[t], real[L - 1]))
+    wrong, still = dream_error(pictures, k, start, horizon)
+    steps = min(horizon, pictures['real'].shape[2] - int(pictures['context']))
     verdict = 'closer to what happened than' if wrong < still else 'no closer to what happened than'
     return (
         'What was real, what the VAE makes of it, and what the model dreams when it is only given the moves. '
-        f'After {t + 1 - L} step{"s" * (t + 1 > L + 1)} the dream is {verdict} the last real picture left as it was '
+        f'After {steps} step{"s" * (steps > 1)} the dream is {verdict} the last real picture left as it was '
         f'(squared error {wrong:.4f}, {still:.4f}).'
     )
 
@@ -244,17 +254,15 @@ def rollouts_words(
 def progress_words(
     summary: Summary,  # of a run
     measure: str,  # a key of `measures`
+    known: dict,  # `score_intervals` of the run
 ) -> str:  # two sentences
     "How a measure has changed since the start, and in how many tasks the last evaluation is above random play"
-    lines = [y for y in (curve(summary.rows, measure, name)[1] for name in summary.colors) if len(y)]
+    first, last = trend([curve(summary.rows, measure, name) for name in summary.colors])
     words = measures(summary).get(measure, measure)
     said = f'The curve is the {words}, per task, over training.'
-    if lines:
-        tenth = [max(1, len(y) // 10) for y in lines]
-        first = np.mean([np.mean(y[:n]) for y, n in zip(lines, tenth)])
-        last = np.mean([np.mean(y[-n:]) for y, n in zip(lines, tenth)])
+    if not np.isnan(first):
         said += f' Its mean over tasks went from {first:.3g} to {last:.3g}.'
-    got = {name: e for name, (_, e) in score_intervals(summary).items() if name != 'mean' and not np.isnan(e.value)}
+    got = {name: e for name, (_, e) in known.items() if name != 'mean' and not np.isnan(e.value)}
     if not got:
         return f'{said} No score is known yet.'
     sure = sum(e.low > 0 for e in got.values())
@@ -318,7 +326,8 @@ def routing() -> View:  # tasks and experts
         at.value = len(when) - 1 if newest else before
 
     def draw(summary, at, task):
-        fig, (when, probs), names = plot_router(summary, at, task), routed(summary), list(summary.colors)
+        history, names = routed(summary), list(summary.colors)
+        fig, (when, probs) = plot_router(summary, at, task, history), history
         words = '{name} gives expert {column} the probability {value:.2f}'
         settled = dict(zip(names, expert_perplexity(probs).T))
         spots = heat_spots(fig.axes[0], probs[at], names, words)
@@ -330,7 +339,8 @@ def routing() -> View:  # tasks and experts
 
 # %% ../../nbs/78_views.ipynb #c021
 def rollouts() -> View:  # real, reconstructed, dreamt
-    "View of reconstructions and open-loop dreams, for any task, start and horizon"
+    "View of reconstructions and open-loop dreams, for any task, start and horizon, still and as a film"
+    films = {}  # the last one and what it is of: a slider need not make it again
     controls = dict(
         task=w.Dropdown(options=[('', '')], description='Task shown'),
         start=w.Dropdown(options=[('1', 0)], description='Start shown'),
@@ -348,31 +358,44 @@ def rollouts() -> View:  # real, reconstructed, dreamt
     def draw(summary, task, start, horizon):
         fig = plot_horizon(summary, task, start, horizon)
         k = list(summary.colors).index(task)
-        return rollouts_words(summary.pictures, k, start, horizon), [(fig, ())]
+        if films.get('of') != (id(summary), k):
+            films.update(of=(id(summary), k), film=rollout_film(summary.pictures, k, 4))
+        return rollouts_words(summary.pictures, k, start, horizon), [(fig, ()), (films['film'], ())]
 
     return View('rollouts', controls, draw, fit)
 
 
 def progress() -> View:  # curves, scores, time
-    "View of everything logged over training, per task or per cluster, with the last scores"
+    "View of everything logged over training, per task or per cluster, with the last scores; `beside` is a second run"
     controls = dict(
         measure=w.Dropdown(options=[('', '')], description='Curve'),
         by=w.ToggleButtons(options=['task', 'cluster'], description='Curves per'),
+        scale=w.Dropdown(options=SCALES, description='Scale'),
+        smoothing=w.IntSlider(0, 0, 30, description='Smoothing (% of training)', continuous_update=False),
+        axis=w.Dropdown(options=['auto', 'linear', 'log'], description='Axis'),
         task=w.Dropdown(options=[('(none)', '')], description='Highlight in progress'),
     )
+    scores = {}  # run -> `score_intervals`: no control changes them
 
     def fit(summary, controls):
         offer(controls['measure'], [(words, key) for key, words in measures(summary).items()] or [('', '')])
         _offer_tasks(controls['task'], summary)
+        scores.clear()
 
-    def draw(summary, measure, by, task):
-        fig, names = plot_progress(summary, measure, by, task), list(summary.colors)
-        curves, scores = fig.axes[0], fig.axes[2]
-        spots = line_spots(curves, {name: curve(summary.rows, measure, name) for name in names})
-        left, right = scores.get_xlim()
-        spots += [
-            spot(scores, (left - 0.4 * (right - left), k - 0.5, right, k + 0.5), n, n) for k, n in enumerate(names)
-        ]
-        return progress_words(summary, measure), [(fig, spots)]
+    def draw(summary, measure, by, scale, smoothing, axis, task):
+        for run in (summary, view.beside):
+            if run is not None and run.path not in scores:
+                scores[run.path] = score_intervals(run)
+        fig = plot_progress(summary, measure, by, task, scale, smoothing / 100, axis, view.beside, [*scores.values()])
+        axes, names = {ax.get_label(): ax for ax in fig.axes}, list(summary.colors)
+        spots = []
+        for name, line in progress_lines(summary, measure, scale, smoothing / 100).items():
+            spots += line_spots(axes.get(f'curves {name}') or axes['curves'], {name: line})
+        left, right = axes['scores'].get_xlim()
+        for k, name in enumerate(names):
+            box = left - 0.4 * (right - left), k - 0.5, right, k + 0.5
+            spots.append(spot(axes['scores'], box, name, name))
+        return progress_words(summary, measure, scores[summary.path]), [(fig, spots)]
 
-    return View('progress', controls, draw, fit)
+    view = View('progress', controls, draw, fit)
+    return view
