@@ -21,7 +21,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
 
-demo: setup ## train one agent on four Atari games in about five minutes, and write a report
+demo: setup ## train one agent on two Atari games and two small worlds in about five minutes, and write a report
 	@$(BIN)/mow train demo --resume
 	@$(BIN)/mow report demo
 
