@@ -78,6 +78,11 @@ docs: setup ## make the site, to be read without network: _docs/index.html
 example: setup ## make the run again that comes with the library (needs a graphics card, or much patience)
 	@$(BIN)/mow train example --resume
 	@$(BIN)/python -c "from mow_nb.training.share import ship; ship('runs/example', 'mow_nb/data/example')"
+	@$(BIN)/python -c "$(FILM)"
+
+# the film on the front page, from the run that is shipped
+FILM := from pathlib import Path; from mow_nb.eval.rollouts import load_strips, reel; \
+  Path('nbs/images/film.webp').write_bytes(reel(load_strips(Path('mow_nb/data/example/analysis/strips.npz'))))
 
 clean: ## remove what building and testing left behind (not .venv, not runs)
 	@rm -rf build dist *.egg-info .pytest_cache _proc _docs

@@ -548,6 +548,7 @@ d = {
             'mow_nb.eval.rollouts.load_strips': ('rollouts.html#load_strips', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.plot_drift': ('rollouts.html#plot_drift', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.plot_strips': ('rollouts.html#plot_strips', 'mow_nb/eval/rollouts.py'),
+            'mow_nb.eval.rollouts.reel': ('rollouts.html#reel', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.replayed': ('rollouts.html#replayed', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.save_strips': ('rollouts.html#save_strips', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.strips': ('rollouts.html#strips', 'mow_nb/eval/rollouts.py'),
@@ -926,7 +927,9 @@ d = {
             'mow_nb.store.presets.build': ('presets.html#build', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.changed': ('presets.html#changed', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.check': ('presets.html#check', 'mow_nb/store/presets.py'),
+            'mow_nb.store.presets.cost': ('presets.html#cost', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.count': ('presets.html#count', 'mow_nb/store/presets.py'),
+            'mow_nb.store.presets.is_run': ('presets.html#is_run', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.preset': ('presets.html#preset', 'mow_nb/store/presets.py'),
         },
         'mow_nb.store.replay': {
@@ -1074,7 +1077,8 @@ d = {
             'mow_nb.tools.doctor.robots_finding': ('doctor.html#robots_finding', 'mow_nb/tools/doctor.py'),
         },
         'mow_nb.tools.options': {
-            'mow_nb.tools.options._is_run': ('options.html#_is_run', 'mow_nb/tools/options.py'),
+            'mow_nb.tools.options._cost_text': ('options.html#_cost_text', 'mow_nb/tools/options.py'),
+            'mow_nb.tools.options._spell': ('options.html#_spell', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.advise_preset': ('options.html#advise_preset', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.parse_config': ('options.html#parse_config', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.parse_options': ('options.html#parse_options', 'mow_nb/tools/options.py'),

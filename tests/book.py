@@ -376,7 +376,7 @@ def chapter_map():
         'folder, and chapters use only chapters above them ([chapter 07](07_map.ipynb) draws that).',
     ]
     for tens, title in FLOORS.items():
-        lines += ['', f'#### {title}', '', '| | chapter | the question |', '|---|---|---|']
+        lines += ['', f'#### {title}', '', '| no. | chapter | the question |', '|---|---|---|']
         for path in notebooks():
             if path.name.startswith(tens):
                 name, question = opening(path)

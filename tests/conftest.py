@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -66,16 +67,31 @@ class Visit:
 
     def is_fine(self):
         "Nothing went wrong, all pictures are there, and the page is no wider than the screen"
-        broken = self.page.eval_on_selector_all(
-            'img', 'all => all.filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 100))'
-        )
-        width, screen = self.page.evaluate(
-            '[document.documentElement.scrollWidth, document.documentElement.clientWidth]'
-        )
+        broken, width, screen = self.page.evaluate(LOOK)
         assert not self.wrong and not broken, [*self.wrong, *broken]
         assert width <= screen <= self.page.viewport_size['width'], (
             f'{self.page.url} is {width} pixels wide on a screen of {screen}'
         )
+
+    def is_accessible(self, within='html'):
+        "axe-core (MPL-2.0) finds nothing serious or critical in this part of the page; equations and code are left out"
+        if not self.page.evaluate('typeof axe === "object"'):
+            axe = Path(find_spec('axe_playwright_python').origin).with_name('axe.min.js')
+            self.page.evaluate(axe.read_text())
+        found = self.page.evaluate(FINDINGS, within)
+        assert not found, '\n'.join([f'{self.page.url}:', *found])
+
+
+LOOK = """() => [
+    [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src.slice(0, 100)),
+    document.documentElement.scrollWidth,
+    document.documentElement.clientWidth,
+]"""
+
+FINDINGS = """within => axe.run({include: [[within]], exclude: [['mjx-container'], ['pre']]}, {
+    resultTypes: ['violations'], preload: false, runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa'],
+}).then(({violations}) => violations.filter(v => ['serious', 'critical'].includes(v.impact))
+    .flatMap(v => v.nodes.map(n => `${v.impact}: ${v.id}: ${n.target}: ${n.failureSummary}`)).slice(0, 10))"""
 
 
 @pytest.fixture

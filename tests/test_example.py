@@ -1,12 +1,15 @@
 "Is the run that comes with the library worth looking at?"
 
+import numpy as np
 import pytest
 import torch
+from book import NBS
+from PIL import Image
 
 from mow_nb.core import generator, np_rng
 from mow_nb.envs.tasks import action_width
 from mow_nb.eval.evaluation import pool_of
-from mow_nb.eval.rollouts import replayed, strips
+from mow_nb.eval.rollouts import load_strips, replayed, strips
 from mow_nb.store.presets import check
 from mow_nb.store.replay import Replay
 from mow_nb.store.run_folder import EXAMPLE, find_run, read_config
@@ -72,3 +75,15 @@ def test_dream_depends_on_buttons(played):
     # not in every game: the figures of chapter 95 say in which the shipped agent has learned nothing of its buttons
     for name in ('Boxing', 'Breakout', 'CrazyClimber', 'RoadRunner'):
         assert ratio[name] > 1.5, name
+
+
+def test_film_of_the_front_page_shows_this_run():
+    "Its pictures are those of the shipped strips, game by game: `make example` makes it anew"
+    arrays, film = load_strips(find_run(EXAMPLE) / 'analysis' / 'strips.npz'), Image.open(NBS / 'images' / 'film.webp')
+    K, B, T, side = arrays['real'].shape[:4]
+    assert film.n_frames == B * T and film.size == (K * (side + 2), 3 * (side + 2))
+    for frame, b, t in ((0, 0, 0), (B * T - 1, B - 1, T - 1)):
+        film.seek(frame)
+        shown = np.asarray(film.convert('RGB'), float).reshape(3, side + 2, K, side + 2, 3)[:, 1:-1, :, 1:-1]
+        for row, name in enumerate(('real', 'recon', 'dream')):
+            assert np.abs(shown[row].swapaxes(0, 1) - arrays[name][:, b, t]).mean() < 10, (name, frame)

@@ -12,7 +12,7 @@ import textwrap
 from ..config import Config, flat
 from ..core import ConfigError, suggest
 from ..envs.tasks import tasks_of
-from ..store.presets import MEANINGS, PRESETS, changed, check, preset
+from ..store.presets import MEANINGS, MEASURED, PRESETS, changed, check, cost, is_run, preset
 
 
 # %% ../../nbs/84_options.ipynb #c006
@@ -72,21 +72,38 @@ def parse_config(
 
 
 # %% ../../nbs/84_options.ipynb #c012
-def _is_run(name):
-    "Does this preset say what to train on, or how long?"
-    return any(option == 'tasks' or option.startswith('train.') for option in PRESETS[name])
+def _spell(seconds):
+    "A time in the unit that suits it"
+    units = (('days', 86400), ('hours', 3600), ('minutes', 60), ('seconds', 1))
+    name, size = next((name, size) for name, size in units if seconds >= 2 * size or size == 1)
+    n = seconds / size
+    return f'{n:.0f} {name}' if n >= 10 or size <= 60 else f'{n:.1f} {name}'
+
+
+def _cost_text(name):
+    "Time and memory of a run in words"
+    c = cost(name)
+    card = f"; on a card {_spell(c['card'])}" if 'card' in c else ''
+    how = ' (estimated)' if MEASURED[name].get('estimated') else ''
+    return f"time: {_spell(c['seconds'])}{card}; memory: {c['memory']:.1f} GB{how}"
 
 
 def presets_text() -> str:  # lines of at most 80 columns
-    "Every preset, its meaning and the tasks it plays"
+    "Every preset: its meaning, the tasks it plays, and the time and memory it takes"
 
     def entry(name, *lines):
         wrapped = [part for line in lines for part in textwrap.wrap(line, 58, subsequent_indent='  ')]
         return '\n'.join(f'  {label:20}{part}' for label, part in zip([name, *[''] * len(wrapped)], wrapped))
 
-    runs = [entry(n, MEANINGS[n], 'tasks: ' + preset(n).tasks.replace(',', ', ')) for n in PRESETS if _is_run(n)]
-    changes = [entry(n, MEANINGS[n]) for n in PRESETS if not _is_run(n)]
-    return '\n'.join(['presets:', *runs, '', 'changes, added to a preset as in pocket+no_shared:', *changes])
+    def tasks(name):
+        return 'tasks: ' + preset(name).tasks.replace(',', ', ')
+
+    runs = [entry(n, MEANINGS[n], tasks(n), _cost_text(n)) for n in PRESETS if is_run(n)]
+    changes = [entry(n, MEANINGS[n]) for n in PRESETS if not is_run(n)]
+    machine, card = MEASURED['machine'], MEASURED['card']
+    note = f'(time and memory on {machine}, without the evaluation at the end; on {card}: updates alone)'
+    where = textwrap.wrap(note, 80)
+    return '\n'.join(['presets:', *where, *runs, '', 'changes, added to a preset as in pocket+no_shared:', *changes])
 
 
 # %% ../../nbs/84_options.ipynb #c015
@@ -100,7 +117,7 @@ def advise_preset(
         return f"the preset comes first: mow train {' '.join([named, *(w for w in args if w != named)])}"
     tasks = tasks_of(words[words.index('--tasks') + 1]) if '--tasks' in words[:-1] else ()
     suites = {t.suite for t in tasks}
-    runs = [n for n in PRESETS if _is_run(n)]
+    runs = [n for n in PRESETS if is_run(n)]
     fit = [n for n in runs if suites <= {t.suite for t in check(preset(n))}] or runs
     first, *others = sorted(fit, key=lambda n: preset(n).train.device != 'cpu')
     also = f"   (or another preset{' for such tasks' if tasks else ''}: {', '.join(others)})" if others else ''

@@ -6,6 +6,7 @@ usage: python tests/site/build.py [FOLDER]    (default: _docs)
 import ast
 import html
 import io
+import json
 import re
 import shutil
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.application import Sphinx
 
 HERE = Path(__file__).resolve().parent
@@ -121,8 +123,8 @@ def row(arg, what, default, note):
     return f'<tr><th scope="row">{label}</th><td>{kind and f"<code>{kind}</code>"}</td><td>{ticks(note)}</td></tr>'
 
 
-def shown(card, fold, depth=6):
-    "One card in the language of Sphinx, so that its name can be searched; `fold` where the code above says the same"
+def shown(card, origin='', depth=6):
+    "One card in the language of Sphinx, so that its name can be searched; `origin` leads to where it was made"
     fence = ':' * depth
     called = (
         '' if card['kind'] == 'property' else '(' + ', '.join(arg for arg, *_ in card['rows'] if arg != 'returns') + ')'
@@ -133,23 +135,24 @@ def shown(card, fold, depth=6):
         card['doc'].replace('*', r'\*').replace('_', r'\_'),
         '',
     ]
-    if card['rows']:
-        top, end = ('<details><summary>parameters</summary>', '</details>') if fold else ('', '')
-        lines += [
-            '```{raw} html',
-            f'{top}<table class="api">',
-            *(row(*r) for r in card['rows']),
-            f'</table>{end}',
-            '```',
-            '',
-        ]
-    return '\n'.join([*lines, *(shown(part, fold, depth - 1) for part in card['parts']), fence, ''])
+    rows = ['<table class="api">', *(row(*r) for r in card['rows']), '</table>'] if card['rows'] else []
+    if origin or rows:
+        lines += ['```{raw} html', origin, *rows, '```', '']
+    return '\n'.join([*lines, *(shown(part, depth=depth - 1) for part in card['parts']), fence, ''])
+
+
+def origin_of(stem, number):
+    "Links to the cell of that number, on this page, and to the notebook itself"
+    return (
+        f'<p class="origin"><a href="#cell-{number}">source</a> '
+        f'<a href="_sources/{stem}.ipynb" download>notebook</a></p>'
+    )
 
 
 # ---- a notebook becomes a page
 
 
-def page(nb, module):
+def page(nb, module, stem=''):
     "The cells that a reader sees, cards below the exported ones"
     heading, cells = '', []
     for cell in nb.cells:
@@ -167,9 +170,10 @@ def page(nb, module):
         if cells and all(imports(c) for c in (cells[-1], cell)):
             cells[-1].source += f'\n\n{cell.source}'
             continue
-        cells.append(cell)
+        cells.append(as_text(cell))
         if cards:
-            cells.append(nbformat.v4.new_markdown_cell('\n'.join(shown(card, 'exports' in marks) for card in cards)))
+            origin = origin_of(stem, len(cells) - 1)
+            cells.append(nbformat.v4.new_markdown_cell('\n'.join(shown(card, origin) for card in cards)))
     for i, cell in enumerate(cells):
         cell['id'] = f'c{i:03d}'
     nb.cells = cells
@@ -207,6 +211,15 @@ def code(cell, marks, cards, heading):
     # a widget needs a kernel: the page shows what stands beside it
     cell.outputs = [o for o in cell.outputs if 'application/vnd.jupyter.widget-view+json' not in o.get('data', {})]
     return cell
+
+
+def as_text(cell):
+    "The text that a cell shows, in place of a cell whose code is hidden, if it has sections: then they can be linked"
+    texts = [o.data.get('text/markdown', '') for o in cell.outputs if 'data' in o]
+    if 'remove-input' not in cell.metadata['tags'] or len(texts) != 1 or not re.search('^##', texts[0], re.M):
+        return cell
+    text = re.sub(r'^(?=\|.*\n\|---)', '{.stacked}\n', texts[0], flags=re.M)
+    return nbformat.v4.new_markdown_cell('```{contents} Sections\n:local:\n:backlinks: none\n```\n\n' + text)
 
 
 def plain(text):
@@ -271,6 +284,33 @@ class Links:
             )
 
 
+# ---- what can be reached from elsewhere
+
+
+def anchors(app, doctree):
+    "Each code cell can be linked to as `#cell-NUMBER`"
+    for node in doctree.findall(nodes.container):
+        if node.get('nb_element') == 'cell_code':
+            inside = [n for n in node.children if n.get('nb_element') == 'cell_code_source'] or [node]
+            inside[0]['ids'].append(f"cell-{node['cell_index']}")
+
+
+TEXT = (nodes.paragraph, nodes.block_quote, nodes.bullet_list, nodes.enumerated_list, nodes.table)
+
+
+def excerpts(doctree):
+    "[place, text] of each section and card of a page: what a reader finds there, without code"
+    found = []
+    for node in doctree.findall(lambda n: isinstance(n, (nodes.section, addnodes.desc))):
+        own = [n for n in node.children if isinstance(n, TEXT)]
+        if isinstance(node, addnodes.desc):
+            own = [n for n in node[-1].children if isinstance(n, nodes.paragraph)]
+        ids = node[0]['ids'] if isinstance(node, addnodes.desc) else node['ids']
+        text = ' '.join(' '.join(n.astext() for n in own).split())
+        found += [[ids[0], text]] if ids and text else []
+    return found
+
+
 # ---- Sphinx
 
 CONF = dict(
@@ -280,7 +320,7 @@ CONF = dict(
     html_title=LIBRARY,
     language='en',
     extensions=['myst_nb', 'sphinx.ext.mathjax', 'sphinx_copybutton'],
-    myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence'],
+    myst_enable_extensions=['dollarmath', 'amsmath', 'colon_fence', 'attrs_block'],
     myst_heading_anchors=4,
     suppress_warnings=['myst.header'],
     nb_execution_mode='off',
@@ -296,10 +336,13 @@ CONF = dict(
     html_context=dict(default_mode='auto'),
     html_static_path=[str(HERE / 'static')],
     html_css_files=['book.css'],
+    html_js_files=['book.js'],
+    html_sourcelink_suffix='',
+    html_show_search_summary=False,
     html_theme_options=dict(
         repository_url=SETTINGS['git_url'],
         use_repository_button=True,
-        use_download_button=False,
+        use_download_button=True,
         use_fullscreen_button=False,
         show_navbar_depth=1,
         show_toc_level=2,
@@ -309,11 +352,18 @@ CONF = dict(
         navbar_center=[],
         navbar_end=[],
     ),
-    html_copy_source=False,
+    html_copy_source=True,
     html_show_sphinx=False,
     html_use_index=True,
     copybutton_selector='div.cell div.highlight pre, div.highlight-bash pre',
 )
+
+
+def search_page(app, name, *_):
+    "Results of a search are shown with the sentences around what was found"
+    if name == 'search':
+        app.add_js_file('excerpts.js', loading_method='defer')
+        app.add_js_file('search.js', loading_method='defer')
 
 
 def mathjax():
@@ -343,7 +393,7 @@ def build(out, paths=None):
             paths[0].parent / 'images'
         ).exists() else src.mkdir()
         for stem, nb in books.items():
-            nb = page(nb, modules[stem])
+            nb = page(nb, modules[stem], stem)
             if stem == 'index':
                 nb.cells.append(nbformat.v4.new_markdown_cell(toc, id='toc'))
             nbformat.write(nb, src / f'{stem}.ipynb')
@@ -361,17 +411,15 @@ def build(out, paths=None):
             parallel=2,
         )
         app.connect('doctree-read', Links(places))
+        app.connect('doctree-read', anchors)
+        app.connect('html-page-context', search_page)
         app.build()
         shutil.copy(mathjax(), site / '_static')
-        options = (
-            site / '_static' / 'documentation_options.js'
-        )  # from files, a page may not read the others to quote from them
-        options.write_text(
-            options.read_text().replace(
-                'SHOW_SEARCH_SUMMARY: true', "SHOW_SEARCH_SUMMARY: location.protocol !== 'file:'"
-            )
-        )
-        for path in (site / '.buildinfo', site / '_sources', *site.rglob('*.map')):
+        found = {stem: excerpts(app.env.get_doctree(stem)) for stem in books}
+        (site / '_static' / 'excerpts.js').write_text(f'const EXCERPTS = {json.dumps(found, ensure_ascii=False)};\n')
+        for path in paths:
+            shutil.copy(path, site / '_sources')
+        for path in (site / '.buildinfo', *site.rglob('*.map')):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(site, out)
