@@ -13,9 +13,7 @@ def pages(tmp_path_factory):
     from mow_nb import changed, preset, train
     from mow_nb.view.report import write_comparison, write_report
 
-    config = changed(
-        preset('toy'), {'train.env_steps': 60, 'eval.episodes': 3, 'eval.max_steps': 30, 'train.eval_every': 20}
-    )
+    config = changed(preset('toy'), {'train.save_every': 50, 'eval.episodes': 3, 'eval.max_steps': 10})
     run = train(config, 'small', tmp_path_factory.mktemp('runs'), quiet=True)
     other = shutil.copytree(run, run.parent / 'other', ignore=shutil.ignore_patterns('replay', 'checkpoints', 'tb'))
     return dict(report=write_report(run), comparison=write_comparison([run, other]))
