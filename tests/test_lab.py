@@ -446,6 +446,7 @@ def test_opens_by_itself(visit, address):
     assert not page.locator('.jp-SideBar:visible').count()
     assert not page.locator('.jp-CodeCell .cm-content:visible').count(), 'code is shown'
     v.shot('explore-opened')
+    v.is_accessible('.jp-OutputArea-output')
     two_runs(v)
     page.locator('.widget-tab .lm-TabBar-tab').last.click()
     steps(page, 0)

@@ -37,6 +37,9 @@ def test_report_in_a_browser(pages, visit, name):
         for fold in v.page.locator('details > summary').all():
             fold.click()
         v.is_fine()
+        if kind == 'desk':
+            v.page.emulate_media(color_scheme='light' if name == 'report' else 'dark')
+            v.is_accessible()
     v = visit(PAPER)
     v.page.emulate_media(media='print', color_scheme='dark')
     v.page.goto(pages[name].as_uri())

@@ -10,3 +10,11 @@ function make(tag, attrs = {}, ...inside) {
   return node
 }
 
+// the handle of a slider of ipywidgets has no name of its own: it is called what its label says
+function nameSliders() {
+  for (const slider of document.querySelectorAll('.widget-slider')) {
+    const handle = slider.querySelector('[role=slider]')
+    const label = slider.querySelector('.widget-label')
+    if (handle && label) handle.setAttribute('aria-label', label.innerText)
+  }
+}

@@ -4,7 +4,7 @@
 const LARGEST = 4
 
 function render({ model, el }) {
-  const image = make('img', { class: `mow-${model.get('name')}`, draggable: 'false' })
+  const image = make('img', { class: `mow-${model.get('name')}`, draggable: 'false', onload: nameSliders })
   const told = make('div', { class: 'mow-told', role: 'status' })
   const sheet = make('div', { class: 'mow-sheet' }, image)
   let zoom = 1

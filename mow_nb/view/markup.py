@@ -234,7 +234,7 @@ h1{margin:.2em 0;overflow-wrap:anywhere}h2{margin:2em 0 .4em}p{max-width:46rem}a
 .verdict h2{margin:0}.verdict p{margin:.4em 0 0}
 .good{border-color:var(--good)}.bad{border-color:var(--bad)}.none{color:var(--soft);font-style:italic}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:.25em 1.2em}dt{color:var(--soft)}
-dd{margin:0;min-width:0;overflow-wrap:anywhere}code{display:block;font-size:.88em;white-space:nowrap;overflow-x:auto}
+dd{margin:0;min-width:0;overflow-wrap:anywhere}code{display:block;font-size:.88em;overflow-wrap:anywhere}
 pre{background:var(--card);padding:.8em;border-radius:6px;overflow-x:auto}
 .scroll,.wide{overflow-x:auto}.scroll{margin:.8em 0}table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.35em .7em;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
