@@ -99,9 +99,9 @@ def rescale(
     ends: tuple | None = None,  # what becomes 0 and 1; None: the smallest and the largest value
 ) -> np.ndarray:  # zeros where both ends are the same
     "Values mapped linearly, so that two given ends become 0 and 1"
-    y = np.asarray(y, float)
-    low, high = ends or ((y.min(), y.max()) if len(y) else (0, 0))
-    return (y - low) / (high - low) if high != low else y * 0
+    values = np.asarray(y, float)
+    low, high = ends or ((values.min(), values.max()) if len(values) else (0, 0))
+    return (values - low) / (high - low) if high != low else values * 0
 
 
 def mean_curve(

@@ -138,19 +138,19 @@ def plot_router(
     names, E, active = list(summary.colors), probs.shape[2], summary.config.model.dynamics.active
     fig = Figure(figsize=(11.4, 4.9))
     heat, load = fig.add_axes([0.13, 0.32, 0.38, 0.58]), fig.add_axes([0.13, 0.1, 0.38, 0.14])
-    history, many = fig.add_axes([0.58, 0.58, 0.39, 0.32]), fig.add_axes([0.58, 0.1, 0.39, 0.32])
+    over, many = fig.add_axes([0.58, 0.58, 0.39, 0.32]), fig.add_axes([0.58, 0.1, 0.39, 0.32])
     _draw_routing(heat, probs[at], summary, task)
     plot_load(probs[at], active, load, names.index(task) if task else -1)
     load.set(title='', ylabel='load', xlim=(-0.5, E - 0.5))
     if task:
-        _draw_considered(history, when, probs, at, summary, task)
+        _draw_considered(over, when, probs, at, summary, task)
     else:
-        _draw_load_over(history, when, probs, summary)
+        _draw_load_over(over, when, probs, summary)
     settled = expert_perplexity(probs)
     lines = {name: (when, settled[:, k]) for k, name in enumerate(names)}
     plot_lines(lines, summary.colors, ax=many, bold=(task,) if task else ()).set_ylim(0.9, E + 0.1)
     tidy(many, f'Experts considered, effectively (1 to {E})')
-    for ax in (history, many):
+    for ax in (over, many):
         ax.axvline(when[at], color=MARK, lw=1.2, ls='--')
         ax.margins(x=0.02)
     fig.text(0.012, 0.965, _router_words(when[at], probs[at], summary, task), fontsize=10.5, color=INK)
