@@ -543,6 +543,7 @@ d = {
             'mow_nb.eval.rollouts.Strips': ('rollouts.html#strips', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts._bytes': ('rollouts.html#_bytes', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts._check_strips': ('rollouts.html#_check_strips', 'mow_nb/eval/rollouts.py'),
+            'mow_nb.eval.rollouts.animated': ('rollouts.html#animated', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.drift': ('rollouts.html#drift', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.film': ('rollouts.html#film', 'mow_nb/eval/rollouts.py'),
             'mow_nb.eval.rollouts.load_strips': ('rollouts.html#load_strips', 'mow_nb/eval/rollouts.py'),

@@ -335,9 +335,10 @@ def read_record(
 def same_rules(
     a: dict,  # record of an evaluation
     b: dict,  # record of another, of any player
+    tasks: bool = True,  # whether they must be of the same tasks, too
 ) -> bool:  # who draws the robots' pictures does not count
     "Equality of tasks, protocol, robot settings and step limit of two evaluations"
-    rules = ('tasks', 'protocol', 'max_steps')
+    rules = ('protocol', 'max_steps', *(['tasks'] if tasks else []))
     settings = [{k: v for k, v in (r.get('robots') or {}).items() if k != 'gl'} for r in (a, b)]
     return settings[0] == settings[1] and all(a.get(name) == b.get(name) for name in rules)
 

@@ -13,6 +13,7 @@ __all__ = [
     'film',
     'plot_strips',
     'plot_drift',
+    'animated',
     'reel',
 ]
 
@@ -206,6 +207,18 @@ def plot_drift(
 
 
 # %% ../../nbs/52_rollouts.ipynb #c028
+def animated(
+    frames: list[Image.Image],  # all of one size
+    duration: int,  # of a frame, in milliseconds
+    kind: str,  # 'GIF' or 'WEBP'
+    **how,  # further arguments of Pillow's writer
+) -> bytes:  # the file
+    "Animation in an endless loop"
+    out = io.BytesIO()
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:], duration=duration, loop=0, **how)
+    return out.getvalue()
+
+
 def reel(
     arrays: dict,  # from `load_strips`
     fps: int = 5,  # steps per second
@@ -224,7 +237,4 @@ def reel(
         rows = [[framed(x, edge) for x in arrays[name][:, b, t]] for name, edge in edges.items()]
         return Image.fromarray(np.concatenate([np.concatenate(row, 1) for row in rows], 0))
 
-    first, *others = [moment(b, t) for b in range(B) for t in range(T)]
-    out, ms = io.BytesIO(), 1000 // fps
-    first.save(out, 'WEBP', save_all=True, append_images=others, duration=ms, loop=0, quality=quality, method=4)
-    return out.getvalue()
+    return animated([moment(b, t) for b in range(B) for t in range(T)], 1000 // fps, 'WEBP', quality=quality, method=4)

@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'EXAMPLE',
+    'SHIPPED',
     'LIBRARIES',
     'run_path',
     'find_run',
@@ -62,6 +63,7 @@ def run_path(
 
 # %% ../../nbs/44_run_folder.ipynb #c009
 EXAMPLE = 'example'  # the run that comes with the library
+SHIPPED = Path(str(files('mow_nb') / 'data' / EXAMPLE))
 
 
 def find_run(
@@ -73,9 +75,8 @@ def find_run(
     for path in (Path(word), Path(root) / word):
         if os.path.exists(path / 'config.toml'):
             return path
-    shipped = Path(str(files('mow_nb') / 'data' / EXAMPLE))
-    if word == EXAMPLE and (shipped / 'config.toml').exists():
-        return shipped
+    if word == EXAMPLE and (SHIPPED / 'config.toml').exists():
+        return SHIPPED
     path = Path(word) if os.sep in word else run_path(word, root)
     raise ConfigError(f'no run in {path}: config.toml is missing')
 

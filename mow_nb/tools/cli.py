@@ -49,13 +49,12 @@ def _parser(name, about, **more):
     return parser
 
 
-def _run(own, word=''):
+def _run(word, root):
     "A run's directory, and whether it is the one that came with the library, in which nothing is written"
-    from mow_nb.store.run_folder import EXAMPLE, find_run
+    from mow_nb.store.run_folder import EXAMPLE, SHIPPED, find_run
 
-    word = word or own.run
-    path = find_run(word, own.root)
-    return path, word == EXAMPLE and path.parent.name == 'data'
+    path = find_run(word, root)
+    return path, word == EXAMPLE and path == SHIPPED
 
 
 def train_command(
@@ -102,7 +101,7 @@ def evaluate_command(
     from mow_nb.store.run_folder import read_config
     from mow_nb.training.share import evaluate
 
-    path, shipped = _run(own)
+    path, shipped = _run(own.run, own.root)
     asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
     tasks = check(read_config(path))
 
@@ -130,9 +129,9 @@ def report_command(
     own = p.parse_args(args)
     from mow_nb.view.report import write_comparison, write_report
 
-    path, shipped = _run(own)
+    path, shipped = _run(own.run, own.root)
     if own.others:
-        paths = [path, *(_run(own, other)[0] for other in own.others)]
+        paths = [path, *(_run(other, own.root)[0] for other in own.others)]
         file = write_comparison(paths, Path('compared-example.html') if shipped else None)
     else:
         file = write_report(path, Path('report-example.html') if shipped else None)
@@ -156,9 +155,9 @@ def explore_command(
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
     own, rest = p.parse_known_args(args)
-    path, _ = _run(own)
+    path, _ = _run(own.run, own.root)
     read_config(path)
-    file = run_notebook(path, Path(own.root), _run(own, own.beside)[0] if own.beside else None)
+    file = run_notebook(path, Path(own.root), _run(own.beside, own.root)[0] if own.beside else None)
     print(f'notebook: {file}', flush=True)
     open_lab(file, *['--no-browser'] * own.no_browser, *([f'--port={own.port}'] if own.port else []), *rest)
 
@@ -177,7 +176,7 @@ def check_command(
     p.add_argument('--quick', action='store_true', help='a sample of the replay, as when a run goes on')
     own = p.parse_args(args)
     try:
-        path, _ = _run(own)
+        path, _ = _run(own.run, own.root)
     except ConfigError as e:
         return _check_tasks(own.run, e)
     from mow_nb.training.check import check_run

@@ -6,7 +6,6 @@
 __all__ = ['agent_of', 'Moment', 'Dream', 'named', 'status_lines', 'plot_dream', 'film']
 
 # %% ../../nbs/77_dream.ipynb #c002
-import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ..core import N_DISCRETE, EnvError, counter_seed, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import make_env, replay_episode
 from ..eval.evaluation import protocol_of
+from ..eval.rollouts import animated
 from ..model.vae import straight_through, unimix_probs
 from ..store.presets import check
 from ..training.share import load
@@ -365,6 +365,4 @@ def film(
             left, right = m.dream, right if m.real is None else m.real
         pair = np.hstack([left, np.full((len(left), 2, 3), 255, np.uint8), right])
         frames.append(Image.fromarray(pair.repeat(zoom, 0).repeat(zoom, 1)))
-    out = io.BytesIO()
-    frames[0].save(out, 'GIF', save_all=True, append_images=frames[1:], duration=1000 // fps, loop=0)
-    return out.getvalue()
+    return animated(frames, 1000 // fps, 'GIF')

@@ -35,7 +35,7 @@ import traitlets
 from ..core import ConfigError, MowError
 from ..envs.tasks import Task
 from ..files import disk, put
-from ..store.run_folder import EXAMPLE, find_run
+from ..store.run_folder import EXAMPLE, SHIPPED, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, film, status_lines
 from .summary import Summary, gather, named_runs
@@ -267,7 +267,7 @@ def run_notebook(
     beside: Path | None = None,  # a second run; None for none
 ) -> Path:  # the file
     "Notebook that opens the explorer on a run or two; written where it is missing"
-    shipped = Path(str(files('mow_nb') / 'data' / EXAMPLE)).resolve()
+    shipped = SHIPPED.resolve()
     runs = [run.resolve() for run in (path, beside) if run]
     folder = root.resolve() if runs[0] == shipped else runs[0]
     words = [EXAMPLE if run == shipped else os.path.relpath(run, folder) for run in runs]

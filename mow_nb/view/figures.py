@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/71_figures.ipynb #c002
-import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +37,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image, ImageDraw
 
 from ..core import new_axes
-from ..eval.rollouts import plot_drift, plot_strips
+from ..eval.rollouts import animated, plot_drift, plot_strips
 
 
 # %% ../../nbs/71_figures.ipynb #c007
@@ -322,11 +321,7 @@ def rollout_film(
                 film.paste(Image.fromarray(picture), (left, _BAR))
                 pen.text((left + 4, 2), title, '#ffffff', font_size=12)
             frames.append(film)
-    out = io.BytesIO()
-    frames[0].save(
-        out, 'WEBP', save_all=True, append_images=frames[1:], duration=167, loop=0, quality=quality, method=4
-    )
-    return out.getvalue()
+    return animated(frames, 167, 'WEBP', quality=quality, method=4)
 
 
 def dream_error(

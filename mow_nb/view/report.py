@@ -85,7 +85,7 @@ def _returns(summary, name):
     when = [np.interp(record['updates'], ticks, rounds) for record in summary.records]
     means = [mean_and_stderr(record, name)[0] for record in summary.records]
     lines = {name: curve(summary.rows, 'return', name, 'rounds')}
-    chance = mean_and_stderr(summary.random_play or dict(episodes={}), name)[0]
+    chance = mean_and_stderr(summary.random_play, name)[0]
     return svg(
         plot_lines,
         lines,
@@ -184,8 +184,8 @@ def _routing(summary):
 
     settled = {name: (when, expert_perplexity(probs[:, k])) for k, name in enumerate(names)}
     alt = f'Effective number of experts, of {d.experts}, mean over tasks: {_went(settled.values())}'
-    words, load = dict(title='experts considered, effectively', alt=alt), chosen(probs[-1], d.active).sum(0)
-    load = f'Tasks per expert: {load.min()} to {load.max()}, {load.mean():.1f} if shared evenly'
+    words, counts = dict(title='experts considered, effectively', alt=alt), chosen(probs[-1], d.active).sum(0)
+    load = f'Tasks per expert: {counts.min()} to {counts.max()}, {counts.mean():.1f} if shared evenly'
     earlier = sorted({0, (len(rows) - 1) // 2} - {len(rows) - 1})
     return join(
         tag('p', f'Each task wakes the {d.active} of {d.experts} experts that it likes best (dots).'),
@@ -214,19 +214,19 @@ def _dreamt(summary, k):
 
 def _films(summary, room=_FILMS):
     "Films of the tasks, as large as there is room for"
-    make, names = lambda k, size: rollout_film(summary.pictures, k, *size), list(summary.colors)
-    trials = {size: len(make(0, size)) * 4 / 3 for size in _SIZES[:1]}
-    for size in _SIZES[1:]:
-        if min(trials.values()) * len(names) > 0.8 * room:
-            trials[size] = len(make(0, size)) * 4 / 3
-    figures, used, size = [], 0, [*trials][-1]
+    names, figures, used = list(summary.colors), [], 0
+    for size in _SIZES:
+        first = rollout_film(summary.pictures, 0, *size)
+        if len(first) * 4 / 3 * len(names) <= 0.8 * room:
+            break
     for k, name in enumerate(names):
-        film = make(k, size)
+        film = rollout_film(summary.pictures, k, *size) if k else first
         used += len(film) * 4 / 3
-        if used <= room:
-            said = _dreamt(summary, k)
-            title = join(chip(name, summary.colors[name]), said)
-            figures.append(moving(film, f'Film of {name}, real, reconstructed, dreamt: the dream is {said}', title))
+        if used > room:
+            break
+        said = _dreamt(summary, k)
+        title = join(chip(name, summary.colors[name]), said)
+        figures.append(moving(film, f'Film of {name}, real, reconstructed, dreamt: the dream is {said}', title))
     missing = f' ({len(figures)} of {len(names)} tasks: there is no room for more)' if len(figures) < len(names) else ''
     head = f'Films: real, reconstructed, dreamt{missing}; a click here folds them away'
     return tag('details', tag('summary', head), grid(*figures), cls='screen', open='')

@@ -84,7 +84,7 @@ def plot_scores(
             )
             ax.barh(y, e.high - e.low, **bar)
             ax.plot([e.value, e.value], [y - high / 2, y + high / 2], color=colors[name], lw=2.5)
-            chance = mean_and_stderr(run.random_play or dict(episodes={}), name)[0]
+            chance = mean_and_stderr(run.random_play, name)[0]
             place = dict(xycoords=('axes fraction', 'data'), va='center', fontsize=8 if len(runs) == 1 else 7.5)
             ax.annotate(_score_words(ret, e, chance), (1.02, y), color='#1c1e21', **place)
             ends += [end for end in (e.low, e.high) if not np.isnan(end)]
@@ -205,13 +205,18 @@ def _shipped_scores(summary):
 
 
 # %% ../../nbs/73_scores.ipynb #c021
+def _last(summary):
+    "The last evaluation of the agent, or one without episodes"
+    return summary.records[-1] if summary.records else dict(episodes={})
+
+
 def score_section(
     summary: Summary,  # of a run
 ) -> Markup:  # what stands below the title
     "Section of a page: returns, normalised scores and success of the agent beside the random player"
     if not summary.records and not summary.random_play:
         return note('Nobody has been evaluated yet.')
-    agent = summary.records[-1] if summary.records else dict(episodes={})
+    agent = _last(summary)
     players = {'agent': agent, 'random player': summary.random_play or dict(episodes={})}
     both = [*players.values()]
     named = {suite_of(t).players for t in summary.tasks}
@@ -250,11 +255,6 @@ def score_difference(
     return Estimate(value, float(low), float(high))
 
 
-def _last(summary):
-    "The last evaluation of the agent, or one without episodes"
-    return summary.records[-1] if summary.records else dict(episodes={})
-
-
 def _returns_of(summary, name):
     "Returns of the episodes of a task in the last evaluation"
     return [p['ret'] for p in _last(summary)['episodes'].get(name, [])]
@@ -265,8 +265,7 @@ def run_differences(
     other: Summary,  # of another
 ) -> dict:  # name of each task that both were evaluated in -> `Estimate`; empty under different rules
     "Differences of the last mean returns of two runs, second less first"
-    pair = [_last(s) | dict(tasks='') for s in (first, other)]
-    if not same_rules(*pair):
+    if not same_rules(_last(first), _last(other), tasks=False):
         return {}
     both = {name: (_returns_of(first, name), _returns_of(other, name)) for name in first.colors}
     return {name: score_difference(a, b, name) for name, (a, b) in both.items() if a and b}
@@ -301,8 +300,10 @@ def _with_interval(e, unit='', sign=False):
     if e is None or np.isnan(e.value):
         return 'n/a'
     value = ('+' if sign and e.value > 0 else '') + number(e.value, unit)
-    ends = '' if np.isnan(e.low) else ' to '.join(number(x, unit).removesuffix(' %') for x in (e.low, e.high))
-    return value + (f' [{ends}]'.replace(' to ', f'{_NBSP}to{_NBSP}') if ends else '')
+    if np.isnan(e.low):
+        return value
+    low, high = (number(x, unit).removesuffix(' %') for x in (e.low, e.high))
+    return f'{value} [{low}{_NBSP}to{_NBSP}{high}]'
 
 
 def _rule(summary):
@@ -333,7 +334,7 @@ def comparison(
         more = [_with_interval(found.get(task), sign=True) for found in differences.values()]
         earned.append([chip(task, color), *map(_with_interval, own), *more])
         known = [scores[name].get(task, (0, None))[1] for name in runs]
-        chance = [mean_and_stderr(s.random_play or dict(episodes={}), task) for s in runs.values()]
+        chance = [mean_and_stderr(s.random_play, task) for s in runs.values()]
         scaled.append([chip(task, color), *(_with_interval(e, '%') for e in known), *(_plus_minus(*x) for x in chance)])
     means = [_with_interval(scores[name].get('mean', (0, None))[1], '%') for name in runs]
     scaled.append(['mean over its tasks', *means, *[''] * len(runs)])

@@ -116,11 +116,11 @@ def gather(
 
 # %% ../../nbs/70_summary.ipynb #c012
 def mean_and_stderr(
-    record: dict,  # from an evaluation
-    task: str,  # one of its tasks
+    record: dict | None,  # from an evaluation; None: there was none
+    task: str,  # name of a task
 ) -> tuple:  # mean, standard error of the mean
     "Mean return of a task and its standard error; NaN where there are too few episodes"
-    rets = [p['ret'] for p in record['episodes'].get(task, [])]
+    rets = [p['ret'] for p in record['episodes'].get(task, [])] if record else []
     mean = np.mean(rets) if rets else np.nan
     error = np.std(rets, ddof=1) / len(rets) ** 0.5 if len(rets) > 1 else np.nan
     return mean, error

@@ -67,11 +67,9 @@ WIDTH = '1140px'  # a laptop's window, less its margins
 
 
 def png(
-    fig: Figure | bytes,  # any figure, or a picture that is made already
-) -> bytes:  # PNG, or the picture
+    fig: Figure,  # any figure
+) -> bytes:  # PNG
     "Figure rendered as PNG at 140 dots per inch, so that it can be drawn larger"
-    if isinstance(fig, bytes):
-        return fig
     out = io.BytesIO()
     fig.savefig(out, format='png', dpi=140)
     return out.getvalue()
@@ -111,7 +109,7 @@ class View:
         self,
         name: str,  # of the view; its pictures get the class 'mow-NAME'
         controls: dict,  # name of a value -> widget
-        draw: Callable,  # (summary, **values) -> a sentence, and pairs of a figure and its spots; may raise NotYet
+        draw: Callable,  # (summary, **values) -> a sentence, pairs of a figure or film and its spots; may raise NotYet
         fit: Callable,  # (summary, controls) -> None: sets options and bounds; may raise NotYet
     ):
         self.name, self.controls, self.draw, self.fit = name, controls, draw, fit
@@ -156,7 +154,7 @@ class View:
         self.busy = True  # what is set here was not picked by anybody
         for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
             with image.hold_sync():  # one message
-                image.value, image.alt = b'' if fig is None else png(fig), words
+                image.value, image.alt = png(fig) if isinstance(fig, Figure) else fig or b'', words
                 image.spots, image.picked = [asdict(s) for s in spots], values.get('task', '')
             image.layout.display = 'none' if fig is None else ''
         self.busy = False
@@ -340,7 +338,7 @@ def routing() -> View:  # tasks and experts
 # %% ../../nbs/78_views.ipynb #c021
 def rollouts() -> View:  # real, reconstructed, dreamt
     "View of reconstructions and open-loop dreams, for any task, start and horizon, still and as a film"
-    films = {}  # the last one and what it is of: a slider need not make it again
+    films = {}  # task -> its film: a slider need not make it again
     controls = dict(
         task=w.Dropdown(options=[('', '')], description='Task shown'),
         start=w.Dropdown(options=[('1', 0)], description='Start shown'),
@@ -348,6 +346,7 @@ def rollouts() -> View:  # real, reconstructed, dreamt
     )
 
     def fit(summary, controls):
+        films.clear()
         offer(controls['task'], list(summary.colors))
         if summary.pictures is None:
             return
@@ -358,9 +357,9 @@ def rollouts() -> View:  # real, reconstructed, dreamt
     def draw(summary, task, start, horizon):
         fig = plot_horizon(summary, task, start, horizon)
         k = list(summary.colors).index(task)
-        if films.get('of') != (id(summary), k):
-            films.update(of=(id(summary), k), film=rollout_film(summary.pictures, k, 4))
-        return rollouts_words(summary.pictures, k, start, horizon), [(fig, ()), (films['film'], ())]
+        if task not in films:
+            films[task] = rollout_film(summary.pictures, k, 4)
+        return rollouts_words(summary.pictures, k, start, horizon), [(fig, ()), (films[task], ())]
 
     return View('rollouts', controls, draw, fit)
 
@@ -375,18 +374,15 @@ def progress() -> View:  # curves, scores, time
         axis=w.Dropdown(options=['auto', 'linear', 'log'], description='Axis'),
         task=w.Dropdown(options=[('(none)', '')], description='Highlight in progress'),
     )
-    scores = {}  # run -> `score_intervals`: no control changes them
+    scores = []  # `score_intervals` of each run: no control changes them
 
     def fit(summary, controls):
         offer(controls['measure'], [(words, key) for key, words in measures(summary).items()] or [('', '')])
         _offer_tasks(controls['task'], summary)
-        scores.clear()
+        scores[:] = [score_intervals(run) for run in (summary, view.beside) if run]
 
     def draw(summary, measure, by, scale, smoothing, axis, task):
-        for run in (summary, view.beside):
-            if run is not None and run.path not in scores:
-                scores[run.path] = score_intervals(run)
-        fig = plot_progress(summary, measure, by, task, scale, smoothing / 100, axis, view.beside, [*scores.values()])
+        fig = plot_progress(summary, measure, by, task, scale, smoothing / 100, axis, view.beside, scores)
         axes, names = {ax.get_label(): ax for ax in fig.axes}, list(summary.colors)
         spots = []
         for name, line in progress_lines(summary, measure, scale, smoothing / 100).items():
@@ -395,7 +391,7 @@ def progress() -> View:  # curves, scores, time
         for k, name in enumerate(names):
             box = left - 0.4 * (right - left), k - 0.5, right, k + 0.5
             spots.append(spot(axes['scores'], box, name, name))
-        return progress_words(summary, measure, scores[summary.path]), [(fig, spots)]
+        return progress_words(summary, measure, scores[0]), [(fig, spots)]
 
     view = View('progress', controls, draw, fit)
     return view
