@@ -1570,6 +1570,7 @@ d = {
             'mow_nb.view.scores._shipped_scores': ('scores.html#_shipped_scores', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._success_table': ('scores.html#_success_table', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores._with_interval': ('scores.html#_with_interval', 'mow_nb/view/scores.py'),
+            'mow_nb.view.scores.above_random': ('scores.html#above_random', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.comparison': ('scores.html#comparison', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.comparison_words': ('scores.html#comparison_words', 'mow_nb/view/scores.py'),
             'mow_nb.view.scores.plot_scores': ('scores.html#plot_scores', 'mow_nb/view/scores.py'),

@@ -125,6 +125,7 @@ class WorldModelConfig:
     harmonious: bool = True  # learn one scale per task (paper), or just add the losses up
     pictures: str = choice('plain', 'standard', 'log')  # what the VAE sees; 'plain': paper, others: ours, chapter 22
     rec_weight: float = number(1.0, 0)  # of the reconstruction loss (paper)
+    rew_weight: float = number(1.0, 0)  # of the reward loss (paper)
 
 
 # %% ../nbs/04_config.ipynb #c020

@@ -185,7 +185,7 @@ class WorldModel(nn.Module):
     def weights(self) -> dict[str, float]:  # loss name to weight
         "Weights of the losses, by name"
         c = self.cfg
-        w = dict(rec=c.rec_weight, rew=1.0, cont=1.0, dyn=c.dyn_weight, rep=c.rep_weight)
+        w = dict(rec=c.rec_weight, rew=c.rew_weight, cont=1.0, dyn=c.dyn_weight, rep=c.rep_weight)
         return w if self.heads.task is None else w | dict(task=c.task_weight)
 
     def task_losses(

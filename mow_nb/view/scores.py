@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'score_intervals',
+    'above_random',
     'plot_scores',
     'score_section',
     'score_difference',
@@ -14,6 +15,8 @@ __all__ = [
 ]
 
 # %% ../../nbs/73_scores.ipynb #c002
+from dataclasses import replace
+
 import numpy as np
 
 from ..core import new_axes, np_rng
@@ -49,6 +52,16 @@ def score_intervals(
     if len(out) > 1 and len({x.shape for x in scores.values()}) == 1:
         out['mean'] = np.nan, estimate('mean', np.concatenate([*scores.values()]))
     return out
+
+
+def above_random(
+    summary: Summary,  # of a run
+) -> dict:  # task -> bool, for the tasks whose score is known
+    "Tasks whose interval lies above that of random play under the same rules, or above 0 where nobody measured it"
+    got = score_intervals(summary)
+    chance = score_intervals(replace(summary, records=[summary.random_play])) if summary.random_play else {}
+    known = {name: e for name, (_, e) in got.items() if name != 'mean' and not np.isnan(e.low)}
+    return {name: bool(e.low > (chance[name][1].high if name in chance else 0)) for name, e in known.items()}
 
 
 # %% ../../nbs/73_scores.ipynb #c010

@@ -59,7 +59,7 @@ from mow_nb.view.figures import (
     trend,
 )
 from .progress import SCALES, measures, plot_horizon, plot_progress, plot_router, progress_lines, routed
-from .scores import score_intervals
+from .scores import above_random, score_intervals
 from .summary import Summary
 
 # %% ../../nbs/78_views.ipynb #c006
@@ -252,7 +252,7 @@ def rollouts_words(
 def progress_words(
     summary: Summary,  # of a run
     measure: str,  # a key of `measures`
-    known: dict,  # `score_intervals` of the run
+    above: dict,  # `above_random` of the run
 ) -> str:  # two sentences
     "How a measure has changed since the start, and in how many tasks the last evaluation is above random play"
     first, last = trend([curve(summary.rows, measure, name) for name in summary.colors])
@@ -260,12 +260,11 @@ def progress_words(
     said = f'The curve is the {words}, per task, over training.'
     if not np.isnan(first):
         said += f' Its mean over tasks went from {first:.3g} to {last:.3g}.'
-    got = {name: e for name, (_, e) in known.items() if name != 'mean' and not np.isnan(e.value)}
-    if not got:
+    if not above:
         return f'{said} No score is known yet.'
-    sure = sum(e.low > 0 for e in got.values())
     return (
-        f'{said} In {sure} of {len(got)} tasks the agent plays surely better than chance (its interval lies above 0).'
+        f'{said} In {sum(above.values())} of {len(above)} tasks the agent plays surely better than chance: '
+        'its interval lies above that of a random player.'
     )
 
 
@@ -374,12 +373,15 @@ def progress() -> View:  # curves, scores, time
         axis=w.Dropdown(options=['auto', 'linear', 'log'], description='Axis'),
         task=w.Dropdown(options=[('(none)', '')], description='Highlight in progress'),
     )
-    scores = []  # `score_intervals` of each run: no control changes them
+    # `score_intervals` of each run, and `above_random`: no control changes them
+    scores, above = [], {}
 
     def fit(summary, controls):
         offer(controls['measure'], [(words, key) for key, words in measures(summary).items()] or [('', '')])
         _offer_tasks(controls['task'], summary)
         scores[:] = [score_intervals(run) for run in (summary, view.beside) if run]
+        above.clear()
+        above.update(above_random(summary))
 
     def draw(summary, measure, by, scale, smoothing, axis, task):
         fig = plot_progress(summary, measure, by, task, scale, smoothing / 100, axis, view.beside, scores)
@@ -391,7 +393,7 @@ def progress() -> View:  # curves, scores, time
         for k, name in enumerate(names):
             box = left - 0.4 * (right - left), k - 0.5, right, k + 0.5
             spots.append(spot(axes['scores'], box, name, name))
-        return progress_words(summary, measure, scores[0]), [(fig, spots)]
+        return progress_words(summary, measure, above), [(fig, spots)]
 
     view = View('progress', controls, draw, fit)
     return view
