@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parent
 ONE_THREAD = {name: '1' for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')}
 QUIET = dict(MPLBACKEND='agg', TQDM_DISABLE='1', PYTHONWARNINGS='ignore', PYDEVD_DISABLE_FILE_VALIDATION='1')
 os.environ.update(ONE_THREAD)
+# Started by nohup, all that runs here would ignore a hangup, and the tests of hangups would wait for ever.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Libraries of others, which take longer to import than some chapters to run.
 IMPORTED_ONCE = (
