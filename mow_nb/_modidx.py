@@ -584,6 +584,7 @@ d = {
             'mow_nb.model.blocks._dense': ('blocks.html#_dense', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.join_task': ('blocks.html#join_task', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.regroup': ('blocks.html#regroup', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.run_on_streams': ('blocks.html#run_on_streams', 'mow_nb/model/blocks.py'),
         },
         'mow_nb.model.dynamics': {
@@ -1343,6 +1344,10 @@ d = {
             ),
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.fast_bfloat16': ('learner.html#fast_bfloat16', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.keep_freed_memory': (
+                'learner.html#keep_freed_memory',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.pick_device': ('learner.html#pick_device', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.recalibrate_batchnorm': (
                 'learner.html#recalibrate_batchnorm',

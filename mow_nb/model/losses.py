@@ -35,8 +35,8 @@ def rec_loss(
     obs: Tensor,  # (K, B, T, 3, size, size) target pictures
 ) -> Tensor:  # (K, B, T) squared error, summed over the picture
     "Squared reconstruction error, summed over the numbers of a picture"
-    # colours innermost, as frames lie in memory
-    return (obs_hat.float() - obs).movedim(3, -1).flatten(3).square().sum(-1)
+    # float32, as the target is; colours innermost, as frames lie in memory
+    return (obs_hat - obs).movedim(3, -1).flatten(3).square().sum(-1)
 
 
 # %% ../../nbs/27_losses.ipynb #c012
