@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import Config
+from ..config import Config, flat
 from ..core import ConfigError, MowError, np_rng, suggest
 from ..envs.tasks import tasks_of
 from ..eval.evaluation import load_records, score_rows
@@ -47,7 +47,7 @@ from ..files import disk, get_json, put
 from ..pages import Markdown, table
 from ..store.journal import read_metrics
 from ..store.presets import changed, check, preset
-from ..store.run_folder import run_path, to_toml, versions
+from ..store.run_folder import run_path, versions
 from .bench import machine
 from ..view.summary import command
 
@@ -115,8 +115,11 @@ class Job:
 
     @property
     def digest(self) -> str:  # 16 hexadecimal digits
-        "SHA-256 of the config, shortened"
-        return hashlib.sha256(to_toml(self.config).encode()).hexdigest()[:16]
+        "SHA-256 of the settings that are not at their defaults, shortened"
+        # an option that comes later leaves what was measured before it where it was
+        default = flat(Config())
+        said = {k: v for k, v in sorted(flat(self.config).items()) if v != default[k]}
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
 def jobs_of(
