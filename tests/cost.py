@@ -41,13 +41,14 @@ def cost(name, updates=5):
     from mow_nb.core import generator
     from mow_nb.eval.evaluation import pool_of
     from mow_nb.store.presets import changed, preset
-    from mow_nb.tools.bench import laps, random_batch
+    from mow_nb.tools.bench import groups, laps, random_batch
     from mow_nb.training.learner import Learner
 
     torch.set_num_threads(1)
     config = changed(preset(name), {'train.device': 'cpu'})
-    learner, batch = Learner(config), random_batch(config, 'cpu')
-    spent = [sum(laps(learner, batch, time.process_time).values()) for _ in range(updates)]
+    learner = Learner(config, groups(config))
+    batch, starts = (random_batch(config, 'cpu', starts=s) for s in (False, True))
+    spent = [sum(laps(learner, batch, time.process_time, starts).values()) for _ in range(updates)]
     agent, act, envs = Agent(learner.world, learner.actor_critic, config.train.act_context), [], []
     pool = pool_of(config)
     try:

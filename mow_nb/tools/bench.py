@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'PHASES',
+    'groups',
     'random_batch',
     'clock',
     'laps',
@@ -43,18 +44,31 @@ from ..store.presets import changed, check
 from ..training.learner import Learner
 
 
+# %% ../../nbs/80_bench.ipynb #c061
+def groups(
+    config: Config,  # of the run
+) -> list[int]:  # K labels
+    "Labels of `cluster.n` clusters of nearly one size; of one cluster if that is 0, or the grouping 'one'"
+    K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n or 1
+    return [k * n // K for k in range(K)]
+
+
 # %% ../../nbs/80_bench.ipynb #c007
 def random_batch(
     config: Config,  # whose shapes
     device: str,  # where to
-) -> Batch:  # of all tasks, full of noise
-    "Batch of noise with the shapes of a config"
-    tasks, t, v = check(config), config.train, config.model.vae
+    starts: bool = False,  # True: windows in which dreams start
+) -> Batch | None:  # of all tasks, full of noise; None where dreams start in the batch that the model learns from
+    "Batch of noise with the shapes of a config, laid out in memory as the replay gives it"
+    tasks, t, size = check(config), config.train, config.model.vae.size
+    B, T = (t.starts, t.context) if starts else (t.batch_size, t.seq_len)
+    if not B:
+        return None
     K, gen = len(tasks), generator(config.seed, 'bench')
     act = random_actions(tasks, d_max(tasks), np_rng(config.seed, 'bench'))
-    act = torch.from_numpy(act)[:, None, None].expand(K, t.batch_size, t.seq_len, -1).contiguous()
-    obs = torch.rand(K, t.batch_size, t.seq_len, 3, v.size, v.size, generator=gen)
-    one = torch.ones(K, t.batch_size, t.seq_len)
+    act = torch.from_numpy(act)[:, None, None].expand(K, B, T, -1).contiguous()
+    obs = torch.rand(K, B, T, size, size, 3, generator=gen).movedim(-1, 3)
+    one = torch.ones(K, B, T)
     return Batch(obs=obs, act=act, rew=0 * one, cont=one).to(device)
 
 
@@ -93,6 +107,7 @@ def laps(
     learner: Learner,  # whose update; it learns, but its counter stands still
     batch: Batch,  # of all tasks
     meter: Callable[[], float],  # a clock, or anything else that grows
+    starts: Batch | None = None,  # windows in which dreams start; None = the batch
 ) -> dict[str, float]:  # phase -> what the meter moved
     "Meter readings of one update, by phase"
     spent = dict.fromkeys(PHASES, 0.0)
@@ -100,6 +115,7 @@ def laps(
         (learner.world, 'observe', 'forward'),
         (learner.world, 'losses', 'forward'),
         (learner.model_opt, 'step', 'step'),
+        (learner, 'latents', 'imagine'),
         (learner.world, 'imagine', 'imagine'),
     )
     for obj, name, phase in parts:
@@ -108,7 +124,7 @@ def laps(
         start = meter()
         state, _ = learner.learn_model(batch)
         half = meter()
-        learner.learn_behaviour(batch, state)
+        learner.learn_behaviour(batch, state, starts)
         end = meter()
     finally:
         for obj, name, _ in parts:
@@ -191,9 +207,10 @@ def counted(
 def flops(
     learner: Learner,  # not compiled
     batch: Batch,  # of all tasks
+    starts: Batch | None = None,  # windows in which dreams start; None = the batch
 ) -> dict[str, float]:  # phase -> floating-point operations in products and convolutions
     "Floating-point operations of one update, by phase"
-    return counted(lambda meter: laps(learner, batch, meter))
+    return counted(lambda meter: laps(learner, batch, meter, starts))
 
 
 # %% ../../nbs/80_bench.ipynb #c031
@@ -240,7 +257,7 @@ def round_seconds(
 
 
 # %% ../../nbs/80_bench.ipynb #c039
-def _turns(learner, batch, one, share, dtype, budget, rounds):
+def _turns(learner, batch, starts, one, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
     device, small = learner.device, learner.config.train.n_imagined < 256
     on_cpu = 512 if small else 2048
@@ -249,7 +266,7 @@ def _turns(learner, batch, one, share, dtype, budget, rounds):
     start, busy = now(), time.process_time()
     end = start + budget
     while not ours or (len(ours) < rounds and now() < end):
-        ours.append(laps(learner, batch, now))
+        ours.append(laps(learner, batch, now, starts))
         theirs.append(one_task_laps(one, learner.config, batch, share, now))
         top = max(top, ceiling(device, dtype, side))
     best = lambda runs: {phase: min(run[phase] for run in runs) for phase in runs[0]}
@@ -260,16 +277,17 @@ def _turns(learner, batch, one, share, dtype, budget, rounds):
 def pace(
     learner: Learner,  # that may have everything before it
     batch: Batch,  # of all tasks
+    starts: Batch | None = None,  # windows in which dreams start; None = the batch
     n: int = 10,  # updates to be timed
 ) -> float:  # seconds of an update
     "Mean seconds of an update without a clock inside of it"
     now = clock(learner.device)
     # not those that still run eagerly, nor the one that is captured
     for _ in range(learner.recorder.warmup + 1):
-        learner.update(batch)
+        learner.update(batch, starts=starts)
     start = now()
     for _ in range(n):
-        learner.update(batch)
+        learner.update(batch, starts=starts)
     return (now() - start) / n
 
 
@@ -290,17 +308,18 @@ def machine(
 def _prepared(config):
     "Learner as a run would have it, batch, operations of an update, yardstick, share of the batch that it is given"
     tasks, t = check(config), config.train
-    learner = Learner(changed(config, {'train.compile': 'off'}))
-    device, batch = learner.device, random_batch(config, learner.device)
-    work = flops(learner, batch)
+    learner = Learner(changed(config, {'train.compile': 'off'}), groups(config))
+    device = learner.device
+    batch, starts = (random_batch(config, device, starts=s) for s in (False, True))
+    work = flops(learner, batch, starts)
     if device == 'cuda' and t.compile != 'off' or t.compile == 'inductor':
-        learner = Learner(config)
+        learner = Learner(config, groups(config))
     one = one_task_of(config, action_width(tasks)).to(device)
     share = 4 if device == 'cpu' and t.n_imagined * len(tasks) >= 256 else 1
     if t.compile == 'inductor' or device == 'cuda':
-        laps(learner, batch, clock(device))
+        laps(learner, batch, clock(device), starts)
         one_task_laps(one, config, batch, share, clock(device))
-    return learner, batch, work, one, share
+    return learner, batch, starts, work, one, share
 
 
 _SIZES = ('batch_size', 'seq_len', 'n_imagined', 'context', 'horizon', 'train_every')
@@ -315,7 +334,8 @@ def _sizes(config, learner):
         threads=torch.get_num_threads(),
         precision='bfloat16' if learner.bf16 else 'float32',
         compile=t.compile == 'inductor',
-        tasks=len(check(config)),
+        tasks=len(learner.labels),
+        clusters=max(learner.labels) + 1,
         **{name: getattr(t, name) for name in _SIZES},
         weights=sum(p.numel() for m in (learner.world, learner.actor_critic) for p in m.parameters()),
     )
@@ -329,13 +349,13 @@ def measure(
     "Sizes, seconds, operations and ratios of one update of a config"
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    learner, batch, work, one, share = _prepared(config)
+    learner, batch, starts, work, one, share = _prepared(config)
     sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
     dtype = torch.bfloat16 if learner.bf16 else torch.float32
-    ours, theirs, top, got = _turns(learner, batch, one, share, dtype, budget, rounds)
+    ours, theirs, top, got = _turns(learner, batch, starts, one, share, dtype, budget, rounds)
     total = sum(ours.values())
     if cuda:
-        total = min(total, pace(learner, batch))
+        total = min(total, pace(learner, batch, starts))
     return sizes | dict(
         seconds=ours,
         update=total,
@@ -374,8 +394,9 @@ def table(
     threads = f"{m['threads']} thread{'s' * (m['threads'] > 1)} ({m['got']:.0%} of their time was ours)"
     lines = [
         f"{m['machine']}, {threads}, {m['precision']}, PyTorch {m['torch']}{', compiled' if m['compile'] else ''}",
-        f"{m['tasks']} tasks, batch of {m['batch_size']} x {m['seq_len']}, {m['n_imagined']} imagined from "
-        f"{m['context']} steps for {m['horizon']}, {m['weights'] / 1e6:.1f} million weights",
+        f"{m['tasks']} tasks in {m['clusters']} clusters, batch of {m['batch_size']} x {m['seq_len']}, "
+        f"{m['n_imagined']} imagined from {m['context']} steps for {m['horizon']}, "
+        f"{m['weights'] / 1e6:.1f} million weights",
         '',
         f"{'':24}{'seconds':>9}{'GFLOP':>11}{'TFLOP/s':>10}{'ceiling':>10}",
         *(row(names[p], m['seconds'][p], m['flops'][p]) for p in PHASES),
