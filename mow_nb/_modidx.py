@@ -1529,6 +1529,7 @@ d = {
             'mow_nb.view.progress._panels': ('progress.html#_panels', 'mow_nb/view/progress.py'),
             'mow_nb.view.progress._router_words': ('progress.html#_router_words', 'mow_nb/view/progress.py'),
             'mow_nb.view.progress._ruler': ('progress.html#_ruler', 'mow_nb/view/progress.py'),
+            'mow_nb.view.progress.groups_after': ('progress.html#groups_after', 'mow_nb/view/progress.py'),
             'mow_nb.view.progress.load_over': ('progress.html#load_over', 'mow_nb/view/progress.py'),
             'mow_nb.view.progress.measures': ('progress.html#measures', 'mow_nb/view/progress.py'),
             'mow_nb.view.progress.plot_horizon': ('progress.html#plot_horizon', 'mow_nb/view/progress.py'),

@@ -8,6 +8,7 @@ __all__ = [
     'routed',
     'sharers',
     'load_over',
+    'groups_after',
     'plot_router',
     'plot_horizon',
     'measures',
@@ -76,14 +77,26 @@ def load_over(
     return np.array([chosen(p, active).sum(0) for p in probs])
 
 
-def _draw_routing(ax, probs, summary, task):
-    "Tasks by experts; colours of the tasks at the left, those who share no expert with the chosen one greyed"
+def groups_after(
+    summary: Summary,  # of a run
+    updates: int,  # how far it had come
+) -> np.ndarray:  # (K,) labels from 0 on; zeros until the end of the warm-up, when the tasks are grouped
+    "Cluster of every task after some updates"
+    if summary.groups is None:
+        return np.zeros(len(summary.colors), int)
+    return summary.groups.labels * int(updates > summary.config.train.warmup)
+
+
+def _draw_routing(ax, probs, summary, task, labels):
+    "Tasks by experts; colours and clusters at the left, those who share no expert with the chosen one greyed"
     (K, E), names, active = probs.shape, list(summary.colors), summary.config.model.dynamics.active
     plot_routing(probs, names, active, ax=ax, task=task, bar=False)
-    tints = list(summary.colors.values())
+    tints = list(summary.colors.values()) if labels.any() else [SOFT] * K
     ax.scatter(np.full(K, -0.5 - 0.035 * E), range(K), marker='s', s=min(60, 900 / K), c=tints, clip_on=False)
+    for k, label in enumerate(labels):
+        ax.text(-0.5 - 0.075 * E, k, label + 1, ha='center', va='center', fontsize=7, color=INK)
     ax.set(xlim=(-0.5, E - 0.5), xticks=[], xlabel='')
-    tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=20, labelsize=9 if K <= 16 else 6.5)
+    tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=30, labelsize=9 if K <= 16 else 6.5)
     ax.spines[:].set_visible(False)
     if task:
         common = sharers(chosen(probs, active), names.index(task))
@@ -116,9 +129,10 @@ def _draw_considered(ax, when, probs, at, summary, task):
     tidy(ax, f'What {task} considers (probability of each expert)')
 
 
-def _router_words(when, probs, summary, task):
-    "One line: when this is, and with whom the chosen task shares its experts"
-    said = f'After {when:,} updates'
+def _router_words(when, probs, summary, task, labels):
+    "One line: when this is, how many clusters there are, and with whom the chosen task shares its experts"
+    n = len(set(labels.tolist()))
+    said = f'After {when:,} updates, ' + (f'in {n} clusters' if n > 1 else 'all tasks in one cluster')
     if task:
         k, awake = list(summary.colors).index(task), chosen(probs, summary.config.model.dynamics.active)
         shared = ', '.join(name for name, n in zip(summary.colors, sharers(awake, k)) if n) or 'nobody'
@@ -139,7 +153,8 @@ def plot_router(
     fig = Figure(figsize=(11.4, 4.9))
     heat, load = fig.add_axes([0.13, 0.32, 0.38, 0.58]), fig.add_axes([0.13, 0.1, 0.38, 0.14])
     over, many = fig.add_axes([0.58, 0.58, 0.39, 0.32]), fig.add_axes([0.58, 0.1, 0.39, 0.32])
-    _draw_routing(heat, probs[at], summary, task)
+    labels = groups_after(summary, when[at])
+    _draw_routing(heat, probs[at], summary, task, labels)
     plot_load(probs[at], active, load, names.index(task) if task else -1)
     load.set(title='', ylabel='load', xlim=(-0.5, E - 0.5))
     if task:
@@ -153,7 +168,7 @@ def plot_router(
     for ax in (over, many):
         ax.axvline(when[at], color=MARK, lw=1.2, ls='--')
         ax.margins(x=0.02)
-    fig.text(0.012, 0.965, _router_words(when[at], probs[at], summary, task), fontsize=10.5, color=INK)
+    fig.text(0.012, 0.965, _router_words(when[at], probs[at], summary, task, labels), fontsize=10.5, color=INK)
     return fig
 
 
