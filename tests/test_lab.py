@@ -437,6 +437,22 @@ def two_runs(v):
     assert not v.page.evaluate(SIDEWAYS), v.page.evaluate(SIDEWAYS)
 
 
+def in_the_dark(v):
+    "Game and views can be read by everybody, in the light and where the system asks for dark pages"
+    v.is_accessible('.jp-OutputArea-output')
+    v.page.emulate_media(color_scheme='dark')
+    curves = v.page.locator('.mow-curves')
+    before = curves.evaluate('c => c.toDataURL()')
+    v.page.wait_for_selector('body[data-jp-theme-light="false"]', state='attached')
+    wait(lambda: curves.evaluate('c => c.toDataURL()') != before, 20, lambda: 'dark curves on a dark page')
+    tabs = v.page.locator('.widget-tab .lm-TabBar-tab')
+    for i in range(tabs.count()):
+        tabs.nth(i).click()
+        v.page.wait_for_timeout(300)
+        v.shot(f'explore-dark-{i}')
+        v.is_accessible('.jp-OutputArea-output')
+
+
 def test_opens_by_itself(visit, address):
     "No code, no side bar, no dialog; the game takes 40 keys, and the notebook is as it was; cells of one's own stay"
     v = opened(visit, address[0], SMALL_SCREEN)
@@ -479,6 +495,7 @@ def test_opens_by_itself(visit, address):
     assert film.value.suggested_filename == 'Assault.gif'
     page.get_by_label('Task to play').select_option('Pong')
     page.wait_for_function("document.querySelector('.mow-moves').innerText.includes('NOOP')")
+    in_the_dark(v)
     assert not v.wrong, v.wrong
     nb = nbformat.read(file, 4)
     nb.cells.append(nbformat.v4.new_code_cell('my_own = 1'))

@@ -344,12 +344,16 @@ function render({ model, el }) {
     if (game.tasks && !waiting) ask({ do: 'look' })
   }
   say()
+  // curves are drawn in the colour of the text: another theme, another drawing
+  const theme = new MutationObserver(() => requestAnimationFrame(() => plot(curves, told, game.color)))
+  theme.observe(document.body, { attributeFilter: ['data-jp-theme-light'] })
   model.on('change:game', arrive)
   model.on('msg:custom', answer)
   arrive()
   return () => {
     clearTimeout(timer)
     clearTimeout(later)
+    theme.disconnect()
     model.off('change:game', arrive)
     model.off('msg:custom', answer)
   }
