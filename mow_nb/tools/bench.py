@@ -142,15 +142,9 @@ def one_task_of(
     v, d, a, t = config.model.vae, config.model.dynamics, config.agent, config.train
     one = OneTask(
         d_act,
-        size=v.size,
-        stem=v.stem,
-        groups=v.groups,
-        classes=v.classes,
-        width=d.width,
-        heads=d.heads,
+        **{name: getattr(v, name) for name in ('size', 'stem', 'groups', 'classes')},
+        **{name: getattr(d, name) for name in ('width', 'heads', 'layers', 'positions')},
         ff_width=d.ff_factor * d.width,
-        layers=d.layers,
-        positions=d.positions,
         hidden=a.hidden,
         bins=config.model.bins,
     )
@@ -259,9 +253,8 @@ def round_seconds(
 # %% ../../nbs/80_bench.ipynb #c039
 def _turns(learner, batch, starts, one, share, dtype, budget, rounds):
     "Ours, the yardstick and the plain product by turns: the best of each"
-    device, small = learner.device, learner.config.train.n_imagined < 256
-    on_cpu = 512 if small else 2048
-    side = 8192 if device == 'cuda' else on_cpu
+    device, large = learner.device, learner.config.train.n_imagined >= 256
+    side = 8192 if device == 'cuda' else 512 + 1536 * large
     now, ours, theirs, top = clock(device), [], [], 0.0
     start, busy = now(), time.process_time()
     end = start + budget
@@ -327,16 +320,15 @@ _SIZES = ('batch_size', 'seq_len', 'n_imagined', 'context', 'horizon', 'train_ev
 
 def _sizes(config, learner):
     "Numbers that describe what is measured, and where"
-    t = config.train
     return dict(
         machine=machine(learner.device),
         torch=torch.__version__,
         threads=torch.get_num_threads(),
         precision='bfloat16' if learner.bf16 else 'float32',
-        compile=t.compile == 'inductor',
+        compile=config.train.compile == 'inductor',
         tasks=len(learner.labels),
         clusters=max(learner.labels) + 1,
-        **{name: getattr(t, name) for name in _SIZES},
+        **{name: getattr(config.train, name) for name in _SIZES},
         weights=sum(p.numel() for m in (learner.world, learner.actor_critic) for p in m.parameters()),
     )
 
@@ -394,7 +386,7 @@ def table(
     threads = f"{m['threads']} thread{'s' * (m['threads'] > 1)} ({m['got']:.0%} of their time was ours)"
     lines = [
         f"{m['machine']}, {threads}, {m['precision']}, PyTorch {m['torch']}{', compiled' if m['compile'] else ''}",
-        f"{m['tasks']} tasks in {m['clusters']} clusters, batch of {m['batch_size']} x {m['seq_len']}, "
+        f"tasks: {m['tasks']}, clusters: {m['clusters']}, batch of {m['batch_size']} x {m['seq_len']}, "
         f"{m['n_imagined']} imagined from {m['context']} steps for {m['horizon']}, "
         f"{m['weights'] / 1e6:.1f} million weights",
         '',

@@ -82,9 +82,8 @@ def groups_after(
     updates: int,  # how far it had come
 ) -> np.ndarray:  # (K,) labels from 0 on; zeros until the end of the warm-up, when the tasks are grouped
     "Cluster of every task after some updates"
-    if summary.groups is None:
-        return np.zeros(len(summary.colors), int)
-    return summary.groups.labels * int(updates > summary.config.train.warmup)
+    labels = np.zeros(len(summary.colors), int) if summary.groups is None else summary.groups.labels
+    return labels * int(updates > summary.config.train.warmup)
 
 
 def _draw_routing(ax, probs, summary, task, labels):
@@ -131,8 +130,7 @@ def _draw_considered(ax, when, probs, at, summary, task):
 
 def _router_words(when, probs, summary, task, labels):
     "One line: when this is, how many clusters there are, and with whom the chosen task shares its experts"
-    n = len(set(labels.tolist()))
-    said = f'After {when:,} updates, ' + (f'in {n} clusters' if n > 1 else 'all tasks in one cluster')
+    said = f'After {when:,} updates, in {max(labels) + 1} cluster{"s" * any(labels)}'
     if task:
         k, awake = list(summary.colors).index(task), chosen(probs, summary.config.model.dynamics.active)
         shared = ', '.join(name for name, n in zip(summary.colors, sharers(awake, k)) if n) or 'nobody'
