@@ -582,9 +582,10 @@ d = {
             'mow_nb.model.blocks.MLP.__init__': ('blocks.html#mlp.__init__', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.MLP.forward': ('blocks.html#mlp.forward', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks._dense': ('blocks.html#_dense', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks._stacked': ('blocks.html#_stacked', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.join_task': ('blocks.html#join_task', 'mow_nb/model/blocks.py'),
-            'mow_nb.model.blocks.regroup': ('blocks.html#regroup', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.memory_order': ('blocks.html#memory_order', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.run_on_streams': ('blocks.html#run_on_streams', 'mow_nb/model/blocks.py'),
         },
         'mow_nb.model.dynamics': {

@@ -56,12 +56,12 @@ def score_intervals(
 
 def above_random(
     summary: Summary,  # of a run
+    known: dict,  # `score_intervals` of the run
 ) -> dict:  # task -> bool, for the tasks whose score is known
     "Tasks whose interval lies above that of random play under the same rules, or above 0 where nobody measured it"
-    got = score_intervals(summary)
     chance = score_intervals(replace(summary, records=[summary.random_play])) if summary.random_play else {}
-    known = {name: e for name, (_, e) in got.items() if name != 'mean' and not np.isnan(e.low)}
-    return {name: bool(e.low > (chance[name][1].high if name in chance else 0)) for name, e in known.items()}
+    sure = {name: e for name, (_, e) in known.items() if name != 'mean' and not np.isnan(e.low)}
+    return {name: bool(e.low > (chance[name][1].high if name in chance else 0)) for name, e in sure.items()}
 
 
 # %% ../../nbs/73_scores.ipynb #c010

@@ -381,7 +381,7 @@ def progress() -> View:  # curves, scores, time
         _offer_tasks(controls['task'], summary)
         scores[:] = [score_intervals(run) for run in (summary, view.beside) if run]
         above.clear()
-        above.update(above_random(summary))
+        above.update(above_random(summary, scores[0]))
 
     def draw(summary, measure, by, scale, smoothing, axis, task):
         fig = plot_progress(summary, measure, by, task, scale, smoothing / 100, axis, view.beside, scores)
