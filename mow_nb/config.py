@@ -126,6 +126,7 @@ class WorldModelConfig:
     pictures: str = choice('plain', 'standard', 'log')  # what the VAE sees; 'plain': paper, others: ours, chapter 22
     rec_weight: float = number(1.0, 0)  # of the reconstruction loss (paper)
     rew_weight: float = number(1.0, 0)  # of the reward loss (paper)
+    rewards: str = choice('plain', 'unit')  # 'plain': paper; 'unit': in a unit of each task (ours, chapter 26)
 
 
 # %% ../nbs/04_config.ipynb #c020

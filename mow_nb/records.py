@@ -23,10 +23,13 @@ class Batch:
     rew: Tensor  # (K, B, T) followed act[t]
     cont: Tensor  # (K, B, T) 1 goes on, 0 terminated after act[t]
     done: Tensor | None = None  # (K, B, T) 1 where the next column begins another episode, ended or cut; None = nowhere
+    weight: Tensor | None = None  # (K, B) of each window in the loss of rewards; None = 1
 
     def __post_init__(self):
         if self.done is None:
             object.__setattr__(self, 'done', torch.zeros_like(self.cont))
+        if self.weight is None:
+            object.__setattr__(self, 'weight', torch.ones_like(self.cont[:, :, 0]))
 
     def to(
         self,

@@ -76,7 +76,8 @@ def strips(
     )
     # H+1 latents were dreamt; the last of them lies beyond the window
     both = torch.cat([z[:, :, :context], dream.z[:, :, :-1].to(z.dtype)], 2)
-    rew_hat = torch.cat([torch.full_like(batch.rew[:, :, :context], torch.nan), dream.rew.to(batch.rew.dtype)], 2)
+    rew_hat = (dream.rew * world.rewards.scale(dream.rew)).to(batch.rew.dtype)
+    rew_hat = torch.cat([torch.full_like(batch.rew[:, :, :context], torch.nan), rew_hat], 2)
     return Strips(batch.obs.float(), *(world.decode(x, e) for x in (z, both)), batch.act, batch.rew, rew_hat, context)
 
 

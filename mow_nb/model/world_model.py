@@ -17,10 +17,10 @@ from torch import Tensor, nn
 # %% ../../nbs/28_world_model.ipynb #c004
 
 from ..config import WorldModelConfig
-from ..core import TwoHot, onehot_at
+from ..core import onehot_at
 from .blocks import ClusterBank
 from .dynamics import Dynamics
-from .heads import Heads
+from .heads import Heads, Rewards
 from mow_nb.model.losses import (
     balance_loss,
     combine,
@@ -59,7 +59,7 @@ class WorldModel(nn.Module):
         self.dyn = Dynamics(self.d_z, d_act, W, n_tasks, **asdict(cfg.dynamics))
         self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
         self.log_sigma = nn.Parameter(torch.zeros(n_tasks if cfg.harmonious else 0))
-        self.twohot = TwoHot(cfg.bins)
+        self.rewards = Rewards(cfg.rewards, n_tasks, cfg.bins)
 
     def task_vectors(self) -> Tensor:  # (K, W) rows of length 1
         "Task embeddings, normalised to length 1"
@@ -161,7 +161,7 @@ class WorldModel(nn.Module):
             hs.append(self.dyn(zs[-1], acts[-1], e, weights, caches)[0])
             zs.append(self.sample_prior(hs[-1], e, gen))
         z, h, act = (torch.cat(steps, 2) for steps in (zs, hs, acts))
-        rew = self.twohot.decode(self.heads.rew(h[:, :, 1:], e))
+        rew = self.rewards.decode(self.heads.rew(h[:, :, 1:], e))
         cont = self.heads.cont(h[:, :, 1:], e)[..., 0].float().sigmoid()
         return Rollout(z=z, h=h, act=act, rew=rew, cont=cont)
 
@@ -173,9 +173,10 @@ class WorldModel(nn.Module):
         "Unreduced losses: rec, rew, cont, dyn, rep and, with a task head, task"
         # loss
         e, h, heads = self.task_vectors(), state.h, self.heads
+        paid = batch.rew / self.rewards.scale(batch.rew)
         out = dict(
             rec=rec_loss(self.dec(state.z, e), state.seen),
-            rew=rew_loss(heads.rew(h, e), batch.rew, self.twohot),
+            rew=rew_loss(heads.rew(h, e), paid, self.rewards.twohot) * batch.weight[:, :, None],
             cont=cont_loss(heads.cont(h, e)[..., 0], batch.cont),
             dyn=within_episodes(dyn_loss(state.post, state.prior), batch.done),
             rep=within_episodes(rep_loss(state.post, state.prior), batch.done),

@@ -9,6 +9,7 @@ __all__ = ['load_mirror', 'task_folders', 'Replay']
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,16 @@ class Replay:
         claimed = np.array([r.claimed for r in self.rings])
         return np.maximum(0, np.maximum(self.total - self.capacity, claimed - self.rows))
 
+    def paid(
+        self,
+        k: int,  # number of a task
+    ) -> np.ndarray:  # numbers of steps, in order
+        "Steps of a task that may be sampled and were followed by a reward other than 0"
+        rew, low, stop = self.rings[k].maps['rew'], int(self.oldest()[k]), int(self.total[k])
+        turn = min(stop, (low // self.rows + 1) * self.rows)  # the step that begins the next round of the ring
+        first, second = rew[low % self.rows :][: turn - low], rew[: stop - turn]
+        return np.concatenate([low + np.flatnonzero(first), turn + np.flatnonzero(second)])
+
     def _start_ranges(self, rng, B, T, newest, rewarded, ahead) -> tuple:  # two of (K, B): first start, past the last
         "Range of steps in which each window may start; `ConfigError` if a task has fewer than T steps"
         low, stop = self.oldest(), self.total - T + 1
@@ -127,10 +138,8 @@ class Replay:
             first = np.where(recent, stop[:, None] - np.maximum(1, (stop - low) // 10)[:, None], first)
         if not rewarded:
             return first, last
-        for k, ring in enumerate(self.rings):
-            steps = np.arange(low[k], self.total[k])
-            paid = steps[ring.maps['rew'][steps % self.rows] != 0]
-            if len(paid):
+        for k in range(len(self.rings)):
+            if len(paid := self.paid(k)):
                 near, at = rng.random(B) < rewarded, rng.choice(paid, B)
                 first[k] = np.where(near, np.clip(at - T - ahead + 1, low[k], stop[k] - 1), first[k])
                 last[k] = np.where(near, np.clip(at + 1, first[k] + 1, stop[k]), last[k])
@@ -163,6 +172,28 @@ class Replay:
             rows = np.where(bad[..., None], draw(), rows)
         return rows
 
+    def window_weights(
+        self,
+        rows: np.ndarray,  # (K, B, T) from `windows`
+        within_episode: bool = False,  # as in `windows`, like all that follow; does not matter here
+        newest: float = 0.0,  # share of the windows drawn from the newest tenth
+        rewarded: float = 0.0,  # share of the windows drawn around a step with a reward
+        ahead: int = 0,  # steps after the window in which that reward may come as well
+    ) -> np.ndarray:  # (K, B) float32, 1 where `rewarded` is 0 or nothing was ever paid
+        "Importance weights of windows: how likely they are without the share `rewarded`, over how likely they are"
+        (K, B, T), low = rows.shape, self.oldest()
+        out = np.ones((K, B), np.float32)
+        for k in range(K if rewarded else 0):
+            if not len(paid := self.paid(k)):
+                continue
+            start, stop = low[k] + (rows[k, :, 0] - low[k]) % self.rows, self.total[k] - T + 1
+            n = stop - low[k]
+            recent = max(1, n // 10)
+            plain = (1 - newest) / n + newest / recent * (start >= stop - recent)
+            inside = np.searchsorted(paid, start + T + ahead) - np.searchsorted(paid, start)
+            out[k] = plain / ((1 - rewarded) * plain + rewarded * inside / (len(paid) * (T + ahead)))
+        return out
+
     def _take(self, rows) -> dict:  # field -> (K, B, T, ...); frames uint8, the rest float32
         task = np.arange(len(rows))[:, None, None]
         if self.mirror:
@@ -183,8 +214,10 @@ class Replay:
         **where,  # further arguments of `windows`: within_episode, newest, rewarded, ahead
     ) -> Batch:  # (K, B, T, ...) with frames as uint8, channels last in memory
         "Sample a batch with frames as bytes"
-        got = self._take(self.windows(rng, B, T, **where))
+        rows = self.windows(rng, B, T, **where)
+        got = self._take(rows)
         got['obs'] = rearrange(got['obs'], 'k b t h w c -> k b t c h w')
+        got['weight'] = torch.from_numpy(self.window_weights(rows, **where)).to(got['obs'].device)
         return Batch(**got)
 
     def sample(
@@ -199,7 +232,7 @@ class Replay:
         raw = self.sample_raw(rng, B, T, **where)
         if device:
             raw = raw.to(device)
-        return Batch(raw.obs.float().mul_(1 / 255), raw.act, raw.rew, raw.cont, raw.done)
+        return replace(raw, obs=raw.obs.float().mul_(1 / 255))
 
     def state_dict(self) -> dict:  # task's directory -> steps ever written
         "Number of steps ever written, by task"

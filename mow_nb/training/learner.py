@@ -302,7 +302,9 @@ class Learner:
         names = {'world.embed', 'agent.scale'} | ({'world.log_sigma'} if self.config.model.harmonious else set())
         names |= {'agent.entropy_weight'} if self.config.agent.entropy_target else set()
         names |= {
-            f'world.{k}' for k in ('dyn.chosen', 'pictures.mean', 'pictures.var') if len(self.world.get_buffer(k))
+            f'world.{k}'
+            for k in ('dyn.chosen', 'pictures.mean', 'pictures.var', 'rewards.unit')
+            if len(self.world.get_buffer(k))
         }
         moments = {f'opt.{n}.{k}' for n in names for k in ('exp_avg', 'exp_avg_sq')}
         return names | (moments & set(self.named_moments()))

@@ -135,6 +135,12 @@ class Run:
         B = batch_size or t.batch_size
         return self.replay.sample(rng, B, t.seq_len, device, newest=newest, rewarded=rewarded)
 
+    def set_reward_units(self) -> None:
+        "Set the reward unit of every task that has been paid by now and has none yet"
+        rewards, replay = self.learner.world.rewards, self.replay
+        for k in rewards.unknown():
+            rewards.set_unit(k, torch.tensor(replay.rings[k].maps['rew'][replay.paid(k) % replay.rows]))
+
     def learn(
         self,
         behaviour: bool,  # False during the warm-up
@@ -178,6 +184,7 @@ class Run:
         t, u = self.config.train, self.learner.updates
         if u % t.log_every == 0:
             self.log(journal, phase)
+            self.set_reward_units()
         if t.eval_every and u % t.eval_every == 0 and phase == 'live':
             self.evaluate()
         if u % t.save_every == 0:
@@ -191,6 +198,7 @@ class Run:
         "Train the world model alone on random play for `train.warmup` updates"
         if not self.learner.updates:
             self.learner.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
+            self.set_reward_units()
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
             self.after_update(journal, 'warm-up')

@@ -207,7 +207,8 @@ class Dream:
         "Sampled next latent, reward and continuation probability that the world model predicts for an action"
         w, h = self.agent.world, self.hidden_state(act)
         e = w.task_vectors()
-        rew = w.twohot.decode(w.heads.rew(h, e))[self.k, 0, 0].item()
+        rew = w.rewards.decode(w.heads.rew(h, e))
+        rew = (rew * w.rewards.scale(rew))[self.k, 0, 0].item()
         cont = w.heads.cont(h, e)[..., 0].float().sigmoid()[self.k, 0, 0].item()
         return w.sample_prior(h, e, self.gen('next', len(self.moments)))[self.k, 0, 0], rew, cont
 
