@@ -98,7 +98,7 @@ class Rewards(nn.Module):
     def set_unit(
         self,
         k: int,  # number of a task
-        paid: Tensor,  # any number of rewards other than 0, as the task pays them
+        paid: Tensor,  # (T,) rewards as the task pays them, none of them 0
     ) -> None:
         "Set the unit of a task to the mean size of rewards, once; nothing happens where there are none"
         if len(self.unit) and len(paid) and not self.unit[k]:

@@ -122,8 +122,8 @@ class Replay:
         "Steps of a task that may be sampled and were followed by a reward other than 0"
         rew, low, stop = self.rings[k].maps['rew'], int(self.oldest()[k]), int(self.total[k])
         turn = min(stop, (low // self.rows + 1) * self.rows)  # the step that begins the next round of the ring
-        first, second = rew[low % self.rows :][: turn - low], rew[: stop - turn]
-        return np.concatenate([low + np.flatnonzero(first), turn + np.flatnonzero(second)])
+        parts = (low, rew[low % self.rows :][: turn - low]), (turn, rew[: stop - turn])
+        return np.concatenate([begin + np.flatnonzero(part) for begin, part in parts])
 
     def _start_ranges(self, rng, B, T, newest, rewarded, ahead) -> tuple:  # two of (K, B): first start, past the last
         "Range of steps in which each window may start; `ConfigError` if a task has fewer than T steps"
@@ -131,7 +131,6 @@ class Replay:
         for k in np.flatnonzero(stop <= low):
             have = max(0, stop[k] - low[k] + T - 1)
             raise ConfigError(f"replay of task '{self.folders[k]}' holds {have} steps, a window needs T = {T}")
-
         first, last = np.repeat(low[:, None], B, 1), np.repeat(stop[:, None], B, 1)
         if newest:
             recent = rng.random(first.shape) < newest
