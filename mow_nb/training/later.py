@@ -261,7 +261,9 @@ def add_task(
         check_memory(config)
         ends = [[first, state.config.train.updates if last is None else last] for first, last in state.extra['spans']]
         with replaced(path) as beside:
-            link_tree(Path(path), beside, lambda p: not _stays(p))
+            known = {Path(path, 'replay', folder) for folder in state.extra['replay']}
+            strange = lambda p: p.parent == Path(path, 'replay') and p not in known  # of no task of the run
+            link_tree(Path(path), beside, lambda p: not _stays(p) or strange(p))
             state = replace(state, path=beside, config=config, extra=state.extra | dict(spans=ends))
             records = []
             for task in new:

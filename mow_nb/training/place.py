@@ -36,7 +36,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import Config
-from ..core import ConfigError, counter_seed, generator, np_rng, seeded
+from ..core import CheckpointError, ConfigError, counter_seed, generator, np_rng, seeded
 from ..envs.tasks import Task, action_width, d_max, held_actions
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
@@ -82,8 +82,11 @@ def read_state(
         sketch = build(config, found.extra['labels'])
     for model, prefix in zip(sketch, ('world.', 'agent.')):
         check_fit(model, found.tensors, prefix)
-    spans = found.extra.get('spans', [[None, None] for _ in tasks])
-    return RunState(path, config, tasks, found.tensors, found.extra | dict(spans=spans))
+    extra = dict(spans=[[None, None] for _ in tasks]) | found.extra
+    parts = [extra.get(part) for part in ('pool', 'replay', 'spans')]
+    if [*map(type, parts)] != [dict, dict, list] or [*map(len, parts)][1:] != [len(tasks)] * 2:
+        raise CheckpointError(f'the newest checkpoint of {path} does not hold what a run saves')
+    return RunState(path, config, tasks, found.tensors, extra)
 
 
 # %% ../../nbs/68_place.ipynb #c011
