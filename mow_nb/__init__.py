@@ -11,6 +11,7 @@ _HOMES = {
     'eval.evaluation': ('score_rows', 'score_text'),
     'config': ('Config',),
     'store.presets': ('changed', 'preset'),
+    'training.later': ('add_task', 'drop_task'),
     'training.run': ('train',),
     'training.share': ('evaluate', 'from_pretrained', 'load', 'save_pretrained'),
     'view.explorer': ('explore',),

@@ -36,6 +36,7 @@ def snapshot(
         replay=run.replay.state_dict(),
         pool=pool,
         since=run.since,
+        spans=[list(span) for span in run.learner.spans],
         config=flat(run.config),
     )
     return tensors, extra, run.learner.per_task() | set(memory)
@@ -83,6 +84,9 @@ def restore_snapshot(
     check_labels(extra.get('labels'), len(run.tasks))
     try:
         run.learner.load_state_dict(tensors, extra['labels'], extra['updates'])
+        spans = extra.get('spans', run.learner.spans)  # a checkpoint from before tasks could come later has none
+        run.learner.spans = [(first, last) for first, last in spans]
+        run.learner.progress() + run.learner.world.embed.new_zeros(len(run.tasks))  # as many, and numbers
         run.player.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
         for name, state in extra['pool']['tasks'].items():
             state['acts'] = tensors[f'episode.{name}'].numpy()

@@ -28,7 +28,7 @@ __all__ = [
 import io
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -231,6 +231,12 @@ class Analysis:
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
     step: int = 0  # updates done when the gradients were taken
+    later: dict = field(default_factory=dict)  # task that joined the run after that -> its cluster
+
+    @property
+    def cluster_of(self) -> dict:  # task name -> cluster
+        "Cluster of every task, those that came later included"
+        return {**dict(zip(self.names, self.labels.tolist())), **self.later}
 
 
 def analyse(
@@ -296,7 +302,9 @@ def _is_consistent(a):
         and all(isinstance(n, str) for n in a.names)
         and a.labels.shape == (K,)
         and a.labels.dtype.kind == 'i'
-        and set(a.labels.tolist()) == set(range(max(a.labels.tolist()) + 1))
+        and all(type(c) is int for c in a.later.values())
+        and not set(a.later) & set(a.names)
+        and set(a.cluster_of.values()) == set(range(max(a.cluster_of.values()) + 1))
         and a.method in METHODS
         and a.source in a.similarity
         and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values())

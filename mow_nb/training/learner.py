@@ -81,6 +81,8 @@ class Learner:
         self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.updates
         self.kept_tasks = slice(None)  # the tasks whose losses are added up
+        # (first, last) update of each task's behaviour; None: that of the run
+        self.spans = [(None, None)] * self.world.n_tasks
         self.generators = StepGenerators(config.seed, self.device)
         recorded = self.device == 'cuda' and t.compile != 'off'
         self.recorder = Recorder(CudaRecording if recorded else None, self.generators)
@@ -106,11 +108,12 @@ class Learner:
         # a tensor, so that a recorded update reads it anew every time
         return torch.tensor(self.anneal_at(self.updates), device=self.device)
 
-    def progress(self) -> Tensor:  # () in [0, 1]; on the device
-        "Share of the updates after the warm-up that are done; 0 during the warm-up"
-        warmup = self.config.train.warmup
-        done = (self.updates - warmup) / max(1, self.total - warmup)
-        return torch.tensor(min(max(done, 0.0), 1.0), device=self.device)
+    def progress(self) -> Tensor:  # (K,) in [0, 1]; on the device
+        "Share of the updates of each task's behaviour that are done; 0 during the warm-up"
+        whole = self.config.train.warmup, self.total
+        spans = [[y if x is None else x for x, y in zip(span, whole)] for span in self.spans]
+        done = [(self.updates - first) / max(1, last - first) for first, last in spans]
+        return torch.tensor([min(max(x, 0.0), 1.0) for x in done], device=self.device)
 
     def settles(self) -> bool:  # True once in a run
         "Whether every task's choice of experts becomes final with the next update"
@@ -191,7 +194,7 @@ class Learner:
         batch: Batch,  # of all tasks
         state: State,  # what the world model made of it
         starts: Batch | None = None,  # (K, B, T, ...) windows in which dreams start; None = the batch
-        progress: Tensor | None = None,  # () from `Learner.progress`; None = that of this update
+        progress: Tensor | None = None,  # (K,) from `Learner.progress`; None = that of this update
     ) -> dict[str, Tensor]:  # name -> (K,) means, on the device
         "Gradient step of actor and critics on imagined rollouts, taken only if losses and gradient are finite"
         world, agent, c = self.world.eval(), self.actor_critic, self.config.train
@@ -218,7 +221,7 @@ class Learner:
         self,
         behaviour: bool,  # True: train actor and critics too; False during the warm-up
         annealing: Tensor,  # (3,) from `Learner.annealing`
-        progress: Tensor,  # () from `Learner.progress`
+        progress: Tensor,  # (K,) from `Learner.progress`
         *fields: Tensor,  # (K, B, T, ...) fields of the batch, then those of the starts, if any
     ) -> tuple[list, Tensor]:  # names, and their (names, K) means
         "World-model and actor-critic step as a function of tensors alone, so that it can be recorded"

@@ -78,8 +78,8 @@ class Run:
 
     @property
     def rounds(self) -> int:  # steps per task so far, random play included
-        "Number of rounds played, the length of the replay"
-        return int(self.replay.total[0])
+        "Number of rounds played; the replay of a task that came later is shorter"
+        return self.pool.played
 
     def steps(
         self,

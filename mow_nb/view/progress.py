@@ -82,8 +82,8 @@ def groups_after(
     updates: int,  # how far it had come
 ) -> np.ndarray:  # (K,) labels from 0 on; zeros until the end of the warm-up, when the tasks are grouped
     "Cluster of every task after some updates"
-    labels = np.zeros(len(summary.colors), int) if summary.groups is None else summary.groups.labels
-    return labels * int(updates > summary.config.train.warmup)
+    of = {} if summary.groups is None else summary.groups.cluster_of
+    return np.array([of.get(name, 0) for name in summary.colors]) * int(updates > summary.config.train.warmup)
 
 
 def _draw_routing(ax, probs, summary, task, labels):
@@ -296,7 +296,7 @@ def _clusters(summary):
     "Cluster number of each task, from 1; raises NotYet"
     if summary.groups is None:
         raise NotYet('No clusters yet: tasks part company after the warm-up, if this run clusters at all.')
-    return {name: label + 1 for name, label in zip(summary.groups.names, summary.groups.labels.tolist())}
+    return {name: label + 1 for name, label in summary.groups.cluster_of.items()}
 
 
 def _draw_means(ax, summary, lines):

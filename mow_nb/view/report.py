@@ -143,22 +143,24 @@ def _likeness(cosines, labels):
 
 def _groups(summary):
     "Which tasks share a VAE"
-    found, K = summary.groups, len(summary.tasks)
+    found = summary.groups
     if found is None:
         return note(summary.why_no_groups)
-    labels = found.labels.tolist()
+    K, labels = len(found.names), found.labels.tolist()
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':
         how = 'at random, in clusters of the sizes that the gradients suggested'
     items = []
-    for label in sorted(set(labels)):
-        members = [name for name, other in zip(found.names, labels) if other == label]
+    for label in sorted(set(found.cluster_of.values())):
+        members = [name for name, other in found.cluster_of.items() if other == label]
         chips = [chip(name, summary.colors.get(name, '#888888')) for name in members]
         items.append(tag('li', f'Cluster {label + 1}: ', *chips))
     said = (
-        f'After {found.step:,} updates, {K} tasks were put into {len(items)} clusters, {how}. '
+        f'After {found.step:,} updates, {K} tasks were put into {len(set(labels))} clusters, {how}. '
         f'Tasks of one cluster share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
     )
+    if found.later:
+        said += f" Later came {', '.join(found.later)}, placed by how well a cluster's VAE explains its pictures."
     cosines = found.similarity[found.source]
     heat = svg(plot_similarity, cosines, labels, found.names, alt=_likeness(cosines, found.labels), wide=K > 12)
     best = f'Silhouette by number of clusters: highest for {found.suggested}'

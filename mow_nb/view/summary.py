@@ -73,6 +73,8 @@ class Summary:
             return 'One task: there is nothing to share.'
         if self.config.cluster.grouping == 'one':
             return 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.'
+        if self.rows and self.rows[-1]['updates'] > self.config.train.warmup:
+            return 'No clustering by gradient has seen these tasks together: they came later, or others have gone.'
         return 'Not grouped yet: tasks part company after the warm-up.'
 
 
@@ -228,6 +230,9 @@ def sentence(
     if not summary.records or not summary.random_play:
         who = 'random player' if summary.records else 'agent'
         return 'Not judged yet', f'The {who} has not been evaluated under the rules of this run. {budget}'
+    records = summary.records[-1], summary.random_play
+    if new := [t.name for t in summary.tasks if any(t.name not in r['episodes'] for r in records)]:
+        return 'Not judged yet', f'There is no evaluation yet since {", ".join(new)} came. {budget}'
     head, g, error, luck = verdict(summary.tasks, summary.records[-1], summary.random_play, summary.config.seed)
     n = min(len(e) for e in summary.records[-1]['episodes'].values())
     share = f'{luck:.1%}' if luck > 0.001 else 'less than 0.1%'
@@ -321,7 +326,7 @@ def facts(
         'Steps per task': f"{at['rounds']:,} of {train.env_steps:,}",
         'Updates': f"{at['updates']:,} of {total:,}{going}",
         'Time': f"{at['seconds']:,.0f} seconds",
-        'Weights': _weights(config, summary.groups.labels.tolist() if summary.groups else None),
+        'Weights': _weights(config, [*summary.groups.cluster_of.values()] if summary.groups else None),
         'Protocol': f'{_rules(summary)}policy sampled, {played}',
         'Seed': config.seed,
         'Pictures': f'{config.model.vae.size} x {config.model.vae.size} RGB',
