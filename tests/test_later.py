@@ -1,7 +1,7 @@
 """A task that comes or goes, killed on the way: the run before or the run after, and either trains on.
 
-The chapter of this ([69](../nbs/69_later.ipynb)) kills at a few moments; here are all of them for a task that goes, more
-of them for one that comes, and what follows.
+The chapter of this ([69](../nbs/69_later.ipynb)) kills at a few moments; here are all of them for a task that goes,
+more of them for one that comes, and what follows.
 """
 
 import hashlib
