@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 
 def come(path):
-    add_task(path, 'reach-sea', steps=2, quiet=True)
+    add_task(path, 'reach-sea', good=9.0, steps=2, quiet=True)  # into a cluster that is there
 
 
 def go(path):
