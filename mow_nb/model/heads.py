@@ -106,4 +106,4 @@ class Rewards(nn.Module):
 
     def unknown(self) -> list[int]:  # numbers of tasks
         "Tasks whose unit has not been set yet"
-        return (self.unit == 0).nonzero().flatten().tolist()
+        return torch.nonzero(self.unit == 0).flatten().tolist()

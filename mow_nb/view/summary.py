@@ -74,7 +74,7 @@ class Summary:
         if self.config.cluster.grouping == 'one':
             return 'All tasks share one VAE, one set of heads and one critic: this run was asked not to group them.'
         if self.rows and self.rows[-1]['updates'] > self.config.train.warmup:
-            return 'No clustering by gradient has seen these tasks together: they came later, or others have gone.'
+            return 'No clustering of these tasks by gradient: some came later or have gone, or its file is damaged.'
         return 'Not grouped yet: tasks part company after the warm-up.'
 
 
