@@ -950,6 +950,7 @@ d = {
             'mow_nb.store.replay.Replay.flush': ('replay.html#replay.flush', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.oldest': ('replay.html#replay.oldest', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.paid': ('replay.html#replay.paid', 'mow_nb/store/replay.py'),
+            'mow_nb.store.replay.Replay.rewards': ('replay.html#replay.rewards', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.sample': ('replay.html#replay.sample', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.sample_raw': ('replay.html#replay.sample_raw', 'mow_nb/store/replay.py'),
             'mow_nb.store.replay.Replay.scan': ('replay.html#replay.scan', 'mow_nb/store/replay.py'),
@@ -1069,12 +1070,14 @@ d = {
             'mow_nb.tools.card.page': ('card.html#page', 'mow_nb/tools/card.py'),
         },
         'mow_nb.tools.changing': {
+            'mow_nb.tools.changing._parsed': ('changing.html#_parsed', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.add_command': ('changing.html#add_command', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.changeable_run': ('changing.html#changeable_run', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.command_parser': ('changing.html#command_parser', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.drop_command': ('changing.html#drop_command', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.go_on': ('changing.html#go_on', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.run_of': ('changing.html#run_of', 'mow_nb/tools/changing.py'),
+            'mow_nb.tools.changing.train_run': ('changing.html#train_run', 'mow_nb/tools/changing.py'),
         },
         'mow_nb.tools.cli': {
             'mow_nb.tools.cli._check_tasks': ('cli.html#_check_tasks', 'mow_nb/tools/cli.py'),

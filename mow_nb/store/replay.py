@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
+from torch import Tensor
 
 from ..core import CheckpointError, ConfigError
 from ..records import Batch
@@ -124,6 +125,13 @@ class Replay:
         turn = min(stop, (low // self.rows + 1) * self.rows)  # the step that begins the next round of the ring
         parts = (low, rew[low % self.rows :][: turn - low]), (turn, rew[: stop - turn])
         return np.concatenate([begin + np.flatnonzero(part) for begin, part in parts])
+
+    def rewards(
+        self,
+        k: int,  # number of a task
+    ) -> Tensor:  # (T,) in order of time, none of them 0
+        "Rewards other than 0 of a task's steps that may be sampled"
+        return torch.from_numpy(self.rings[k].maps['rew'][self.paid(k) % self.rows])
 
     def _start_ranges(self, rng, B, T, newest, rewarded, ahead) -> tuple:  # two of (K, B): first start, past the last
         "Range of steps in which each window may start; `ConfigError` if a task has fewer than T steps"

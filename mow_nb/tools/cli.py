@@ -31,7 +31,7 @@ from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowE
 from ..envs.tasks import bounds, tasks_of
 from ..store.presets import check
 from ..suites import task_sets
-from .changing import add_command, command_parser, drop_command, go_on, run_of
+from .changing import add_command, command_parser, drop_command, go_on, run_of, train_run
 from .options import advise_preset, parse_config, parse_value, presets_text
 
 
@@ -58,10 +58,7 @@ def train_command(
     if names is None:
         raise ConfigError(advise_preset(rest))
     config = parse_config(names, rest, f'mow train {names}')
-    from mow_nb.training.run import train
-
-    path = train(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet)
-    print(f'trained: {path}   (next: mow report {path.name})')
+    train_run(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet)
 
 
 # %% ../../nbs/86_cli.ipynb #c010

@@ -41,6 +41,7 @@ from ..core import CheckpointError, ConfigError, counter_seed, generator, np_rng
 from ..envs.tasks import Task, action_width, d_max, held_actions
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
+from ..model.heads import Rewards
 from ..model.losses import rec_loss
 from ..model.world_model import WorldModel
 from ..store import checkpoint
@@ -228,11 +229,12 @@ def reward_row(
     state: RunState,  # of the run
     replay: Replay,  # random play of a task alone
 ) -> dict:  # name -> (1,) row; empty where rewards have no units
-    "Mean size of the rewards that a task was paid, 0 if it never was, as a row of the table of units"
+    "Unit of the rewards that a task was paid, 0 if it never was, as a row of the table of units"
     if 'world.rewards.unit' not in state.tensors:
         return {}
-    paid = torch.tensor(replay.rings[0].maps['rew'][replay.paid(0) % replay.rows])
-    return {'world.rewards.unit': paid.abs().sum()[None] / max(1, len(paid))}
+    own = Rewards('unit', 1, state.config.model.bins)
+    own.set_unit(0, replay.rewards(0))
+    return {'world.rewards.unit': own.unit}
 
 
 # %% ../../nbs/68_place.ipynb #c025

@@ -137,9 +137,9 @@ class Run:
 
     def set_reward_units(self) -> None:
         "Set the reward unit of every task that has been paid by now and has none yet"
-        rewards, replay = self.learner.world.rewards, self.replay
+        rewards = self.learner.world.rewards
         for k in rewards.unknown():
-            rewards.set_unit(k, torch.tensor(replay.rings[k].maps['rew'][replay.paid(k) % replay.rows]))
+            rewards.set_unit(k, self.replay.rewards(k))
 
     def learn(
         self,
