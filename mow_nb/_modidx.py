@@ -28,6 +28,10 @@ d = {
                 'actor_critic.html#actorcritic.act',
                 'mow_nb/agent/actor_critic.py',
             ),
+            'mow_nb.agent.actor_critic.ActorCritic.critic_targets': (
+                'actor_critic.html#actorcritic.critic_targets',
+                'mow_nb/agent/actor_critic.py',
+            ),
             'mow_nb.agent.actor_critic.ActorCritic.entropy_share': (
                 'actor_critic.html#actorcritic.entropy_share',
                 'mow_nb/agent/actor_critic.py',
@@ -38,6 +42,10 @@ d = {
             ),
             'mow_nb.agent.actor_critic.ActorCritic.policy': (
                 'actor_critic.html#actorcritic.policy',
+                'mow_nb/agent/actor_critic.py',
+            ),
+            'mow_nb.agent.actor_critic.ActorCritic.replay_loss': (
+                'actor_critic.html#actorcritic.replay_loss',
                 'mow_nb/agent/actor_critic.py',
             ),
             'mow_nb.agent.actor_critic.ActorCritic.split_clusters': (

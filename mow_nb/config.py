@@ -143,6 +143,7 @@ class AgentConfig:
     slow_decay: float = number(0.98, 0, 1)  # of the critic's slow copy (as in STORM)
     scale_decay: float = number(0.99, 0, 1)  # of the return scale (as in STORM)
     scale_floor: float = number(1.0, above=0)  # least scale an advantage is divided by (as in STORM)
+    replay_critic: float = number(0.0, 0)  # weight of the critic's loss on what was really paid; 0 = off (STORM)
     bins: int = number(255, 2, 16_384)  # of the critic (as in STORM)
 
 

@@ -18,7 +18,7 @@ from .distributions import MaskedCategorical, Policy, TruncatedNormal, broadcast
 from ..config import AgentConfig
 from ..core import N_DISCRETE, TwoHot
 from ..model.blocks import MLP, ClusterBank, join_task
-from ..records import Rollout
+from ..records import Batch, Rollout, State
 
 # %% ../../nbs/31_actor_critic.ipynb #c009
 MIN_SCALE = 0.1  # least scale of a continuous action
@@ -83,11 +83,13 @@ def lambda_return(
     value: Tensor,  # (..., H+1) value of every state, the last included
     gamma: float,  # discount per step
     lam: float,  # 0: one-step returns; 1: bootstrap only at the end
+    cut: Tensor | None = None,  # (..., H) True where what follows is unknown: the return is the value; None = nowhere
 ) -> Tensor:  # (..., H) returns
     "Lambda-returns: exponentially weighted mean of all n-step returns"
     out, last = [], value[..., -1]
     for t in range(rew.shape[-1] - 1, -1, -1):
         last = rew[..., t] + gamma * cont[..., t] * ((1 - lam) * value[..., t + 1] + lam * last)
+        last = last if cut is None else torch.where(cut[..., t], value[..., t], last)
         out.append(last)
     return torch.stack(out[::-1], -1)
 
@@ -188,6 +190,20 @@ class ActorCritic(nn.Module):
         target = self.cfg.entropy_target + (1 - self.cfg.entropy_target) * (1 - progress) ** 2
         self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, self.cfg.entropy)
 
+    def critic_targets(
+        self,
+        s: Tensor,  # (K, M, H+1, d_state) agent states
+        *steps: Tensor,  # (K, M, H) rewards, continue flags and, if any, cuts
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (K, M, H) critic loss; (K, M, H) returns; (K, M, H+1) values
+        "Cross entropy of the critic with the returns that it and its slow copy bootstrap"
+        c, logits, (rew, cont, *cut) = self.cfg, self.critic(s), steps
+        value, slow = self.twohot.decode(logits.detach()), self.twohot.decode(self.slow(s))
+        ret, slow_ret = (lambda_return(rew, cont, v, c.gamma, c.lam, *cut) for v in (value, slow))
+        # H+1 states, H actions: the last state only has a value
+        guess = logits[:, :, :-1].float().log_softmax(-1)
+        # cross entropy is linear in its target: one pass for both
+        return -((self.twohot.encode(ret) + self.twohot.encode(slow_ret)) * guess).sum(-1), ret, value
+
     def losses(
         self,
         roll: Rollout,  # M dreams of every task
@@ -197,14 +213,7 @@ class ActorCritic(nn.Module):
         "Actor and critic losses of dreams; updates return scales and entropy weights"
         c, H = self.cfg, roll.rew.shape[-1]
         s = self.state(roll.z, roll.h, e.detach())
-        logits = self.critic(s)
-        value, slow = self.twohot.decode(logits.detach()), self.twohot.decode(self.slow(s))
-        ret = lambda_return(roll.rew, roll.cont, value, c.gamma, c.lam)
-        slow_ret = lambda_return(roll.rew, roll.cont, slow, c.gamma, c.lam)
-        # H+1 states, H actions: the last state only has a value
-        guess = logits[:, :, :H].float().log_softmax(-1)
-        # cross entropy is linear in its target: one pass for both
-        critic = -((self.twohot.encode(ret) + self.twohot.encode(slow_ret)) * guess).sum(-1)
+        critic, ret, value = self.critic_targets(s, roll.rew, roll.cont)
         self.update_scale(ret)
         adv = (ret - value[:, :, :H]) / self.scale.clamp(min=c.scale_floor)[:, None, None]
         pi = self.actor(s[:, :, :H], self.discrete_mask, self.continuous_mask)
@@ -213,6 +222,19 @@ class ActorCritic(nn.Module):
             self.update_entropy(ent, progress)
         actor = -adv * pi.log_prob(roll.act) - self.entropy_weight[:, None, None] * ent
         return dict(actor=actor, critic=critic, entropy=ent.detach(), ret=ret)
+
+    def replay_loss(
+        self,
+        batch: Batch,  # windows of every task, rewards in the units that dreams are in
+        state: State,  # what the world model made of them
+        e: Tensor,  # (K, W) task embeddings
+        context: int,  # first steps of a window that only give memory, at least 1
+    ) -> Tensor:  # (K, B, T-context-1) loss times the weights of the windows, 0 where an episode was cut
+        "Critic loss in states of the replay: returns of what was really paid"
+        s = self.state(state.z[:, :, context:].detach(), state.h[:, :, context - 1 : -1].detach(), e.detach())
+        rew, cont, done = (x[:, :, context:-1] for x in (batch.rew, batch.cont, batch.done))
+        cut = (done * cont).bool()
+        return self.critic_targets(s, rew, cont, cut)[0] * ~cut * batch.weight[:, :, None]
 
     @torch.no_grad()
     def update_slow(self) -> None:

@@ -148,6 +148,8 @@ def _relations(c, K):
         yield f'train.act_context={t.act_context} must be at most model.dynamics.positions={d.positions}'
     if t.context > t.seq_len:
         yield f'train.context={t.context} must be at most train.seq_len={t.seq_len}'
+    if c.agent.replay_critic and t.seq_len < t.context + 2:
+        yield f'agent.replay_critic needs train.seq_len={t.seq_len} to be at least train.context + 2 = {t.context + 2}'
     if c.cluster.n > K and c.cluster.grouping != 'one':
         yield f'cluster.n={c.cluster.n} must be at most {K}, the number of tasks'
     if t.prefill < t.seq_len:
