@@ -884,6 +884,7 @@ d = {
             'mow_nb.store.checkpoint.verify': ('checkpoint.html#verify', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.weights_hash': ('checkpoint.html#weights_hash', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.write_manifest': ('checkpoint.html#write_manifest', 'mow_nb/store/checkpoint.py'),
+            'mow_nb.store.checkpoint.write_shards': ('checkpoint.html#write_shards', 'mow_nb/store/checkpoint.py'),
         },
         'mow_nb.store.journal': {
             'mow_nb.store.journal.Journal': ('journal.html#journal', 'mow_nb/store/journal.py'),
@@ -1088,6 +1089,7 @@ d = {
             'mow_nb.tools.cli.doctor_command': ('cli.html#doctor_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.evaluate_command': ('cli.html#evaluate_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.explore_command': ('cli.html#explore_command', 'mow_nb/tools/cli.py'),
+            'mow_nb.tools.cli.hash_command': ('cli.html#hash_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.main': ('cli.html#main', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.report_command': ('cli.html#report_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.study_command': ('cli.html#study_command', 'mow_nb/tools/cli.py'),
@@ -1115,6 +1117,297 @@ d = {
             'mow_nb.tools.options.parse_options': ('options.html#parse_options', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.parse_value': ('options.html#parse_value', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.presets_text': ('options.html#presets_text', 'mow_nb/tools/options.py'),
+        },
+        'mow_nb.tools.rank_learner': {
+            'mow_nb.tools.rank_learner.Cluster': ('rank_learner.html#cluster', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.Cluster.__init__': (
+                'rank_learner.html#cluster.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Cluster.code': (
+                'rank_learner.html#cluster.code',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Cluster.count': (
+                'rank_learner.html#cluster.count',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Cluster.mean': (
+                'rank_learner.html#cluster.mean',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Cluster.rows': (
+                'rank_learner.html#cluster.rows',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Cluster.together': (
+                'rank_learner.html#cluster.together',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Given': ('rank_learner.html#given', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.Given.__init__': (
+                'rank_learner.html#given.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.Given.forward': (
+                'rank_learner.html#given.forward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.PerTask': ('rank_learner.html#pertask', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.PerTask.__init__': (
+                'rank_learner.html#pertask.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.PerTask.forward': (
+                'rank_learner.html#pertask.forward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner': ('rank_learner.html#ranklearner', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.RankLearner.__init__': (
+                'rank_learner.html#ranklearner.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner._reduced': (
+                'rank_learner.html#ranklearner._reduced',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.agent_step': (
+                'rank_learner.html#ranklearner.agent_step',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.attempt': (
+                'rank_learner.html#ranklearner.attempt',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.balance_slopes': (
+                'rank_learner.html#ranklearner.balance_slopes',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.clip': (
+                'rank_learner.html#ranklearner.clip',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.collect': (
+                'rank_learner.html#ranklearner.collect',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.connect_tasks': (
+                'rank_learner.html#ranklearner.connect_tasks',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.draw': (
+                'rank_learner.html#ranklearner.draw',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.holders': (
+                'rank_learner.html#ranklearner.holders',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.model_step': (
+                'rank_learner.html#ranklearner.model_step',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.observe': (
+                'rank_learner.html#ranklearner.observe',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.recalibrate': (
+                'rank_learner.html#ranklearner.recalibrate',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.reduced_gradients': (
+                'rank_learner.html#ranklearner.reduced_gradients',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.share_rows': (
+                'rank_learner.html#ranklearner.share_rows',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.split_clusters': (
+                'rank_learner.html#ranklearner.split_clusters',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.spread': (
+                'rank_learner.html#ranklearner.spread',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.sum_slots': (
+                'rank_learner.html#ranklearner.sum_slots',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.update': (
+                'rank_learner.html#ranklearner.update',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RolledTask': ('rank_learner.html#rolledtask', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.RolledTask.__init__': (
+                'rank_learner.html#rolledtask.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RolledTask.forward': (
+                'rank_learner.html#rolledtask.forward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.SharedNorm': ('rank_learner.html#sharednorm', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.SharedNorm.__init__': (
+                'rank_learner.html#sharednorm.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.SharedNorm.forward': (
+                'rank_learner.html#sharednorm.forward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.SlotNorm': ('rank_learner.html#slotnorm', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.SlotNorm.backward': (
+                'rank_learner.html#slotnorm.backward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.SlotNorm.forward': (
+                'rank_learner.html#slotnorm.forward',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.TaskModels': ('rank_learner.html#taskmodels', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.TaskModels.__init__': (
+                'rank_learner.html#taskmodels.__init__',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.TaskModels.clear': (
+                'rank_learner.html#taskmodels.clear',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.TaskModels.slot': (
+                'rank_learner.html#taskmodels.slot',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.alias': ('rank_learner.html#alias', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.aligned': ('rank_learner.html#aligned', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.hand_out': ('rank_learner.html#hand_out', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.handed': ('rank_learner.html#handed', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.kind_of': ('rank_learner.html#kind_of', 'mow_nb/tools/rank_learner.py'),
+            'mow_nb.tools.rank_learner.replace_graph': (
+                'rank_learner.html#replace_graph',
+                'mow_nb/tools/rank_learner.py',
+            ),
+        },
+        'mow_nb.tools.rank_run': {
+            'mow_nb.tools.rank_run.PatientInterrupt': ('rank_run.html#patientinterrupt', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.PatientInterrupt.handle': (
+                'rank_run.html#patientinterrupt.handle',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.Players': ('rank_run.html#players', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Players.__init__': ('rank_run.html#players.__init__', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Players.act': ('rank_run.html#players.act', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Players.load_state_dict': (
+                'rank_run.html#players.load_state_dict',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.Players.replace_actions': (
+                'rank_run.html#players.replace_actions',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.Players.state_dict': (
+                'rank_run.html#players.state_dict',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun': ('rank_run.html#rankrun', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.__init__': ('rank_run.html#rankrun.__init__', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.after_update': (
+                'rank_run.html#rankrun.after_update',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.all_episodes': (
+                'rank_run.html#rankrun.all_episodes',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.assign_clusters': (
+                'rank_run.html#rankrun.assign_clusters',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.learn': ('rank_run.html#rankrun.learn', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.load': ('rank_run.html#rankrun.load', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.log': ('rank_run.html#rankrun.log', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.look': ('rank_run.html#rankrun.look', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.merged_sums': (
+                'rank_run.html#rankrun.merged_sums',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.phases': ('rank_run.html#rankrun.phases', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.play_round': (
+                'rank_run.html#rankrun.play_round',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.pooled': ('rank_run.html#rankrun.pooled', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.random_actions': (
+                'rank_run.html#rankrun.random_actions',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.refresh': ('rank_run.html#rankrun.refresh', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.sample': ('rank_run.html#rankrun.sample', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.save': ('rank_run.html#rankrun.save', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.save_rollouts': (
+                'rank_run.html#rankrun.save_rollouts',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.set_reward_units': (
+                'rank_run.html#rankrun.set_reward_units',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.stop_if_asked': (
+                'rank_run.html#rankrun.stop_if_asked',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.train_online': (
+                'rank_run.html#rankrun.train_online',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.RankRun.warmup': ('rank_run.html#rankrun.warmup', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.RankRun.writes': ('rank_run.html#rankrun.writes', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays': ('rank_run.html#replays', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays.__init__': ('rank_run.html#replays.__init__', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays.append': ('rank_run.html#replays.append', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays.flush': ('rank_run.html#replays.flush', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays.sample': ('rank_run.html#replays.sample', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.Replays.state_dict': (
+                'rank_run.html#replays.state_dict',
+                'mow_nb/tools/rank_run.py',
+            ),
+            'mow_nb.tools.rank_run.Replays.truncate': ('rank_run.html#replays.truncate', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run._Whole': ('rank_run.html#_whole', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run._Whole.__init__': ('rank_run.html#_whole.__init__', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run._journal': ('rank_run.html#_journal', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run._phases': ('rank_run.html#_phases', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run._train': ('rank_run.html#_train', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.facts': ('rank_run.html#facts', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.main': ('rank_run.html#main', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.newest': ('rank_run.html#newest', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.task_cost': ('rank_run.html#task_cost', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.train': ('rank_run.html#train', 'mow_nb/tools/rank_run.py'),
+        },
+        'mow_nb.tools.ranks': {
+            'mow_nb.tools.ranks.RankError': ('ranks.html#rankerror', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks': ('ranks.html#ranks', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.__init__': ('ranks.html#ranks.__init__', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.blame': ('ranks.html#ranks.blame', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.call': ('ranks.html#ranks.call', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.close': ('ranks.html#ranks.close', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.count': ('ranks.html#ranks.count', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.fast_sum': ('ranks.html#ranks.fast_sum', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.first': ('ranks.html#ranks.first', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.gather': ('ranks.html#ranks.gather', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.group': ('ranks.html#ranks.group', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.rows': ('ranks.html#ranks.rows', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.say': ('ranks.html#ranks.say', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.slot_sum': ('ranks.html#ranks.slot_sum', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.wait': ('ranks.html#ranks.wait', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.wait_long': ('ranks.html#ranks.wait_long', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.check_alike': ('ranks.html#check_alike', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.connect': ('ranks.html#connect', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.half': ('ranks.html#half', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.launched': ('ranks.html#launched', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.owners': ('ranks.html#owners', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.tree_sum': ('ranks.html#tree_sum', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.whole_nodes': ('ranks.html#whole_nodes', 'mow_nb/tools/ranks.py'),
         },
         'mow_nb.tools.study': {
             'mow_nb.tools.study.Job': ('study.html#job', 'mow_nb/tools/study.py'),
