@@ -32,11 +32,10 @@ from torch import Tensor, nn
 
 from ..agent.actor_critic import ActorCritic
 from ..config import Config
-from ..core import ConfigError, counter_seed, generator
+from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
 from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
 from ..model.world_model import WorldModel, contexts
-from ..records import Batch
 from .ranks import Ranks, tree_sum
 from ..training.clustering import SignProjection, even_tensors, layer_means
 from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite, unstepped_state, zero_tasks
@@ -60,7 +59,7 @@ def alias(
     k: int,  # number of the task
     cluster: int,  # its cluster
 ) -> nn.Module:  # the first, with gradients of its own
-    "Let a model of one task share the memory of a model of all: the task's rows, its cluster's copy, and what is shared"
+    "Let a model of one task use the memory of a model of all: its rows, its cluster's copy, and what is shared"
     names = [*(n for n, _ in model.named_parameters()), *(n for n, _ in model.named_buffers())]
     for name in names:
         theirs = re.sub(r'(^|\.)members\.0\.', rf'\1members.{cluster}.', name)
@@ -558,7 +557,8 @@ class RankLearner(Learner):
         before, K = [t.clone() for t in unstepped_state(model)], len(self.labels)
         while True:
             kept = [{k: zero_tasks(b, {0}) if k in excluded else b for k, b in batches.items()} for batches in data]
-            rows = [t for n, t in self.state_dict().items() if n in self.per_task() and not n.startswith('opt.')]
+            names = [n for n in self.per_task() if not n.startswith('opt.')] if excluded else []
+            rows = [self.state_dict()[n] for n in names]
             for c in self.clusters.values():
                 c.excluded = excluded
             with exclude_tasks((self.world, self.actor_critic), excluded & {*self.mine}, rows):
@@ -660,12 +660,11 @@ class RankLearner(Learner):
 
     def _reduced(self, m, sketch):
         "Means and sketches of one task's gradients, tensor by tensor"
-        grads = {
-            n: torch.zeros_like(p) if p.grad is None else p.grad
-            for n, p in m.params['world'].items()
-            if kind_of(n) == 0
-        }
-        grads = {n.replace('members.0.', '').removeprefix('heads.'): g for n, g in grads.items()}
+        grads = {}
+        for name, p in m.params['world'].items():
+            if kind_of(name) == 0:
+                short = name.replace('members.0.', '').removeprefix('heads.')
+                grads[short] = torch.zeros_like(p) if p.grad is None else p.grad
         return torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)
 
 

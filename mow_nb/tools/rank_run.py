@@ -389,7 +389,7 @@ class RankRun(Run):
         self,
         file: str,  # of a checkpoint
     ) -> bool:  # True on one rank alone
-        "Whether this rank writes a file: that of a task of its own, of a cluster it is the first to hold, or what is shared"
+        "Whether this rank writes a file: of a task of its own, of a cluster it is the first to hold, or what is shared"
         kind, _, number = file.partition('.')[0].partition('-')
         holders = dict(task=lambda i: self.learner.owner[i], cluster=lambda c: self.learner.holders(c)[0])
         return self.ranks.rank == (holders[kind](int(number)) if number else 0)
@@ -526,7 +526,9 @@ def train(
         check_alike(ranks, facts(config))
         _train(config, run_path(name, root), ranks, resume or again, quiet)
     except MowError as e:
-        raise type(e)(f'rank {ranks.rank}: {e}') if ranks.rank else e
+        if ranks.rank:
+            raise type(e)(f'rank {ranks.rank}: {e}') from e
+        raise
     finally:
         ranks.close()
     return run_path(name, root)
