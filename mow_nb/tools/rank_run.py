@@ -591,4 +591,7 @@ def main(
         if os.environ['RANK'] == '0':
             print('mow: torchrun is for `train`: the other commands need one process', file=sys.stderr)
         return ConfigError.exit_code
-    return plain_main(args, train if launched() else None)
+    if not launched():
+        return plain_main(args)
+    with redirect_stdout(sys.stdout if os.environ['RANK'] == '0' else open(os.devnull, 'w')):
+        return plain_main(args, train)
