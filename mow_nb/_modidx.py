@@ -1167,8 +1167,16 @@ d = {
                 'rank_learner.html#ranklearner.__init__',
                 'mow_nb/tools/rank_learner.py',
             ),
+            'mow_nb.tools.rank_learner.RankLearner._norms': (
+                'rank_learner.html#ranklearner._norms',
+                'mow_nb/tools/rank_learner.py',
+            ),
             'mow_nb.tools.rank_learner.RankLearner._reduced': (
                 'rank_learner.html#ranklearner._reduced',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner._sum_bytes': (
+                'rank_learner.html#ranklearner._sum_bytes',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.agent_step': (
@@ -1209,6 +1217,10 @@ d = {
             ),
             'mow_nb.tools.rank_learner.RankLearner.observe': (
                 'rank_learner.html#ranklearner.observe',
+                'mow_nb/tools/rank_learner.py',
+            ),
+            'mow_nb.tools.rank_learner.RankLearner.planned_bytes': (
+                'rank_learner.html#ranklearner.planned_bytes',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.recalibrate': (
@@ -1378,6 +1390,7 @@ d = {
             'mow_nb.tools.rank_run._journal': ('rank_run.html#_journal', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run._phases': ('rank_run.html#_phases', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run._train': ('rank_run.html#_train', 'mow_nb/tools/rank_run.py'),
+            'mow_nb.tools.rank_run.deal': ('rank_run.html#deal', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.facts': ('rank_run.html#facts', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.main': ('rank_run.html#main', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.newest': ('rank_run.html#newest', 'mow_nb/tools/rank_run.py'),
@@ -1392,6 +1405,7 @@ d = {
             'mow_nb.tools.ranks.Ranks.call': ('ranks.html#ranks.call', 'mow_nb/tools/ranks.py'),
             'mow_nb.tools.ranks.Ranks.close': ('ranks.html#ranks.close', 'mow_nb/tools/ranks.py'),
             'mow_nb.tools.ranks.Ranks.count': ('ranks.html#ranks.count', 'mow_nb/tools/ranks.py'),
+            'mow_nb.tools.ranks.Ranks.exchange': ('ranks.html#ranks.exchange', 'mow_nb/tools/ranks.py'),
             'mow_nb.tools.ranks.Ranks.fast_sum': ('ranks.html#ranks.fast_sum', 'mow_nb/tools/ranks.py'),
             'mow_nb.tools.ranks.Ranks.first': ('ranks.html#ranks.first', 'mow_nb/tools/ranks.py'),
             'mow_nb.tools.ranks.Ranks.gather': ('ranks.html#ranks.gather', 'mow_nb/tools/ranks.py'),

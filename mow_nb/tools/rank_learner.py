@@ -36,7 +36,7 @@ from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
 from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
 from ..model.world_model import WorldModel, contexts
-from .ranks import Ranks, tree_sum
+from .ranks import Ranks, tree_sum, whole_nodes
 from ..training.clustering import SignProjection, even_tensors, layer_means
 from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite, unstepped_state, zero_tasks
 from ..training.learner import Learner
@@ -595,6 +595,39 @@ class RankLearner(Learner):
         self.updates += 1
         skipped = torch.tensor([float(k in excluded and k in self.mine) for k in range(K)], device=self.device)
         return {n: torch.where(skipped > 0, 0.0, v) for n, v in means.items()} | dict(skipped=skipped)
+
+    def planned_bytes(
+        self,
+        behaviour: bool = True,  # False during the warm-up
+    ) -> dict[str, float]:  # kind of exchange -> bytes that this rank sends in an update
+        "Bytes of an update by formula; kinds that need no exchange are left out"
+        R, K, N, E = self.ranks.size, len(self.labels), max(self.labels) + 1, self.world.dyn.E
+        most = lambda owner: max(owner.count(r) for r in set(owner))
+        out = {'gates': (R - 1) * most(self.owner) * E * 4, 'gradient norms': (R - 1) * 8 * (1 + N + 2 * K)}
+        out['gradient norms'] *= 1 + behaviour
+        channels = sum(m.num_features for name in ('enc', 'dec') for m in self._norms(name))
+        out['norms'] = 0
+        for c in self.clusters.values():
+            # mean and variance on the way there, two sums on the way back
+            out['norms'] += 2 * 2 * 4 * channels * most(c.owner) * (len(c.members) - 1)
+        for part in ('world', 'agent')[: 1 + behaviour]:
+            params = self.parts[0].params[part]
+            size = lambda kind: sum(p.numel() for n, p in params.items() if kind_of(n) == kind)
+            total = self._sum_bytes(size('shared'), [self.owner[k] for k in self.order])
+            total += sum(self._sum_bytes(size(0), c.owner) for c in self.clusters.values())
+            out[f'{part} gradients'] = total
+        return {what: n for what, n in out.items() if n}
+
+    def _norms(self, name):
+        "Batch norms of encoder or decoder"
+        return [m for m in getattr(self.parts[0], name).modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def _sum_bytes(self, P, owner):
+        "Bytes that this rank sends for a sum of slots of P numbers"
+        R = len(set(owner))
+        if self.ranks.fast:
+            return 2 * (R - 1) / R * P * 4
+        return (R - 1) * (len(whole_nodes(owner, self.ranks.rank)) + 1) * -(-P // R) * 4 if R > 1 else 0
 
     @torch.no_grad()
     def share_rows(self) -> None:

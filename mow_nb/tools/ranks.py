@@ -213,16 +213,26 @@ class Ranks:
         sums = [tree_sum(slot, *node) for node in nodes[self.rank]]
         P, R = len(sums[0]), len(members)
         chunk = -(-P // R)
-        send = torch.nn.functional.pad(torch.stack(sums), (0, chunk * R - P)).unflatten(1, (R, chunk)).transpose(0, 1)
+        parts = torch.nn.functional.pad(torch.stack(sums), (0, chunk * R - P)).unflatten(1, (R, chunk)).transpose(0, 1)
         # chunk j of every sum goes to member j, which finishes the tree for it
-        counts = [len(nodes[r]) for r in members]
-        got = send.new_empty(sum(counts), chunk)
-        self.call(
-            dist.all_to_all_single, got, send.flatten(0, 1).contiguous(), counts, [len(sums)] * R, self.group(members)
-        )
-        self.count(what, (R - 1) * len(sums) * chunk * send.element_size())
+        got = self.exchange(parts, [len(nodes[r]) for r in members], what, members)
         known = dict(zip((node for r in members for node in nodes[r]), got))
         return torch.cat(self.gather(tree_sum(slot, 0, n, known), what, members))[:P]
+
+    def exchange(
+        self,
+        parts: Tensor,  # (R, n, P) of which row j is for member j
+        counts: list,  # R numbers: how many rows of P numbers each member sends to each
+        what: str,  # kind of exchange
+        members: tuple,  # R ranks that take part
+    ) -> Tensor:  # (..., P) rows that came, in the order of the members
+        "Send something to each member, and get from each what is for this rank"
+        R, n, P = parts.shape
+        got = parts.new_empty(sum(counts), P)
+        flat = parts.flatten(0, 1).contiguous()
+        self.call(dist.all_to_all_single, got, flat, counts, [n] * R, self.group(members))
+        self.count(what, (R - 1) * n * P * parts.element_size())
+        return got
 
     def fast_sum(
         self,
