@@ -42,7 +42,7 @@ from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite,
 from ..training.learner import Learner
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c005
+# %% ../../nbs/88_rank_learner.ipynb #c006
 def kind_of(
     name: str,  # of a parameter or buffer of a model
 ) -> int | str:  # number of its cluster, 'task' for one with a row per task, else 'shared'
@@ -75,7 +75,7 @@ def alias(
     return model
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c007
+# %% ../../nbs/88_rank_learner.ipynb #c008
 class Given(nn.Module):
     "A bank whose output may be computed elsewhere, and is then handed in"
 
@@ -155,7 +155,7 @@ class TaskModels:
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in grads])
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c009
+# %% ../../nbs/88_rank_learner.ipynb #c011
 def aligned(
     x: Tensor,  # (...) perhaps a part of another
 ) -> Tensor:  # (...) the same numbers
@@ -220,10 +220,8 @@ class SlotNorm(torch.autograd.Function):
         (mean, var, *rest), eps = ctx.saved_tensors, ctx.eps
         K = len(rest) // 2
         back = partial(torch.ops.aten.native_batch_norm_backward, train=False, eps=eps, output_mask=[True] * 3)
-        found = [
-            back(aligned(g.contiguous(memory_format=torch.channels_last)), x, w, mean, var, None, None)
-            for g, x, w in zip(grad.chunk(K), rest[:K], rest[K:])
-        ]
+        grads = [aligned(g.contiguous(memory_format=torch.channels_last)) for g in grad.chunk(K)]
+        found = [back(g, x, w, mean, var, None, None) for g, x, w in zip(grads, rest[:K], rest[K:])]
         scales, shifts = [s for _, s, _ in found], [b for _, _, b in found]
         sums = ctx.share.rows(torch.stack([torch.stack(pair) for pair in zip(shifts, scales)]))
         plain, along = (ctx.share.mean(s) * (ctx.share.count / ctx.n) for s in sums.unbind(1))
@@ -235,7 +233,7 @@ class SlotNorm(torch.autograd.Function):
         return torch.cat(out), None, None, *scales, *shifts
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c011
+# %% ../../nbs/88_rank_learner.ipynb #c013
 class SharedNorm(nn.Module):
     "Batch norm of a cluster's tasks on this rank, over all tasks of the cluster on all ranks"
 
@@ -320,7 +318,7 @@ class Cluster:
         return {k: aligned(y) for k, y in zip(mine, out.split(1))}
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c013
+# %% ../../nbs/88_rank_learner.ipynb #c016
 class RankLearner(Learner):
     "Learner of the tasks of one rank; what it shares with other ranks comes out the same on all of them"
 
@@ -714,7 +712,7 @@ def handed(
         module.output = None
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c015
+# %% ../../nbs/88_rank_learner.ipynb #c018
 
 
 def replace_graph(
@@ -724,7 +722,7 @@ def replace_graph(
     return state.z.detach()
 
 
-# %% ../../nbs/88_rank_learner.ipynb #c021
+# %% ../../nbs/88_rank_learner.ipynb #c024
 
 
 def hand_out(
