@@ -215,9 +215,7 @@ def hash_command(
     args: list[str],  # words after 'hash'
 ) -> None:
     "hash RUN                  digest of everything that a run has learned"
-    p = command_parser(
-        'hash', 'Print the SHA-256 of all weights of a run, whoever trained them, on however many ranks.'
-    )
+    p = command_parser('hash', 'Print the SHA-256 of all weights of a run, on however many ranks they were trained.')
     p.add_argument('run', help='name of the run')
     own = p.parse_args(args)
     from mow_nb.store.checkpoint import load, weights_hash

@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'UPDATE',
     'STEP',
     'Players',
     'Replays',
@@ -46,8 +47,8 @@ from ..store.replay import Replay
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path, versions
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .cli import main as plain_main
-from .ranks import Ranks, check_alike, connect, launched, owners
 from .rank_learner import RankLearner
+from .ranks import Ranks, check_alike, connect, launched, owners
 from ..training.clustering import analyse, random_groups, save_analysis
 from ..training.interrupt import GracefulInterrupt, SafeStdout
 from ..training.isolation import assert_finite
@@ -55,7 +56,7 @@ from ..training.learner import pick_device
 from ..training.run import Run
 
 
-# %% ../../nbs/89_rank_run.ipynb #c005
+# %% ../../nbs/89_rank_run.ipynb #c006
 class Players:
     "Agents of one task each, as a checkpoint sees them: rows of one memory"
 
@@ -105,7 +106,7 @@ class Players:
             agent.load_state_dict({name: x[k : k + 1] for name, x in state.items()})
 
 
-# %% ../../nbs/89_rank_run.ipynb #c007
+# %% ../../nbs/89_rank_run.ipynb #c008
 class Replays:
     "Replay buffers of one task each"
 
@@ -167,19 +168,18 @@ class PatientInterrupt(GracefulInterrupt):
         self.asked = self.asked or number
 
 
-# %% ../../nbs/89_rank_run.ipynb #c009
-STEP = dict(
-    metaworld=0.02, atari=0.0015
-)  # seconds of a step in an environment; what is not named costs next to nothing
+# %% ../../nbs/89_rank_run.ipynb #c010
+UPDATE = dict(cpu=0.055, cuda=0.0026)  # seconds of a task's part of an update
+STEP = dict(metaworld=0.004, atari100k=0.0004)  # seconds of a step in an environment; elsewhere next to nothing
 
 
 def task_cost(
     task: Task,  # any task
     train_every: int,  # rounds between two updates
-    update: float = 0.05,  # seconds that a task takes of an update
+    device: str,  # 'cpu' or 'cuda'
 ) -> float:  # seconds
     "What a task costs its rank between two updates"
-    return update + train_every * STEP.get(task.suite, 0.0)
+    return UPDATE[device] + train_every * STEP.get(task.suite, 0.0)
 
 
 def deal(
@@ -188,11 +188,12 @@ def deal(
     labels: list | None = None,  # K cluster labels; None = all together
 ) -> list[int]:  # rank of each task
     "Owner of each task: shares of even cost, in which the tasks of a cluster stay together"
-    tasks = check(config)
+    tasks, t = check(config), config.train
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))
-    return owners([task_cost(task, config.train.train_every) for task in tasks], order, ranks)
+    return owners([task_cost(task, t.train_every, pick_device(t.device)) for task in tasks], order, ranks)
 
 
+# %% ../../nbs/89_rank_run.ipynb #c013
 class RankRun(Run):
     "The part of a run that one rank holds: its tasks' environments, replay and players, and its learner"
 
@@ -451,9 +452,8 @@ class RankRun(Run):
     def save_rollouts(self) -> None:
         "Save real, reconstructed and imagined pictures of every task; on rank 0, whose models are complete"
         t, mine = self.config.train, self.replay
-        self.replay = Replay(
-            self.path / 'replay', self.names, t.env_steps, self.config.model.vae.size, action_width(self.tasks)
-        )
+        shape = t.env_steps, self.config.model.vae.size, action_width(self.tasks)
+        self.replay = Replay(self.path / 'replay', self.names, *shape)
         try:
             super(RankRun, self).save_rollouts()
         finally:
@@ -493,7 +493,7 @@ class RankRun(Run):
         return True
 
 
-# %% ../../nbs/89_rank_run.ipynb #c013
+# %% ../../nbs/89_rank_run.ipynb #c017
 
 
 class _Whole:
@@ -505,7 +505,7 @@ class _Whole:
         self.finished, self.played = [Episode(*e) for e in state['finished']], played
 
 
-# %% ../../nbs/89_rank_run.ipynb #c017
+# %% ../../nbs/89_rank_run.ipynb #c021
 
 
 def newest(
@@ -517,7 +517,7 @@ def newest(
     return checkpoint.load(path / 'checkpoints')
 
 
-# %% ../../nbs/89_rank_run.ipynb #c021
+# %% ../../nbs/89_rank_run.ipynb #c025
 def facts(
     config: Config,  # of the run
 ) -> dict:  # field -> plain value
@@ -526,9 +526,8 @@ def facts(
     for file in sorted(home.rglob('*.py')):
         code.update(file.read_bytes())
     tasks = {f'task {t.name}': [t.n_actions, t.d_continuous] for t in check(config)}
-    return (
-        flat(config) | {f'version of {k}': v for k, v in versions().items()} | tasks | dict(code=code.hexdigest()[:16])
-    )
+    libraries = {f'version of {library}': v for library, v in versions().items()}
+    return flat(config) | libraries | tasks | dict(code=code.hexdigest()[:16])
 
 
 def train(
@@ -604,7 +603,7 @@ def _phases(run, journal):
         raise
 
 
-# %% ../../nbs/89_rank_run.ipynb #c023
+# %% ../../nbs/89_rank_run.ipynb #c027
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
