@@ -8,11 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+from mow_nb.model.ranks import Ranks
 from mow_nb.store.checkpoint import checkpoints, load, weights_hash
 from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
 from mow_nb.tools.rank_run import _train
-from mow_nb.tools.ranks import Ranks
 
 OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 34, 'train.save_every': 5, 'train.threads': 1}
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
