@@ -283,12 +283,18 @@ d = {
                 'task_models.html#taskmodels.clear',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.TaskModels.norms': (
+                'task_models.html#taskmodels.norms',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.TaskModels.slot': (
                 'task_models.html#taskmodels.slot',
                 'mow_nb/agent/task_models.py',
             ),
             'mow_nb.agent.task_models.alias': ('task_models.html#alias', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.aligned': ('task_models.html#aligned', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.hand_out': ('task_models.html#hand_out', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.handed': ('task_models.html#handed', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.kind_of': ('task_models.html#kind_of', 'mow_nb/agent/task_models.py'),
         },
         'mow_nb.config': {
@@ -756,6 +762,7 @@ d = {
             'mow_nb.model.ranks.in_threads': ('ranks.html#in_threads', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.launched': ('ranks.html#launched', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.owners': ('ranks.html#owners', 'mow_nb/model/ranks.py'),
+            'mow_nb.model.ranks.sum_bytes': ('ranks.html#sum_bytes', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.tree_sum': ('ranks.html#tree_sum', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.whole_nodes': ('ranks.html#whole_nodes', 'mow_nb/model/ranks.py'),
         },
@@ -1230,16 +1237,8 @@ d = {
                 'rank_learner.html#ranklearner.__init__',
                 'mow_nb/tools/rank_learner.py',
             ),
-            'mow_nb.tools.rank_learner.RankLearner._norms': (
-                'rank_learner.html#ranklearner._norms',
-                'mow_nb/tools/rank_learner.py',
-            ),
             'mow_nb.tools.rank_learner.RankLearner._reduced': (
                 'rank_learner.html#ranklearner._reduced',
-                'mow_nb/tools/rank_learner.py',
-            ),
-            'mow_nb.tools.rank_learner.RankLearner._sum_bytes': (
-                'rank_learner.html#ranklearner._sum_bytes',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.agent_step': (
@@ -1314,12 +1313,6 @@ d = {
                 'rank_learner.html#ranklearner.update',
                 'mow_nb/tools/rank_learner.py',
             ),
-            'mow_nb.tools.rank_learner.hand_out': ('rank_learner.html#hand_out', 'mow_nb/tools/rank_learner.py'),
-            'mow_nb.tools.rank_learner.handed': ('rank_learner.html#handed', 'mow_nb/tools/rank_learner.py'),
-            'mow_nb.tools.rank_learner.replace_graph': (
-                'rank_learner.html#replace_graph',
-                'mow_nb/tools/rank_learner.py',
-            ),
         },
         'mow_nb.tools.rank_part': {
             'mow_nb.tools.rank_part.PatientInterrupt': ('rank_part.html#patientinterrupt', 'mow_nb/tools/rank_part.py'),
@@ -1352,7 +1345,16 @@ d = {
                 'mow_nb/tools/rank_part.py',
             ),
             'mow_nb.tools.rank_part.Replays.truncate': ('rank_part.html#replays.truncate', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.WholePool': ('rank_part.html#wholepool', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.WholePool.__init__': (
+                'rank_part.html#wholepool.__init__',
+                'mow_nb/tools/rank_part.py',
+            ),
+            'mow_nb.tools.rank_part.all_episodes': ('rank_part.html#all_episodes', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.deal': ('rank_part.html#deal', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.facts': ('rank_part.html#facts', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.merged_pools': ('rank_part.html#merged_pools', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.newest': ('rank_part.html#newest', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.task_cost': ('rank_part.html#task_cost', 'mow_nb/tools/rank_part.py'),
         },
         'mow_nb.tools.rank_run': {
@@ -1360,10 +1362,6 @@ d = {
             'mow_nb.tools.rank_run.RankRun.__init__': ('rank_run.html#rankrun.__init__', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.RankRun.after_update': (
                 'rank_run.html#rankrun.after_update',
-                'mow_nb/tools/rank_run.py',
-            ),
-            'mow_nb.tools.rank_run.RankRun.all_episodes': (
-                'rank_run.html#rankrun.all_episodes',
                 'mow_nb/tools/rank_run.py',
             ),
             'mow_nb.tools.rank_run.RankRun.assign_clusters': (
@@ -1383,7 +1381,6 @@ d = {
                 'rank_run.html#rankrun.play_round',
                 'mow_nb/tools/rank_run.py',
             ),
-            'mow_nb.tools.rank_run.RankRun.pooled': ('rank_run.html#rankrun.pooled', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.RankRun.random_actions': (
                 'rank_run.html#rankrun.random_actions',
                 'mow_nb/tools/rank_run.py',
@@ -1409,14 +1406,10 @@ d = {
             ),
             'mow_nb.tools.rank_run.RankRun.warmup': ('rank_run.html#rankrun.warmup', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.RankRun.writes': ('rank_run.html#rankrun.writes', 'mow_nb/tools/rank_run.py'),
-            'mow_nb.tools.rank_run._Whole': ('rank_run.html#_whole', 'mow_nb/tools/rank_run.py'),
-            'mow_nb.tools.rank_run._Whole.__init__': ('rank_run.html#_whole.__init__', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run._journal': ('rank_run.html#_journal', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run._phases': ('rank_run.html#_phases', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run._train': ('rank_run.html#_train', 'mow_nb/tools/rank_run.py'),
-            'mow_nb.tools.rank_run.facts': ('rank_run.html#facts', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.main': ('rank_run.html#main', 'mow_nb/tools/rank_run.py'),
-            'mow_nb.tools.rank_run.newest': ('rank_run.html#newest', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.train': ('rank_run.html#train', 'mow_nb/tools/rank_run.py'),
         },
         'mow_nb.tools.study': {

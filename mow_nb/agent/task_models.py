@@ -7,6 +7,7 @@ __all__ = [
     'kind_of',
     'alias',
     'Given',
+    'handed',
     'RolledTask',
     'TaskModels',
     'aligned',
@@ -14,10 +15,12 @@ __all__ = [
     'SlotNorm',
     'SharedNorm',
     'Cluster',
+    'hand_out',
 ]
 
 # %% ../../nbs/34_task_models.ipynb #c002
 import re
+from contextlib import contextmanager
 from functools import partial
 
 # %% ../../nbs/34_task_models.ipynb #c003
@@ -82,6 +85,20 @@ class Given(nn.Module):
         return self.bank(*xs) if self.output is None else self.output
 
 
+@contextmanager
+def handed(
+    module: Given,  # of a model of one task
+    output: Tensor,  # (1, ...) that it is going to return
+):
+    "Context in which a bank returns what was computed elsewhere"
+    module.output = output
+    try:
+        yield
+    finally:
+        module.output = None
+
+
+# %% ../../nbs/34_task_models.ipynb #c009
 class RolledTask(nn.Module):
     "Task head of a model of one task, whose own logit comes first"
 
@@ -101,7 +118,7 @@ class RolledTask(nn.Module):
         return self.head(h).roll(-self.k, -1)
 
 
-# %% ../../nbs/34_task_models.ipynb #c009
+# %% ../../nbs/34_task_models.ipynb #c010
 class TaskModels:
     "World model and actor-critic of one task, in the memory of those of all tasks"
 
@@ -128,6 +145,10 @@ class TaskModels:
         if self.world.heads.task is not None:
             self.world.heads.task = RolledTask(self.world.heads.task, k)
 
+    def norms(self) -> list:  # of BatchNorm2d
+        "Batch norms of encoder and decoder"
+        return [m for coder in (self.enc, self.dec) for m in coder.modules() if isinstance(m, nn.BatchNorm2d)]
+
     def clear(self) -> None:
         "Forget all gradients"
         for params in self.params.values():
@@ -144,7 +165,7 @@ class TaskModels:
         return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in grads])
 
 
-# %% ../../nbs/34_task_models.ipynb #c012
+# %% ../../nbs/34_task_models.ipynb #c013
 def aligned(
     x: Tensor,  # (...) perhaps a part of another
 ) -> Tensor:  # (...) the same numbers
@@ -170,7 +191,7 @@ class PerTask(nn.Module):
         return torch.cat([layer(aligned(part)) for layer, part in zip(self.layers, x.chunk(len(self.layers)))])
 
 
-# %% ../../nbs/34_task_models.ipynb #c013
+# %% ../../nbs/34_task_models.ipynb #c014
 class SlotNorm(torch.autograd.Function):
     "Batch norm whose statistics are sums over slots, and so are the means of its gradient"
 
@@ -223,7 +244,7 @@ class SlotNorm(torch.autograd.Function):
         return torch.cat(out), None, None, *scales, *shifts
 
 
-# %% ../../nbs/34_task_models.ipynb #c015
+# %% ../../nbs/34_task_models.ipynb #c016
 class SharedNorm(nn.Module):
     "Batch norm of a cluster's tasks on this rank, over all tasks of the cluster on all ranks"
 
@@ -244,7 +265,7 @@ class SharedNorm(nn.Module):
         return SlotNorm.apply(x, self.share, norms, *(m.weight for m in norms), *(m.bias for m in norms))
 
 
-# %% ../../nbs/34_task_models.ipynb #c016
+# %% ../../nbs/34_task_models.ipynb #c017
 class Cluster:
     "The tasks of a cluster on this rank, computed layer by layer together, and what is exchanged about them"
 
@@ -307,3 +328,13 @@ class Cluster:
         mine = [m.k for m in self.models]
         out = self.coders[name](torch.cat([xs[k] for k in mine]), torch.cat([es[k] for k in mine]))
         return {k: aligned(y) for k, y in zip(mine, out.split(1))}
+
+
+# %% ../../nbs/34_task_models.ipynb #c021
+def hand_out(
+    flat: Tensor,  # (...) numbers
+    params: list,  # parameters with as many
+) -> None:
+    "Make consecutive parts of a vector the gradients of parameters"
+    for p, g in zip(params, flat.split([p.numel() for p in params])):
+        p.grad = g.view(p.shape)

@@ -10,6 +10,7 @@ __all__ = [
     'whole_nodes',
     'RankError',
     'Ranks',
+    'sum_bytes',
     'ThreadRanks',
     'in_threads',
     'launched',
@@ -305,6 +306,20 @@ class Ranks:
         "Leave the other ranks"
         if self.size > 1:
             dist.destroy_process_group()
+
+
+# %% ../../nbs/29_ranks.ipynb #c021
+def sum_bytes(
+    size: int,  # P, numbers of a slot
+    owner: list,  # rank of each slot
+    rank: int,  # one of the owners
+    fast: bool = False,  # by all-reduce
+) -> float:  # bytes
+    "Bytes that a rank sends for a sum of slots in float32"
+    R = len(set(owner))
+    if fast:
+        return 2 * (R - 1) / R * size * 4
+    return (R - 1) * (len(whole_nodes(owner, rank)) + 1) * -(-size // R) * 4 if R > 1 else 0
 
 
 # %% ../../nbs/29_ranks.ipynb #c025

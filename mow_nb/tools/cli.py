@@ -227,6 +227,7 @@ def hash_command(
     print(f'{weights_hash(learned)}  {path.name}, update {found.step:,}')
 
 
+# %% ../../nbs/86_cli.ipynb #c500
 def tasks_command(
     args: list[str],  # words after 'tasks': suites or tasks
 ) -> None:
