@@ -304,7 +304,7 @@ def usage() -> str:  # lines for the terminal
             '',
             'With tasks of your own: --import MODULE, which registers them.',
             'Exit codes: 0 done, 2 configuration, 3 checkpoint, 4 not a finite number,',
-            '            5 environments, 6 disk, 7 a rank that is gone, 128 + n stopped by signal n',
+            '            5 environments, 6 disk, 7 another rank, 128 + n stopped by signal n',
         ]
     )
 
