@@ -75,7 +75,8 @@ class Given(nn.Module):
         bank: nn.Module,  # that computes where nothing is handed in
     ):
         super().__init__()
-        self.bank, self.output = bank, None
+        self.bank = bank
+        self.output: Tensor | None = None
 
     def forward(
         self,
@@ -141,9 +142,10 @@ class TaskModels:
             'agent': {n: p for n, p in self.actor_critic.named_parameters() if p.requires_grad},
         }
         self.enc, self.dec = (bank.members[0] for bank in (self.world.enc, self.world.dec))
-        self.world.enc, self.world.dec = Given(self.world.enc), Given(self.world.dec)
+        for name, bank in (('enc', self.world.enc), ('dec', self.world.dec)):
+            self.world.add_module(name, Given(bank))
         if self.world.heads.task is not None:
-            self.world.heads.task = RolledTask(self.world.heads.task, k)
+            self.world.heads.add_module('task', RolledTask(self.world.heads.task, k))
 
     def norms(self) -> list:  # of BatchNorm2d
         "Batch norms of encoder and decoder"

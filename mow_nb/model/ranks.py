@@ -126,7 +126,8 @@ class Ranks:
         fast: bool = False,  # sums by the library's own all-reduce, in whatever order
     ):
         self.rank, self.size, self.store, self.seconds, self.fast = rank, size, store, seconds, fast
-        self.sent, self.groups, self.device, self.patient = {}, {}, 'cpu', None
+        self.sent, self.groups, self.device = {}, {}, 'cpu'
+        self.patient: dist.ProcessGroup | None = None  # whose exchanges may take a day
 
     def group(
         self,
@@ -257,7 +258,7 @@ class Ranks:
         members: tuple,  # ranks that own slots
     ) -> Tensor:  # (...) the same on all owners, but for rounding that depends on their number
         "Sum of all slots by all-reduce"
-        total = sum(slot(i) for i, r in enumerate(owner) if r == self.rank)
+        total = torch.stack([slot(i) for i, r in enumerate(owner) if r == self.rank]).sum(0)
         self.call(dist.all_reduce, total, group=self.group(members))
         R = len(members)
         self.count(what, 2 * (R - 1) / R * total.numel() * total.element_size())

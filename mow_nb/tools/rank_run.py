@@ -200,7 +200,7 @@ class RankRun(Run):
         tasks = {t.name: [pool.faults.get(t.name), lost] for t, lost in zip(pool.tasks, pool.lost)}
         state = merged_pools(self.ranks, self.names, dict(tasks=tasks, finished=pool.finished))
         if self.ranks.rank == 0:
-            self.pool = WholePool(self.names, state, pool.played)
+            vars(self).update(pool=WholePool(self.names, state, pool.played))
             self.sums = sums
             super(RankRun, self).log(journal, phase)
             self.pool = pool
@@ -287,7 +287,7 @@ class RankRun(Run):
         "Save real, reconstructed and imagined pictures of every task; on rank 0, whose models are complete"
         t, mine = self.config.train, self.replay
         shape = t.env_steps, self.config.model.vae.size, action_width(self.tasks)
-        self.replay = Replay(self.path / 'replay', self.names, *shape)
+        vars(self).update(replay=Replay(self.path / 'replay', self.names, *shape))
         try:
             super(RankRun, self).save_rollouts()
         finally:
@@ -383,6 +383,7 @@ def _train(config, path, ranks, resume, quiet):
             run.finish()
 
 
+# %% ../../nbs/89_rank_run.ipynb #c024
 def _journal(run, last):
     "The journal of a run on rank 0, to be closed at the end; nothing on others"
     if run.ranks.rank:
@@ -401,7 +402,7 @@ def _phases(run, journal):
         raise
 
 
-# %% ../../nbs/89_rank_run.ipynb #c025
+# %% ../../nbs/89_rank_run.ipynb #c026
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
 ) -> int:  # exit code
