@@ -127,7 +127,7 @@ class Ranks:
     ):
         self.rank, self.size, self.store, self.seconds, self.fast = rank, size, store, seconds, fast
         self.sent, self.groups, self.device = {}, {}, 'cpu'
-        self.patient: dist.ProcessGroup | None = None  # whose exchanges may take a day
+        self.patient: object = None  # process group whose exchanges may take a day
 
     def group(
         self,
