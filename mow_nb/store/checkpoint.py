@@ -13,6 +13,7 @@ __all__ = [
     'unshard',
     'weights_hash',
     'checkpoints',
+    'write_shards',
     'save',
     'Checkpoint',
     'read_checkpoint',
@@ -251,13 +252,25 @@ def _publish(tmp: Path, final: Path) -> None:
         _discard(old)
 
 
-def _write(tmp: Path, step: int, tensors: dict, text: str, per_task) -> None:
+def write_shards(
+    path: Path,  # directory of a checkpoint that nobody reads yet
+    tensors: dict,  # name -> Tensor
+    per_task=(),  # names whose leading axis is K
+    mine=None,  # file name -> bool: does this process write it? None = all of them
+) -> None:
+    "Write the files of `shard`, or those that are this process's own"
+    for file, part in shard(tensors, per_task).items():
+        if mine is None or mine(file):
+            save_file(part, path / file)
+
+
+def _write(tmp: Path, step: int, tensors: dict, text: str, per_task, mine, others) -> None:
     "All files of a checkpoint, synced, in a directory nobody reads yet"
     tmp.mkdir(parents=True)
-    for file, part in shard(tensors, per_task).items():
-        save_file(part, tmp / file)
+    write_shards(tmp, tensors, per_task, mine)
     (tmp / 'extra.json').write_text(text)
-    write_manifest(tmp, format=1, step=step, names=list(tensors), rows=sorted(per_task))
+    names, rows = others(tmp) if others else (list(tensors), per_task)
+    write_manifest(tmp, format=1, step=step, names=names, rows=sorted(rows))
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c030
@@ -268,6 +281,8 @@ def save(
     extra: dict,  # anything JSON can hold; keys come back as str, tuples as lists
     keep: int = 2,  # how many checkpoints stay, at least 2
     per_task=(),  # names of tensors whose leading axis is K
+    mine=None,  # file name -> bool: does this process write it? None = all of them
+    others=None,  # (directory) -> names of all tensors, those with rows, once other processes have written theirs
 ) -> Path:  # the new checkpoint
     "Write a checkpoint atomically, then remove those beyond the newest `keep`; `DiskError` if the disk is full"
     if keep < 2:
@@ -281,7 +296,7 @@ def save(
     with _full_disk(root):
         for p in root.glob('.tmp-*'):
             shutil.rmtree(p)
-        _write(tmp, step, tensors, text, per_task)
+        _write(tmp, step, tensors, text, per_task, mine, others)
         _publish(tmp, final)
         for p in [p for p in checkpoints(root) if p != final][keep - 1 :]:
             _discard(p)

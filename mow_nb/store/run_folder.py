@@ -268,6 +268,8 @@ _FREE = (
     'train.save_every',
     'train.eval_every',
     'train.mirror',
+    'train.sums',
+    'train.rank_seconds',
     'train.device',
     'train.precision',
     'train.threads',

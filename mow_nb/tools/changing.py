@@ -8,6 +8,7 @@ __all__ = ['command_parser', 'run_of', 'changeable_run', 'train_run', 'go_on', '
 # %% ../../nbs/85_changing.ipynb #c002
 import argparse
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 # %% ../../nbs/85_changing.ipynb #c003
@@ -63,9 +64,11 @@ def train_run(
     root: str,  # directory of all runs
     resume: bool,  # go on with it if it is there
     quiet: bool,  # no progress
+    train: Callable | None = None,  # what trains; None = `training.run.train`
 ) -> None:
     "Train a run, and say where it is and what may come next"
-    from mow_nb.training.run import train
+    if train is None:
+        from mow_nb.training.run import train
 
     path = train(config, name, root, resume, quiet)
     print(f'trained: {path}   (next: mow report {path.name})')
@@ -75,12 +78,13 @@ def go_on(
     word: str,  # a run's name or directory
     root: str,  # directory of all runs
     quiet: bool = False,  # no progress, no words
+    train: Callable | None = None,  # what trains; None = `training.run.train`
 ) -> None:
     "Train a run on under its own config"
     from mow_nb.store.run_folder import read_config
 
     path = changeable_run(word, root)
-    train_run(read_config(path), path.name, str(path.parent), True, quiet)
+    train_run(read_config(path), path.name, str(path.parent), True, quiet, train)
 
 
 # %% ../../nbs/85_changing.ipynb #c011

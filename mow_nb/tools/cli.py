@@ -11,6 +11,7 @@ __all__ = [
     'explore_command',
     'check_command',
     'study_command',
+    'hash_command',
     'tasks_command',
     'bench_command',
     'doctor_command',
@@ -23,6 +24,7 @@ import argparse
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 # %% ../../nbs/86_cli.ipynb #c003
@@ -38,6 +40,7 @@ from .options import advise_preset, parse_config, parse_value, presets_text
 # %% ../../nbs/86_cli.ipynb #c006
 def train_command(
     args: list[str],  # words after 'train'
+    train: Callable | None = None,  # what trains; None = `training.run.train`
 ) -> None:
     "train PRESET [options]    train an agent (mow train --help: presets)"
     about = 'Train an agent. Every setting is an option too: mow train PRESET --help lists them.'
@@ -48,7 +51,7 @@ def train_command(
     p.add_argument('--quiet', action='store_true', help='no progress, no words')
     own, rest = p.parse_known_args(args)
     if own.resume and own.name and not rest:
-        return go_on(own.name, own.root, own.quiet)
+        return go_on(own.name, own.root, own.quiet, train)
     names = rest.pop(0) if rest and not rest[0].startswith('-') else None
     helping = bool({'--help', '-h'} & {*rest})
     if helping or names is None and not rest:
@@ -58,7 +61,7 @@ def train_command(
     if names is None:
         raise ConfigError(advise_preset(rest))
     config = parse_config(names, rest, f'mow train {names}')
-    train_run(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet)
+    train_run(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet, train)
 
 
 # %% ../../nbs/86_cli.ipynb #c010
@@ -208,6 +211,23 @@ def study_command(
 
 
 # %% ../../nbs/86_cli.ipynb #c021
+def hash_command(
+    args: list[str],  # words after 'hash'
+) -> None:
+    "hash RUN                  digest of everything that a run has learned"
+    p = command_parser('hash', 'Print the SHA-256 of all weights of a run, on however many ranks they were trained.')
+    p.add_argument('run', help='name of the run')
+    own = p.parse_args(args)
+    from mow_nb.store.checkpoint import load, weights_hash
+
+    path, _ = run_of(own.run, own.root)
+    if (found := load(path / 'checkpoints')) is None:
+        raise CheckpointError(f'{path} has no checkpoint yet')
+    learned = {name: t for name, t in found.tensors.items() if name.startswith(('world.', 'agent.'))}
+    print(f'{weights_hash(learned)}  {path.name}, update {found.step:,}')
+
+
+# %% ../../nbs/86_cli.ipynb #c500
 def tasks_command(
     args: list[str],  # words after 'tasks': suites or tasks
 ) -> None:
@@ -264,6 +284,7 @@ COMMANDS = {
         check_command,
         add_command,
         drop_command,
+        hash_command,
         tasks_command,
         bench_command,
         study_command,
@@ -283,7 +304,7 @@ def usage() -> str:  # lines for the terminal
             '',
             'With tasks of your own: --import MODULE, which registers them.',
             'Exit codes: 0 done, 2 configuration, 3 checkpoint, 4 not a finite number,',
-            '            5 environments, 6 disk, 128 + n stopped by signal n',
+            '            5 environments, 6 disk, 7 another rank, 128 + n stopped by signal n',
         ]
     )
 
@@ -322,6 +343,7 @@ def _trouble(e):
 # %% ../../nbs/86_cli.ipynb #c027
 def main(
     args: list[str] | None = None,  # words after 'mow'; None = those of the process
+    train: Callable | None = None,  # what `mow train` trains with; None = `training.run.train`
 ) -> int:  # exit code
     "Run one command line of `mow`"
     args = sys.argv[1:] if args is None else args
@@ -335,7 +357,7 @@ def main(
         args = _imported(args)
         if args[0] not in COMMANDS:
             raise ConfigError(suggest(args[0], COMMANDS, 'command'))
-        COMMANDS[args[0]](args[1:])
+        COMMANDS[args[0]](args[1:], *([train] if train and args[0] == 'train' else []))
         return 0
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)

@@ -1,0 +1,79 @@
+"""Several ranks, started by torchrun as a user would, over gloo: the same digest as one process that holds all tasks,
+through a kill, a stop, and another number of ranks; and one line for what cannot be."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mow_nb.model.ranks import Ranks
+from mow_nb.store.checkpoint import checkpoints, load, weights_hash
+from mow_nb.store.journal import read_metrics
+from mow_nb.store.presets import changed, preset
+from mow_nb.tools.rank_run import _train
+
+OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 34, 'train.save_every': 5, 'train.threads': 1}
+TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
+
+
+def torchrun(ranks, root, *words, starts=0):
+    "A launcher that trains a toy run, its words going to a file"
+    options = [w for name, value in OPTIONS.items() for w in (f'--{name}', str(value))]
+    command = [*TORCHRUN, f'--nproc-per-node={ranks}', f'--max-restarts={starts}', '-m', 'mow_nb']
+    command += ['train', 'toy', '--root', str(root), *options, *words]
+    env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='')
+    return subprocess.Popen(command, env=env, stdout=open(root / 'words.txt', 'a'), stderr=subprocess.STDOUT)
+
+
+def workers(launcher):
+    "Process ids of the ranks"
+    return [int(pid) for pid in Path(f'/proc/{launcher.pid}/task/{launcher.pid}/children').read_text().split()]
+
+
+def until(true, launcher, seconds=300):
+    "Wait for something, while a launcher lives"
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end and launcher.poll() is None
+        time.sleep(0.05)
+
+
+def learned(path):
+    "Digest of all that was learned, Adam's moments and the sums of the journal included"
+    found = load(path / 'checkpoints')
+    return found.step, weights_hash(found.tensors)
+
+
+def test_ranks_learn_as_one(tmp_path):
+    "Two ranks, one of them killed (SIGKILL) in training, then stopped at its launcher, then one rank"
+    config = changed(preset('toy'), OPTIONS)
+    _train(config, tmp_path / 'one', Ranks(), False, True)
+    path = tmp_path / 'two'
+    run = torchrun(2, tmp_path, '--name', 'two', starts=2)
+    until(lambda: checkpoints(path / 'checkpoints'), run)
+    killed = workers(run)
+    os.kill(killed[1], signal.SIGKILL)
+    until(lambda: (now := workers(run)) and not {*now} & {*killed}, run)
+    until(lambda: 'going on from update' in (tmp_path / 'words.txt').read_text(), run)
+    run.send_signal(signal.SIGTERM)
+    run.wait(300)
+    words = (tmp_path / 'words.txt').read_text()
+    assert 'interrupted at update' in words
+    _train(config, path, Ranks(), True, True)
+    assert learned(path) == learned(tmp_path / 'one')
+    rows = [[(r['updates'], r['rounds'], r['rec']) for r in read_metrics(tmp_path / run)] for run in ('one', 'two')]
+    assert rows[0] == rows[1]
+
+
+def test_ranks_that_disagree(tmp_path):
+    "One line that names rank and field, and no run"
+    mow = f'exec {sys.executable} -m mow_nb "$@" --seed=$RANK'
+    command = [*TORCHRUN, '--nproc-per-node=2', '--no-python', 'bash', '-c', mow, 'mow']
+    command += ['train', 'toy', '--name', 'no', '--root', str(tmp_path)]
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    said = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    lines = [line for line in said.stderr.splitlines() if line.startswith('mow:')]
+    assert lines == ['mow: rank 1 has seed=1, rank 0 has 0: they must be alike']
+    assert said.returncode and not (tmp_path / 'no').exists()
