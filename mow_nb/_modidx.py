@@ -40,6 +40,10 @@ d = {
                 'actor_critic.html#actorcritic.losses',
                 'mow_nb/agent/actor_critic.py',
             ),
+            'mow_nb.agent.actor_critic.ActorCritic.objective': (
+                'actor_critic.html#actorcritic.objective',
+                'mow_nb/agent/actor_critic.py',
+            ),
             'mow_nb.agent.actor_critic.ActorCritic.policy': (
                 'actor_critic.html#actorcritic.policy',
                 'mow_nb/agent/actor_critic.py',

@@ -225,16 +225,26 @@ class ActorCritic(nn.Module):
 
     def replay_loss(
         self,
-        batch: Batch,  # windows of every task, rewards in the units that dreams are in
+        batch: Batch,  # windows of every task
         state: State,  # what the world model made of them
         e: Tensor,  # (K, W) task embeddings
         context: int,  # first steps of a window that only give memory, at least 1
+        unit: Tensor | float = 1.0,  # (K, 1, 1) reward of every task that a dream calls 1
     ) -> Tensor:  # (K, B, T-context-1) loss times the weights of the windows, 0 where an episode was cut
         "Critic loss in states of the replay: returns of what was really paid"
         s = self.state(state.z[:, :, context:].detach(), state.h[:, :, context - 1 : -1].detach(), e.detach())
-        rew, cont, done = (x[:, :, context:-1] for x in (batch.rew, batch.cont, batch.done))
+        rew, cont, done = (x[:, :, context:-1] for x in (batch.rew / unit, batch.cont, batch.done))
         cut = (done * cont).bool()
         return self.critic_targets(s, rew, cont, cut)[0] * ~cut * batch.weight[:, :, None]
+
+    def objective(
+        self,
+        losses: dict[str, Tensor],  # of `losses`, and perhaps 'replay_critic'
+        keep: slice | list = slice(None),  # tasks that count; fewer than all while some are isolated
+    ) -> Tensor:  # () to be minimised
+        "Weighted sum of losses: a mean over dreams, a sum over tasks, so that each pulls as hard as if it were alone"
+        weights = dict(actor=1.0, critic=1.0, replay_critic=self.cfg.replay_critic)
+        return sum(w * losses[name].mean((1, 2))[keep].sum() for name, w in weights.items() if name in losses)
 
     @torch.no_grad()
     def update_slow(self) -> None:

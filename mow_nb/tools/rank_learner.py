@@ -134,7 +134,7 @@ class RankLearner(Learner):
         weight = lambda k: 0.0 if k in excluded else 1.0
         torch.autograd.backward([weight(k) * total for k, total in totals.items()])
         losses = {k: {n: l.detach().mean() for n, l in losses.items()} for k, (_, losses) in found.items()}
-        self.states = {k: s.z.detach() for k, (s, _) in found.items() if k not in excluded}
+        self.states = {k: s for k, (s, _) in found.items() if k not in excluded}
         norm, loss = self.collect('world', {k: t.detach() for k, t in totals.items()}, excluded)
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return self.spread(losses) | {'model_norm': norm.expand(world.n_tasks)}
@@ -155,16 +155,17 @@ class RankLearner(Learner):
             world, agent, draw = m.world.eval(), m.actor_critic, lambda name: self.draw(name, m.k)
             with half(), torch.no_grad():
                 batch = batches[m.k] if starts is None else starts[m.k]
-                z = (
-                    self.states[m.k]
-                    if starts is None
-                    else world.encode(batch.obs, world.task_vectors(), draw('see'))[1]
-                )
+                seen = starts is not None and world.encode(batch.obs, world.task_vectors(), draw('see'))[1]
+                z = self.states[m.k].z if starts is None else seen
                 start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
                 dream = world.imagine(*start, agent.act, c.horizon, draw('imagine'))
             with half():
-                losses = agent.losses(dream, world.task_vectors().detach(), progress[m.k : m.k + 1])
-            loss = losses['actor'].mean() + losses['critic'].mean()
+                e = world.task_vectors().detach()
+                losses = agent.losses(dream, e, progress[m.k : m.k + 1])
+                if agent.cfg.replay_critic:
+                    unit = world.rewards.scale(batches[m.k].rew)
+                    losses['replay_critic'] = agent.replay_loss(batches[m.k], self.states[m.k], e, c.context, unit)
+            loss = agent.objective(losses)
             loss.backward()
             totals[m.k] = loss.detach()
             means[m.k] = {n: l.detach().mean() for n, l in losses.items()}
@@ -173,6 +174,7 @@ class RankLearner(Learner):
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
         names = ('actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight')
+        names += ('replay_critic',) if self.actor_critic.cfg.replay_critic else ()
         nothing = dict.fromkeys(names, torch.zeros((), device=self.device))
         return self.spread({k: means.get(k, nothing) for k in self.mine}) | {
             'agent_norm': norm.expand(len(self.labels))

@@ -205,13 +205,12 @@ class Learner:
         # a block of its own: autocast keeps bfloat16 copies of weights, and those made above have no gradients
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             progress = self.progress() if progress is None else progress
-            e, weights = world.task_vectors().detach(), dict(actor=1.0, critic=1.0)
+            e = world.task_vectors().detach()
             losses = agent.losses(dream, e, progress)
-            if real := agent.cfg.replay_critic:
-                paid = dataclasses.replace(batch, rew=batch.rew / world.rewards.scale(batch.rew))
-                losses['replay_critic'], weights['replay_critic'] = agent.replay_loss(paid, state, e, c.context), real
-        # a mean over dreams, a sum over tasks: each task pulls as hard as if it were alone
-        loss = sum(w * losses[name].mean((1, 2))[self.kept_tasks].sum() for name, w in weights.items())
+            if agent.cfg.replay_critic:
+                unit = world.rewards.scale(batch.rew)
+                losses['replay_critic'] = agent.replay_loss(batch, state, e, c.context, unit)
+        loss = agent.objective(losses, self.kept_tasks)
         self.agent_opt.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.agent_params, c.agent_clip)
