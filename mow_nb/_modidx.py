@@ -596,8 +596,16 @@ d = {
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.by_token': ('dynamics.html#dynamics.by_token', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.choice_among_kept': (
+                'dynamics.html#dynamics.choice_among_kept',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.default_serve': (
                 'dynamics.html#dynamics.default_serve',
+                'mow_nb/model/dynamics.py',
+            ),
+            'mow_nb.model.dynamics.Dynamics.expert_banks': (
+                'dynamics.html#dynamics.expert_banks',
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.expert_weights': (
@@ -605,6 +613,10 @@ d = {
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.forward': ('dynamics.html#dynamics.forward', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.keep_experts': (
+                'dynamics.html#dynamics.keep_experts',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.kv_caches': (
                 'dynamics.html#dynamics.kv_caches',
                 'mow_nb/model/dynamics.py',
@@ -612,6 +624,10 @@ d = {
             'mow_nb.model.dynamics.Dynamics.mixture': ('dynamics.html#dynamics.mixture', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.route': ('dynamics.html#dynamics.route', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.settle': ('dynamics.html#dynamics.settle', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.used_experts': (
+                'dynamics.html#dynamics.used_experts',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.ExpertWeights': ('dynamics.html#expertweights', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.balanced_choice': ('dynamics.html#balanced_choice', 'mow_nb/model/dynamics.py'),
         },
@@ -1012,6 +1028,7 @@ d = {
             'mow_nb.store.snapshot.check_fit': ('snapshot.html#check_fit', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.check_labels': ('snapshot.html#check_labels', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.check_never_saved': ('snapshot.html#check_never_saved', 'mow_nb/store/snapshot.py'),
+            'mow_nb.store.snapshot.fit_experts': ('snapshot.html#fit_experts', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.mark_saved': ('snapshot.html#mark_saved', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.restore_snapshot': ('snapshot.html#restore_snapshot', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.snapshot': ('snapshot.html#snapshot', 'mow_nb/store/snapshot.py'),
@@ -1382,6 +1399,10 @@ d = {
             ),
             'mow_nb.training.learner.Learner.per_task': ('learner.html#learner.per_task', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.progress': ('learner.html#learner.progress', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.prune_experts': (
+                'learner.html#learner.prune_experts',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.pure_update': (
                 'learner.html#learner.pure_update',
                 'mow_nb/training/learner.py',
@@ -1429,6 +1450,10 @@ d = {
             'mow_nb.training.place.task_rows': ('place.html#task_rows', 'mow_nb/training/place.py'),
             'mow_nb.training.place.with_task': ('place.html#with_task', 'mow_nb/training/place.py'),
             'mow_nb.training.place.without_task': ('place.html#without_task', 'mow_nb/training/place.py'),
+            'mow_nb.training.place.without_unused_experts': (
+                'place.html#without_unused_experts',
+                'mow_nb/training/place.py',
+            ),
             'mow_nb.training.place.world_rows': ('place.html#world_rows', 'mow_nb/training/place.py'),
         },
         'mow_nb.training.run': {
