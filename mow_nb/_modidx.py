@@ -1214,6 +1214,10 @@ d = {
                 'mow_nb/training/clustering.py',
             ),
             'mow_nb.training.clustering.analyse': ('clustering.html#analyse', 'mow_nb/training/clustering.py'),
+            'mow_nb.training.clustering.chance_silhouette': (
+                'clustering.html#chance_silhouette',
+                'mow_nb/training/clustering.py',
+            ),
             'mow_nb.training.clustering.cluster': ('clustering.html#cluster', 'mow_nb/training/clustering.py'),
             'mow_nb.training.clustering.cosine_similarity': (
                 'clustering.html#cosine_similarity',
@@ -1256,15 +1260,29 @@ d = {
             ),
         },
         'mow_nb.training.grouping': {
+            'mow_nb.training.grouping.Move': ('grouping.html#move', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.batch_gradients': (
+                'grouping.html#batch_gradients',
+                'mow_nb/training/grouping.py',
+            ),
+            'mow_nb.training.grouping.better_groups': ('grouping.html#better_groups', 'mow_nb/training/grouping.py'),
             'mow_nb.training.grouping.cluster_parameters': (
                 'grouping.html#cluster_parameters',
                 'mow_nb/training/grouping.py',
             ),
             'mow_nb.training.grouping.find_groups': ('grouping.html#find_groups', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.hand_over': ('grouping.html#hand_over', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.held_losses': ('grouping.html#held_losses', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.matched': ('grouping.html#matched', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.mean_silhouette': (
+                'grouping.html#mean_silhouette',
+                'mow_nb/training/grouping.py',
+            ),
             'mow_nb.training.grouping.reduced_gradients': (
                 'grouping.html#reduced_gradients',
                 'mow_nb/training/grouping.py',
             ),
+            'mow_nb.training.grouping.reductions': ('grouping.html#reductions', 'mow_nb/training/grouping.py'),
         },
         'mow_nb.training.interrupt': {
             'mow_nb.training.interrupt.GracefulInterrupt': (
@@ -1471,6 +1489,7 @@ d = {
             'mow_nb.training.run.Run.play_round': ('run.html#run.play_round', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.prefill': ('run.html#run.prefill', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.random_actions': ('run.html#run.random_actions', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.regroup': ('run.html#run.regroup', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.rounds': ('run.html#run.rounds', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.sample': ('run.html#run.sample', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.save': ('run.html#run.save', 'mow_nb/training/run.py'),
