@@ -1747,6 +1747,7 @@ d = {
             'mow_nb.view.views.clusters': ('views.html#clusters', 'mow_nb/view/views.py'),
             'mow_nb.view.views.clusters_words': ('views.html#clusters_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.message': ('views.html#message', 'mow_nb/view/views.py'),
+            'mow_nb.view.views.moves_words': ('views.html#moves_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.offer': ('views.html#offer', 'mow_nb/view/views.py'),
             'mow_nb.view.views.png': ('views.html#png', 'mow_nb/view/views.py'),
             'mow_nb.view.views.progress': ('views.html#progress', 'mow_nb/view/views.py'),
