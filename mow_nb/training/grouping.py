@@ -29,7 +29,6 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..core import generator, np_rng
-from ..records import Batch
 from mow_nb.training.clustering import (
     METHODS,
     Analysis,

@@ -205,9 +205,6 @@ class Run:
         if not self.learner.updates:
             self.learner.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
             self.set_reward_units()
-        every = self.config.cluster.every
-        if every and u % every == 0 and phase == 'live':
-            self.regroup()
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
             self.after_update(journal, 'warm-up')
@@ -233,12 +230,8 @@ class Run:
         labels = better_groups(found, learner.labels, c.margin)
         if labels != learner.labels:
             move = hand_over(learner, labels, lambda i: self.sample(f'handover {u}', i, newest=0.5), c.handover)
-            words = (
-                f'{len(set(labels))} clusters {labels}'
-                if move.made
-                else 'a task would lose by other clusters: none moves'
-            )
-            print(f'update {u:,}: {words}')
+            said = f'clusters are now {labels}' if move.made else 'a task would lose by other clusters: none moves'
+            print(f'update {u:,}: {said}')
         save_analysis(self.path / 'analysis', replace(found, labels=np.array(learner.labels)))
         self.saved = None
         self.save()
