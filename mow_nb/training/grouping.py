@@ -61,7 +61,7 @@ def batch_gradients(
     sample: Callable,  # number of the batch -> Batch
     batches: int,  # how many
     dim: int = 4096,  # R, width of the projection
-) -> Tensor:  # (batches, K, tensors, 1 + R) of every parameter tensor the mean and beside it the sketch
+) -> Tensor:  # (batches, K, tensors, dim+1) of every tensor of parameters its mean, then its sketch
     "Each task's gradient with respect to the VAE and heads of its cluster on every batch, reduced tensor by tensor"
     sketch, out = SignProjection(dim, learner.config.seed), []
     world, params = learner.world.train(), cluster_parameters(learner)
@@ -76,7 +76,7 @@ def batch_gradients(
 
 
 def reductions(
-    grads: Tensor,  # (K, tensors, 1 + R) of every task and tensor the mean and the sketch
+    grads: Tensor,  # (K, tensors, dim+1) of every task and tensor the mean, then the sketch
 ) -> dict[str, Tensor]:  # 'layer_means': (K, number of parameter tensors); 'projection' and 'even': (K, R)
     "The three reductions of gradients that may be compared"
     means, sketches = grads[..., 0], grads[..., 1:]
