@@ -687,8 +687,16 @@ d = {
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.by_token': ('dynamics.html#dynamics.by_token', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.choice_among_kept': (
+                'dynamics.html#dynamics.choice_among_kept',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.default_serve': (
                 'dynamics.html#dynamics.default_serve',
+                'mow_nb/model/dynamics.py',
+            ),
+            'mow_nb.model.dynamics.Dynamics.expert_banks': (
+                'dynamics.html#dynamics.expert_banks',
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.expert_weights': (
@@ -696,6 +704,10 @@ d = {
                 'mow_nb/model/dynamics.py',
             ),
             'mow_nb.model.dynamics.Dynamics.forward': ('dynamics.html#dynamics.forward', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.keep_experts': (
+                'dynamics.html#dynamics.keep_experts',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.Dynamics.kv_caches': (
                 'dynamics.html#dynamics.kv_caches',
                 'mow_nb/model/dynamics.py',
@@ -703,6 +715,10 @@ d = {
             'mow_nb.model.dynamics.Dynamics.mixture': ('dynamics.html#dynamics.mixture', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.route': ('dynamics.html#dynamics.route', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.Dynamics.settle': ('dynamics.html#dynamics.settle', 'mow_nb/model/dynamics.py'),
+            'mow_nb.model.dynamics.Dynamics.used_experts': (
+                'dynamics.html#dynamics.used_experts',
+                'mow_nb/model/dynamics.py',
+            ),
             'mow_nb.model.dynamics.ExpertWeights': ('dynamics.html#expertweights', 'mow_nb/model/dynamics.py'),
             'mow_nb.model.dynamics.balanced_choice': ('dynamics.html#balanced_choice', 'mow_nb/model/dynamics.py'),
         },
@@ -1138,6 +1154,7 @@ d = {
             'mow_nb.store.snapshot.check_fit': ('snapshot.html#check_fit', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.check_labels': ('snapshot.html#check_labels', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.check_never_saved': ('snapshot.html#check_never_saved', 'mow_nb/store/snapshot.py'),
+            'mow_nb.store.snapshot.fit_experts': ('snapshot.html#fit_experts', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.mark_saved': ('snapshot.html#mark_saved', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.restore_snapshot': ('snapshot.html#restore_snapshot', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.snapshot': ('snapshot.html#snapshot', 'mow_nb/store/snapshot.py'),
@@ -1505,6 +1522,10 @@ d = {
                 'mow_nb/training/clustering.py',
             ),
             'mow_nb.training.clustering.analyse': ('clustering.html#analyse', 'mow_nb/training/clustering.py'),
+            'mow_nb.training.clustering.chance_silhouette': (
+                'clustering.html#chance_silhouette',
+                'mow_nb/training/clustering.py',
+            ),
             'mow_nb.training.clustering.cluster': ('clustering.html#cluster', 'mow_nb/training/clustering.py'),
             'mow_nb.training.clustering.cosine_similarity': (
                 'clustering.html#cosine_similarity',
@@ -1547,15 +1568,29 @@ d = {
             ),
         },
         'mow_nb.training.grouping': {
+            'mow_nb.training.grouping.Move': ('grouping.html#move', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.batch_gradients': (
+                'grouping.html#batch_gradients',
+                'mow_nb/training/grouping.py',
+            ),
+            'mow_nb.training.grouping.better_groups': ('grouping.html#better_groups', 'mow_nb/training/grouping.py'),
             'mow_nb.training.grouping.cluster_parameters': (
                 'grouping.html#cluster_parameters',
                 'mow_nb/training/grouping.py',
             ),
             'mow_nb.training.grouping.find_groups': ('grouping.html#find_groups', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.hand_over': ('grouping.html#hand_over', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.held_losses': ('grouping.html#held_losses', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.matched': ('grouping.html#matched', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.mean_silhouette': (
+                'grouping.html#mean_silhouette',
+                'mow_nb/training/grouping.py',
+            ),
             'mow_nb.training.grouping.reduced_gradients': (
                 'grouping.html#reduced_gradients',
                 'mow_nb/training/grouping.py',
             ),
+            'mow_nb.training.grouping.reductions': ('grouping.html#reductions', 'mow_nb/training/grouping.py'),
         },
         'mow_nb.training.interrupt': {
             'mow_nb.training.interrupt.GracefulInterrupt': (
@@ -1690,6 +1725,10 @@ d = {
             ),
             'mow_nb.training.learner.Learner.per_task': ('learner.html#learner.per_task', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.progress': ('learner.html#learner.progress', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.Learner.prune_experts': (
+                'learner.html#learner.prune_experts',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.pure_update': (
                 'learner.html#learner.pure_update',
                 'mow_nb/training/learner.py',
@@ -1737,6 +1776,10 @@ d = {
             'mow_nb.training.place.task_rows': ('place.html#task_rows', 'mow_nb/training/place.py'),
             'mow_nb.training.place.with_task': ('place.html#with_task', 'mow_nb/training/place.py'),
             'mow_nb.training.place.without_task': ('place.html#without_task', 'mow_nb/training/place.py'),
+            'mow_nb.training.place.without_unused_experts': (
+                'place.html#without_unused_experts',
+                'mow_nb/training/place.py',
+            ),
             'mow_nb.training.place.world_rows': ('place.html#world_rows', 'mow_nb/training/place.py'),
         },
         'mow_nb.training.run': {
@@ -1754,6 +1797,7 @@ d = {
             'mow_nb.training.run.Run.play_round': ('run.html#run.play_round', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.prefill': ('run.html#run.prefill', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.random_actions': ('run.html#run.random_actions', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.regroup': ('run.html#run.regroup', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.rounds': ('run.html#run.rounds', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.sample': ('run.html#run.sample', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.save': ('run.html#run.save', 'mow_nb/training/run.py'),
@@ -2011,6 +2055,7 @@ d = {
             'mow_nb.view.views.clusters': ('views.html#clusters', 'mow_nb/view/views.py'),
             'mow_nb.view.views.clusters_words': ('views.html#clusters_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.message': ('views.html#message', 'mow_nb/view/views.py'),
+            'mow_nb.view.views.moves_words': ('views.html#moves_words', 'mow_nb/view/views.py'),
             'mow_nb.view.views.offer': ('views.html#offer', 'mow_nb/view/views.py'),
             'mow_nb.view.views.png': ('views.html#png', 'mow_nb/view/views.py'),
             'mow_nb.view.views.progress': ('views.html#progress', 'mow_nb/view/views.py'),

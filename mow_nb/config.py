@@ -164,10 +164,13 @@ class ClusterConfig:
     "Settings of the clustering of tasks into groups that share a VAE, heads and a critic"
 
     grouping: str = choice('gradient', 'random', 'one')  # 'random': groups of the same sizes
-    n: int = number(12, 0, 4096)  # N clusters; 0 takes the number the silhouette suggests (ours)
+    n: int = number(12, 0, 4096)  # N clusters; 0: the silhouette decides, 1 where chance is as good (ours)
     reduction: str = choice('projection', 'even', 'layer_means')  # of gradients; 'layer_means': paper
     method: str = choice('spectral', 'average', 'complete', 'single')  # others: linkages (ours)
     batches: int = number(8, 1, 4096)  # batches over which a task's gradient is averaged (ours)
+    every: int = number(0, 0)  # updates between two comparisons while training; 0 = never again (paper)
+    margin: float = number(0.1, 0, 2)  # silhouette that other clusters must gain before tasks move (ours)
+    handover: int = number(100, 0, 100_000)  # updates of a moved task's new cluster alone, before it serves (ours)
 
 
 # %% ../nbs/04_config.ipynb #c029

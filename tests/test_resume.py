@@ -295,3 +295,42 @@ def test_all_damaged(alone, tmp_path, capsys):
         with pytest.raises(CheckpointError, match='no usable checkpoint'):
             train(changed(preset('toy'), OPTIONS['pocket']), 'pocket', tmp_path, True, True)
     assert content() == before
+
+
+# ---- killed while tasks move
+
+
+REGROUP = {'cluster.every': 5, 'cluster.margin': 0.0, 'cluster.handover': 2, 'cluster.n': 2}
+
+
+def moving(root, name, death=None):
+    "A run whose tasks change places at every comparison, however little that gains"
+    import mow_nb.training.grouping as grouping
+    import mow_nb.training.run as run
+
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(Path(root) / 'words.txt', 'a', buffering=1)
+    run.better_groups = lambda found, old, margin: {(0, 0, 1): [0, 1, 0]}.get(tuple(old), [0, 0, 1])
+    plain = grouping.held_losses
+    grouping.held_losses = lambda learner, batches: plain(learner, batches) * 0  # no move is undone
+    if death:
+        arm(*death)
+    train(changed(preset('toy'), OPTIONS['pocket'] | REGROUP), name, root, resume=True)
+
+
+def test_killed_while_tasks_move(tmp_path):
+    "A kill during a comparison, a handover or the checkpoint after it changes nothing of how the run ends"
+    deaths = [
+        None,
+        ('mow_nb.training.run.find_groups', 2, True),  # the second comparison: nothing is decided
+        ('mow_nb.training.run.hand_over', 1, True),  # tasks have moved in memory alone
+        ('mow_nb.training.run.save_analysis', 1, True),  # written for the report, in no checkpoint
+    ]
+    for name, those in (('left', deaths[:1]), ('killed', [*deaths[1:], None])):
+        for death in those:
+            process = PROCESSES.Process(target=moving, args=(tmp_path, name, death))
+            process.start()
+            assert finished(process) == (-signal.SIGKILL if death else 0), f'{death}\n{words(tmp_path)}'
+    same_run(tmp_path / 'killed', tmp_path / 'left')
+    rows = read_metrics(tmp_path / 'left')
+    assert len({tuple(row['cluster'].values()) for row in rows}) > 1, 'no move is in the journal'

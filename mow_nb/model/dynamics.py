@@ -59,6 +59,9 @@ class Dynamics(nn.Module):
         self.router = Router(d_router, c.router_width, c.experts, c.active) if c.experts else None
         remembers = n_tasks if c.experts and c.routing == 'task' else 0
         self.register_buffer('chosen', torch.zeros(remembers, c.experts))
+        # where in the banks an expert lies; not saved, as it follows from `chosen`
+        self.kept = list(range(c.experts))
+        self.register_buffer('row', torch.arange(c.experts), persistent=False)
         self.join = nn.Linear(c.active * c.width + d_task, c.width) if c.experts else None
         self.shared = make(1) if c.shared else None
 
@@ -129,9 +132,9 @@ class Dynamics(nn.Module):
             serve = self.default_serve()
         pick, order, ends = None, None, None
         if routing is not None:
-            pick = routing.pick.flatten()
+            pick = self.row[routing.pick].flatten()
             if serve != 'gathered':
-                *order, ends = sort_by_expert(pick, self.E, host=serve == 'loop')
+                *order, ends = sort_by_expert(pick, len(self.mixer.w1), host=serve == 'loop')
                 pick = pick.index_select(0, order[0])
         banks = dict(mixer=self.mixer.gather(pick, ends))
         if self.experts is not None:
@@ -203,6 +206,39 @@ class Dynamics(nn.Module):
         y = rearrange(y, 'm (k b) t d -> k b t m d', k=len(x))
         y = y.gather(-2, repeat(r.pick, 'k b t n -> k b t n d', d=self.width)) * r.gate[..., None].to(y.dtype)
         return self.join(join_task(rearrange(y, 'k b t n d -> k b t (n d)'), e)), r.gates.mean((1, 2))
+
+    def used_experts(self) -> list[int]:  # numbers, ascending; all where choices are not stored
+        "Experts that some task has chosen"
+        return self.chosen.any(0).nonzero().flatten().tolist() if len(self.chosen) else list(range(self.E))
+
+    def expert_banks(self) -> dict[str, nn.Module]:  # 'mixer' and 'experts' to bank; empty without experts
+        "Banks whose parameters have one row per expert"
+        return dict(mixer=self.mixer, experts=self.experts) if self.E else {}
+
+    @torch.no_grad()
+    def keep_experts(
+        self,
+        kept: list[int],  # numbers of the experts that stay, ascending; all of them still there
+    ) -> list[int]:  # their rows in the banks as those were before
+        "Remove all other experts from the banks; every parameter stays the same object"
+        rows = [self.kept.index(j) for j in kept]
+        for bank in self.expert_banks().values():
+            for p in bank.parameters():
+                p.data, p.grad = p.data[rows].clone(), None
+        self.kept = list(kept)
+        # an expert that is gone is never asked for
+        self.row = torch.tensor([kept.index(j) if j in kept else 0 for j in range(self.E)], device=self.row.device)
+        return rows
+
+    @torch.no_grad()
+    def choice_among_kept(
+        self,
+        e: Tensor,  # (K, W) task embeddings
+    ) -> Tensor:  # (K, E) 1 for the chosen experts, else 0
+        "Experts with the highest scores for every task, among those that are still there"
+        gone = torch.ones(self.E, device=e.device)
+        gone[self.kept] = 0.0
+        return self.router(e, bonus=-1e4 * gone).gates.round()
 
 
 # %% ../../nbs/25_dynamics.ipynb #c014

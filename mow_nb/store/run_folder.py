@@ -278,6 +278,9 @@ _FREE = (
     'train.agent_lr',
     'train.model_clip',
     'train.agent_clip',
+    'cluster.every',
+    'cluster.margin',
+    'cluster.handover',
     'eval.episodes',
     'eval.max_steps',
 )

@@ -14,6 +14,7 @@ __all__ = [
     'cluster',
     'silhouette_curve',
     'suggest_n',
+    'chance_silhouette',
     'adjusted_rand',
     'random_groups',
     'Analysis',
@@ -193,10 +194,28 @@ def silhouette_curve(
 
 def suggest_n(
     curve: dict,  # N -> score, from `silhouette_curve`
-) -> int:  # the best N; 1 if nothing can be judged
+    chance: float = -1.0,  # from `chance_silhouette`, to be exceeded
+) -> int:  # the best N; 1 if nothing can be judged or chance is as good
     "Number of clusters with the best silhouette, the smaller of equals"
     # rounded, so that a tie stays a tie whatever the order of summation
-    return min(curve, key=lambda n: (-round(curve[n], 9), n), default=1)
+    best = min(curve, key=lambda n: (-round(curve[n], 9), n), default=1)
+    return best if curve.get(best, -1.0) > chance else 1
+
+
+# %% ../../nbs/60_clustering.ipynb #c068
+def chance_silhouette(
+    grads: Tensor,  # (n, K, ...) reduced gradient of every task on each of n batches
+    reduce: Callable,  # (K, ...) -> (K, dim) what is compared, from the means over batches
+    rng: np.random.Generator,  # whose draws deal
+    method: str = 'spectral',  # as in `cluster`
+    deals: int = 19,  # how many; 19 for a level of 5 %
+) -> float:  # -1 where nothing can be judged
+    "Best silhouette that tasks without differences reach: the largest over random deals of all batches to the tasks"
+    heap, best = grads.flatten(0, 1), [-1.0]
+    for _ in range(deals):
+        dealt = heap[torch.from_numpy(rng.permutation(len(heap)))].unflatten(0, grads.shape[:2]).mean(0)
+        best.append(max(silhouette_curve(cosine_similarity(reduce(dealt)), method).values(), default=-1.0))
+    return max(best)
 
 
 # %% ../../nbs/60_clustering.ipynb #c045
@@ -231,6 +250,7 @@ class Analysis:
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
     step: int = 0  # updates done when the gradients were taken
+    chance: float = -1.0  # silhouette that chance reaches, from `chance_silhouette`; -1 = not measured
     later: dict = field(default_factory=dict)  # task that joined the run after that -> its cluster
 
     @property
@@ -246,6 +266,7 @@ def analyse(
     source: str = 'projection',  # the reduction that decides, a key of `reduced`
     method: str = 'spectral',  # as in `cluster`
     step: int = 0,  # updates done so far
+    chance: float = -1.0,  # from `chance_silhouette`
 ) -> Analysis:  # ready to be saved or drawn
     "Similarities, silhouette and labels from reduced gradients; `ConfigError` for an unknown `source` or `method`"
     if source not in reduced:
@@ -254,8 +275,9 @@ def analyse(
         raise ConfigError(f'{len(names)} task names for {len(reduced[source])} gradients')
     sims = {key: cosine_similarity(R, names).numpy() for key, R in reduced.items()}
     curve = silhouette_curve(sims[source], method)
-    best = suggest_n(curve)
-    return Analysis(list(names), sims, source, method, cluster(sims[source], n or best, method), curve, best, step)
+    best = suggest_n(curve, chance)
+    labels = cluster(sims[source], n or best, method)
+    return Analysis(list(names), sims, source, method, labels, curve, best, step, chance)
 
 
 # %% ../../nbs/60_clustering.ipynb #c050
@@ -310,6 +332,7 @@ def _is_consistent(a):
         and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values())
         and all(type(score) in (int, float) for score in a.silhouette.values())
         and type(a.suggested) is int
+        and type(a.chance) in (int, float)
     )
 
 

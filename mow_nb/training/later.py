@@ -57,6 +57,7 @@ from mow_nb.training.place import (
     task_rows,
     with_task,
     without_task,
+    without_unused_experts,
     world_rows,
 )
 from .run import train
@@ -287,6 +288,8 @@ def _without_play(state, k):
     task, old = state.tasks[k], state.extra
     (folder,) = task_folders([task.name])
     tensors, labels = without_task(state.tensors, old['labels'], k)
+    if state.config.model.dynamics.hold and len(choices := state.tensors.get('world.dyn.chosen', ())):
+        tensors = without_unused_experts(tensors, choices)
     tensors.pop(f'episode.{task.name}')
     apart = lambda table, name: {key: v for key, v in table.items() if key != name}
     done = [e for e in old['pool']['finished'] if e[0] != task.name]

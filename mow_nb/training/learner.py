@@ -220,6 +220,18 @@ class Learner:
         means |= dict(scale=agent.scale.clone(), entropy_weight=agent.entropy_weight.clone())
         return means | {'agent_norm': norm.detach().expand(world.n_tasks)}
 
+    def prune_experts(self) -> None:
+        "Remove the experts that no task has chosen, with their Adam moments"
+        dyn, state = self.world.dyn, self.model_opt.state
+        used = dyn.used_experts()
+        if not dyn.E or used == dyn.kept:
+            return
+        rows = dyn.keep_experts(used)
+        for p in (p for bank in dyn.expert_banks().values() for p in bank.parameters()):
+            if p in state:
+                state[p] = {k: v[rows].clone() if v.ndim else v for k, v in state[p].items()}
+        self.recorder.reset()
+
     def pure_update(
         self,
         behaviour: bool,  # True: train actor and critics too; False during the warm-up
@@ -250,6 +262,7 @@ class Learner:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
         if self.settles():
             self.world.dyn.settle(self.world.task_vectors())
+            self.prune_experts()
         before = [[t.clone() for t in unstepped_state(m)] for m in (self.world, self.actor_critic)]
         names, means = self.recorder(
             behaviour, partial(self.pure_update, behaviour), (self.annealing(), self.progress(), *fields), self.updates

@@ -12,6 +12,7 @@ __all__ = [
     'world_rows',
     'task_rows',
     'without_task',
+    'without_unused_experts',
     'with_task',
     'random_play',
     'pictures_at',
@@ -50,7 +51,7 @@ from ..store.presets import build, check
 from ..store.replay import Replay, task_folders
 from ..store.ring import Ring
 from ..store.run_folder import check_same_run, read_config
-from ..store.snapshot import check_fit, check_labels
+from ..store.snapshot import check_fit, check_labels, fit_experts
 from .check import StoredRing
 from .learner import recalibrate_batchnorm
 
@@ -161,6 +162,23 @@ def without_task(
     return out, [moved(c) for c in left]
 
 
+# %% ../../nbs/68_place.ipynb #c040
+_EXPERT = re.compile(r'(opt\.)?world\.dyn\.(mixer|experts)\.')
+
+
+def without_unused_experts(
+    tensors: dict,  # name -> Tensor, of a checkpoint
+    before: Tensor,  # (K, E) choices of experts when all that are there were used
+) -> dict:  # name -> Tensor
+    "Tensors of a run without the experts that no task has chosen any more"
+    there = before.any(0)
+    if there.sum() != len(tensors['world.dyn.mixer.w1']):  # nothing was ever taken out
+        there = torch.ones_like(there)
+    kept = tensors['world.dyn.chosen'].any(0)[there].nonzero().flatten()
+    shorter = lambda name, t: t[kept] if t.ndim and _EXPERT.match(name) else t
+    return {name: shorter(name, t) for name, t in tensors.items()}
+
+
 # %% ../../nbs/68_place.ipynb #c019
 def with_task(
     tensors: dict,  # name -> Tensor, of a checkpoint
@@ -247,6 +265,7 @@ def solo_world(
     alone = replace(state.config.model, task_weight=0.0, harmonious=False)  # there is no other to be told from
     with seeded(state.config.seed, 'solo'):
         world = WorldModel(alone, 1, action_width(state.tasks), [0])
+    fit_experts(world, state.tensors, 'world.')
     given = {name.removeprefix('world.'): row for name, row in rows.items()}
     sizes = world.state_dict()
     there = lambda name: state.tensors['world.' + in_cluster(name, cluster)]
@@ -381,5 +400,5 @@ def place_task(
 
     fell = fit_embedding(world, loss, steps)
     if len(world.dyn.chosen):
-        world.dyn.chosen.copy_(world.dyn.router(world.task_vectors()).gates.detach())
+        world.dyn.chosen.copy_(world.dyn.choice_among_kept(world.task_vectors()))
     return world, fell

@@ -9,6 +9,7 @@ __all__ = ['Run', 'train']
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 # %% ../../nbs/65_run.ipynb #c003
@@ -38,7 +39,7 @@ from ..store.replay import Replay
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .clustering import save_analysis
-from .grouping import find_groups
+from .grouping import better_groups, find_groups, hand_over
 from .interrupt import GracefulInterrupt, SafeStdout, Stopped
 from .isolation import assert_finite
 from .learner import Learner, pick_device
@@ -168,6 +169,8 @@ class Run:
         final = bool(self.learner.anneal_at(self.learner.updates - 1)[-1])
         row |= weights_row(self.learner.world, self.names, final) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
+        if self.config.cluster.every:
+            row['cluster'] = {name: label + 1 for name, label in zip(self.names, self.learner.labels)}
         self.sums, self.since, self.pool.finished = {}, 0, []
         journal.write(row)
 
@@ -185,6 +188,9 @@ class Run:
         if u % t.log_every == 0:
             self.log(journal, phase)
             self.set_reward_units()
+        every = self.config.cluster.every
+        if every and u % every == 0 and phase == 'live':
+            self.regroup()
         if t.eval_every and u % t.eval_every == 0 and phase == 'live':
             self.evaluate()
         if u % t.save_every == 0:
@@ -213,6 +219,22 @@ class Run:
             batch = self.sample('settle', batch_size=max(8, self.config.train.batch_size))
             self.learner.split_clusters(found.labels.tolist(), batch)
         self.grouped = True
+
+    def regroup(self) -> None:
+        "Compare the tasks' gradients again, and let tasks move to other clusters where that is worth it"
+        c, learner = self.config.cluster, self.learner
+        if c.grouping != 'gradient' or len(self.tasks) < 2:
+            return
+        u = learner.updates
+        found = find_groups(learner, lambda i: self.sample(f'regroup {u}', i, newest=1.0), self.names)
+        labels = better_groups(found, learner.labels, c.margin)
+        if labels != learner.labels:
+            move = hand_over(learner, labels, lambda i: self.sample(f'handover {u}', i, newest=0.5), c.handover)
+            said = f'clusters are now {labels}' if move.made else 'a task would lose by other clusters: none moves'
+            print(f'update {u:,}: {said}')
+        save_analysis(self.path / 'analysis', replace(found, labels=np.array(learner.labels)))
+        self.saved = None
+        self.save()
 
     def evaluate(self) -> dict:  # the record
         "Evaluate the present agent on fresh environments and save the record"

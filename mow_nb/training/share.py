@@ -44,10 +44,11 @@ def restore(
         )
     with torch.device('meta'):  # shapes without memory
         sketch = build(config, labels)
-    parts = [check_fit(m, tensors, prefix) for m, prefix in zip(sketch, ('world.', 'agent.'))]
+    for model, prefix in zip(sketch, ('world.', 'agent.')):
+        check_fit(model, tensors, prefix)
     world, actor_critic = build(config, labels)
-    for model, part in zip((world, actor_critic), parts):
-        model.load_state_dict(part)
+    for model, prefix in zip((world, actor_critic), ('world.', 'agent.')):
+        model.load_state_dict(check_fit(model, tensors, prefix))
     return Agent(world, actor_critic, config.train.act_context, updates)
 
 

@@ -15,6 +15,7 @@ __all__ = [
     'routing_words',
     'rollouts_words',
     'progress_words',
+    'moves_words',
     'clusters',
     'routing',
     'rollouts',
@@ -268,6 +269,21 @@ def progress_words(
     )
 
 
+# %% ../../nbs/78_views.ipynb #c028
+def moves_words(
+    rows: list[dict],  # of a journal
+) -> str:  # a sentence with a blank before it; empty where clusters are found only once
+    "Which tasks have moved to another cluster, and by which update"
+    rows, moved = [row for row in rows if 'cluster' in row], []
+    for before, now in zip(rows, rows[1:]):
+        to = {name: int(c) for name, c in now['cluster'].items() if before['cluster'].get(name, c) != c}
+        to = to if before['phase'] == now['phase'] else {}  # clusters are found for the first time: nobody has moved
+        moved += [f"{name} to {c} by update {now['updates']:,}" for name, c in to.items()]
+    if not rows:
+        return ''
+    return f" Tasks that moved to another cluster: {', '.join(moved) or 'none'}."
+
+
 # %% ../../nbs/78_views.ipynb #c019
 def _draw_clusters(summary, n, source, method, task):
     "Tree, matrix and silhouette; the map; the faces of the members"
@@ -280,7 +296,8 @@ def _draw_clusters(summary, n, source, method, task):
     task = task if task in g.names else ''
     matrix = plot_clusters(g, summary.colors, truths(tasks), task)
     faces = [plot_map(g, summary.colors, frames, task), plot_members(g, tasks, summary.colors, frames, task)]
-    return clusters_words(g), [(matrix, cluster_spots(matrix, g)), *((fig, face_spots(fig, g)) for fig in faces)]
+    said = clusters_words(g) + moves_words(summary.rows)
+    return said, [(matrix, cluster_spots(matrix, g)), *((fig, face_spots(fig, g)) for fig in faces)]
 
 
 def clusters() -> View:  # tree, matrix, silhouette, faces
