@@ -38,6 +38,10 @@ class RankLearner(Learner):
     ):
         if config.train.compile == 'inductor':
             raise ConfigError("train.compile='inductor' is for one process: several ranks compute task by task")
+        c = config.cluster
+        if c.every or (c.grouping == 'gradient' and not c.n):
+            here = f'cluster.every={c.every}' if c.every else 'cluster.n=0'
+            raise ConfigError(f'{here} is for one process: with torchrun, tasks are grouped once, in a given number')
         self.ranks, self.owner, self.parts = ranks, owner, []
         self.mine = [k for k, r in enumerate(owner) if r == ranks.rank]
         self.names = [t.name for t in tasks_of(config.tasks, config.full_actions)]
@@ -292,6 +296,8 @@ class RankLearner(Learner):
         if self.settles():
             self.share_rows()
             self.world.dyn.settle(self.world.task_vectors())
+            self.prune_experts()
+            self.connect_tasks()
         K = len(self.labels)
         means, excluded = self.attempt(self.model_step, [batches], self.world, set())
         if behaviour and len(excluded) < K:
@@ -342,6 +348,16 @@ class RankLearner(Learner):
         self.connect_tasks()
         if batches is not None:
             self.recalibrate(batches)
+
+    def load_state_dict(
+        self,
+        tensors: dict[str, Tensor],  # from `state_dict`
+        labels: list[int],  # K cluster labels at that time
+        updates: int,  # updates at that time
+    ) -> None:
+        "Restore models, moments, clusters and counter; `CheckpointError` if a tensor does not fit"
+        Learner.load_state_dict(self, tensors, labels, updates)
+        self.connect_tasks()  # experts that were pruned are gone from here on
 
     @torch.no_grad()
     def recalibrate(
