@@ -1302,10 +1302,6 @@ d = {
                 'rank_learner.html#ranklearner.holders',
                 'mow_nb/tools/rank_learner.py',
             ),
-            'mow_nb.tools.rank_learner.RankLearner.load_state_dict': (
-                'rank_learner.html#ranklearner.load_state_dict',
-                'mow_nb/tools/rank_learner.py',
-            ),
             'mow_nb.tools.rank_learner.RankLearner.model_step': (
                 'rank_learner.html#ranklearner.model_step',
                 'mow_nb/tools/rank_learner.py',

@@ -38,10 +38,6 @@ class RankLearner(Learner):
     ):
         if config.train.compile == 'inductor':
             raise ConfigError("train.compile='inductor' is for one process: several ranks compute task by task")
-        c = config.cluster
-        if c.every or (c.grouping == 'gradient' and not c.n):
-            here = f'cluster.every={c.every}' if c.every else 'cluster.n=0'
-            raise ConfigError(f'{here} is for one process: with torchrun, tasks are grouped once, in a given number')
         self.ranks, self.owner, self.parts = ranks, owner, []
         self.mine = [k for k, r in enumerate(owner) if r == ranks.rank]
         self.names = [t.name for t in tasks_of(config.tasks, config.full_actions)]
@@ -150,39 +146,39 @@ class RankLearner(Learner):
         excluded: set,  # tasks that are left out
     ) -> dict[str, Tensor]:  # name -> (K,) means, rows of other ranks' tasks zero
         "Gradient step of actor and critics on dreams of all ranks, taken only if losses and gradient are finite"
-        c, progress, means, totals = self.config.train, self.progress(), {}, {}
+        c, real, progress, means, totals = (
+            self.config.train,
+            self.actor_critic.cfg.replay_critic,
+            self.progress(),
+            {},
+            {},
+        )
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
             m.clear()
-            if m.k in excluded:
-                continue
-            world, agent, draw = m.world.eval(), m.actor_critic, lambda name: self.draw(name, m.k)
+        for m in (m for m in self.parts if m.k not in excluded):
+            world, agent, b, draw = m.world.eval(), m.actor_critic, batches[m.k], lambda name: self.draw(name, m.k)
             with half(), torch.no_grad():
-                batch = batches[m.k] if starts is None else starts[m.k]
-                seen = starts is not None and world.encode(batch.obs, world.task_vectors(), draw('see'))[1]
-                z = self.states[m.k].z if starts is None else seen
+                batch = starts[m.k] if starts else b
+                z = world.encode(batch.obs, world.task_vectors(), draw('see'))[1] if starts else self.states[m.k].z
                 start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
                 dream = world.imagine(*start, agent.act, c.horizon, draw('imagine'))
             with half():
-                e = world.task_vectors().detach()
-                losses = agent.losses(dream, e, progress[m.k : m.k + 1])
-                if agent.cfg.replay_critic:
-                    unit = world.rewards.scale(batches[m.k].rew)
-                    losses['replay_critic'] = agent.replay_loss(batches[m.k], self.states[m.k], e, c.context, unit)
-            loss = agent.objective(losses)
-            loss.backward()
+                losses = agent.losses(dream, e := world.task_vectors().detach(), progress[m.k : m.k + 1])
+                if real:
+                    unit = world.rewards.scale(b.rew)
+                    losses['replay_critic'] = agent.replay_loss(b, self.states[m.k], e, c.context, unit)
+            (loss := agent.objective(losses)).backward()
             totals[m.k] = loss.detach()
             means[m.k] = {n: l.detach().mean() for n, l in losses.items()}
             means[m.k] |= dict(scale=agent.scale[0].clone(), entropy_weight=agent.entropy_weight[0].clone())
         norm, loss = self.collect('agent', totals, excluded)
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
-        names = ('actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight')
-        names += ('replay_critic',) if self.actor_critic.cfg.replay_critic else ()
+        names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight', *['replay_critic'][: bool(real)]]
         nothing = dict.fromkeys(names, torch.zeros((), device=self.device))
-        return self.spread({k: means.get(k, nothing) for k in self.mine}) | {
-            'agent_norm': norm.expand(len(self.labels))
-        }
+        means = {k: means.get(k, nothing) for k in self.mine}
+        return self.spread(means) | {'agent_norm': norm.expand(len(self.labels))}
 
     def spread(
         self,
@@ -348,16 +344,6 @@ class RankLearner(Learner):
         self.connect_tasks()
         if batches is not None:
             self.recalibrate(batches)
-
-    def load_state_dict(
-        self,
-        tensors: dict[str, Tensor],  # from `state_dict`
-        labels: list[int],  # K cluster labels at that time
-        updates: int,  # updates at that time
-    ) -> None:
-        "Restore models, moments, clusters and counter; `CheckpointError` if a tensor does not fit"
-        Learner.load_state_dict(self, tensors, labels, updates)
-        self.connect_tasks()  # experts that were pruned are gone from here on
 
     @torch.no_grad()
     def recalibrate(

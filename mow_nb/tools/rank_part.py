@@ -30,7 +30,7 @@ from torch import Tensor
 import mow_nb
 from ..agent.player import Agent
 from ..config import Config, flat
-from ..core import generator
+from ..core import ConfigError, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import Episode, Steps
 from ..model.ranks import Ranks, owners
@@ -176,8 +176,11 @@ def deal(
     ranks: int,  # R
     labels: list | None = None,  # K cluster labels; None = all together
 ) -> list[int]:  # rank of each task
-    "Owner of each task: shares of even cost, in which the tasks of a cluster stay together"
-    tasks, t = check(config), config.train
+    "Owner of each task: even shares, a cluster's tasks together; ConfigError where tasks are not grouped once"
+    tasks, t, c = check(config), config.train, config.cluster
+    for name, value, one_process in (('every', c.every, c.every), ('n', c.n, not c.n)):
+        if one_process:
+            raise ConfigError(f'cluster.{name}={value} is for one process: torchrun groups once, into a given number')
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))
     return owners([task_cost(task, t.train_every, pick_device(t.device)) for task in tasks], order, ranks)
 

@@ -261,6 +261,7 @@ class RankRun(Run):
             self.replay.truncate({})
             return False
         restore_snapshot(self, found.tensors, found.extra)
+        self.learner.connect_tasks()  # experts that were pruned are gone from here on
         self.pool.finished = [e for e in self.pool.finished if e.task in [t.name for t in self.pool.tasks]]
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
