@@ -146,13 +146,8 @@ class RankLearner(Learner):
         excluded: set,  # tasks that are left out
     ) -> dict[str, Tensor]:  # name -> (K,) means, rows of other ranks' tasks zero
         "Gradient step of actor and critics on dreams of all ranks, taken only if losses and gradient are finite"
-        c, real, progress, means, totals = (
-            self.config.train,
-            self.actor_critic.cfg.replay_critic,
-            self.progress(),
-            {},
-            {},
-        )
+        c, real, progress = self.config.train, self.config.agent.replay_critic, self.progress()
+        means, totals = {}, {}
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
             m.clear()
@@ -160,19 +155,20 @@ class RankLearner(Learner):
             world, agent, b, draw = m.world.eval(), m.actor_critic, batches[m.k], lambda name: self.draw(name, m.k)
             with half(), torch.no_grad():
                 batch = starts[m.k] if starts else b
-                z = world.encode(batch.obs, world.task_vectors(), draw('see'))[1] if starts else self.states[m.k].z
+                e = world.task_vectors()
+                z = world.encode(batch.obs, e, draw('see'))[1] if starts else self.states[m.k].z
                 start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
                 dream = world.imagine(*start, agent.act, c.horizon, draw('imagine'))
             with half():
-                losses = agent.losses(dream, e := world.task_vectors().detach(), progress[m.k : m.k + 1])
+                losses = agent.losses(dream, e, progress[m.k : m.k + 1])
                 if real:
                     unit = world.rewards.scale(b.rew)
                     losses['replay_critic'] = agent.replay_loss(b, self.states[m.k], e, c.context, unit)
-            (loss := agent.objective(losses)).backward()
-            totals[m.k] = loss.detach()
+            totals[m.k] = agent.objective(losses)
+            totals[m.k].backward()
             means[m.k] = {n: l.detach().mean() for n, l in losses.items()}
             means[m.k] |= dict(scale=agent.scale[0].clone(), entropy_weight=agent.entropy_weight[0].clone())
-        norm, loss = self.collect('agent', totals, excluded)
+        norm, loss = self.collect('agent', {k: t.detach() for k, t in totals.items()}, excluded)
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
         names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight', *['replay_critic'][: bool(real)]]
