@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 # %% ../../nbs/63_grouping.ipynb #c003
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -119,6 +118,8 @@ def matched(
     old: list[int],  # K present clusters
 ) -> list[int]:  # K new clusters 0..N-1, named after the present ones with which they share most tasks
     "Labels of new clusters, renamed so that as few tasks as possible change their number"
+    from scipy.optimize import linear_sum_assignment
+
     new, before = np.asarray(labels), np.asarray(old)
     shared = np.array([[((new == a) & (before == b)).sum() for b in range(len(new))] for a in range(new.max() + 1)])
     name = dict(zip(*linear_sum_assignment(shared, maximize=True)))
