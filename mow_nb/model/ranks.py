@@ -182,6 +182,16 @@ class Ranks:
         "Add to the bytes sent so far"
         self.sent[what] = self.sent.get(what, 0) + size
 
+    def meet(
+        self,
+        members: tuple,  # ranks that take part, at least 2
+        thing: Tensor,  # (...) of this rank, of the same shape on all of them
+    ) -> list[Tensor]:  # (...) of each member
+        "What all members bring"
+        out = [torch.empty_like(thing) for _ in members]
+        self.call(dist.all_gather, out, thing.contiguous(), group=self.group(members))
+        return out
+
     def gather(
         self,
         x: Tensor,  # (...) of the same shape on all ranks
@@ -192,8 +202,7 @@ class Ranks:
         members = members or tuple(range(self.size))
         if len(members) == 1:
             return [x]
-        out = [torch.empty_like(x) for _ in members]
-        self.call(dist.all_gather, out, x.contiguous(), group=self.group(members))
+        out = self.meet(members, x)
         self.count(what, (len(members) - 1) * x.numel() * x.element_size())
         return out
 
@@ -339,28 +348,15 @@ class ThreadRanks(Ranks):
     def meet(
         self,
         members: tuple,  # ranks that take part
-        thing: Tensor,  # (...) that this rank lays down
-    ) -> list[Tensor]:  # (...) of all members
-        "What all members lay down"
+        thing: Tensor,  # (...) of this rank, of the same shape on all of them
+    ) -> list[Tensor]:  # (...) of each member
+        "What all members bring"
         barrier, table = self.rooms.setdefault(members, (threading.Barrier(len(members), timeout=60), {}))
         table[self.rank] = thing
         barrier.wait()
         found = [table[r].clone() for r in members]
         barrier.wait()
         return found
-
-    def gather(
-        self,
-        x: Tensor,  # (...) of the same shape on all ranks
-        what: str,  # kind of exchange
-        members: tuple | None = None,  # ranks that take part; None = all
-    ) -> list[Tensor]:  # (...) of each member
-        "Tensors of all members"
-        members = members or tuple(range(self.size))
-        if len(members) == 1:
-            return [x]
-        self.count(what, (len(members) - 1) * x.numel() * x.element_size())
-        return self.meet(members, x)
 
     def exchange(
         self,

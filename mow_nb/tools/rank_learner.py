@@ -171,7 +171,7 @@ class RankLearner(Learner):
         norm, loss = self.collect('agent', {k: t.detach() for k, t in totals.items()}, excluded)
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
-        names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight', *['replay_critic'][: bool(real)]]
+        names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight'] + (['replay_critic'] if real else [])
         nothing = dict.fromkeys(names, torch.zeros((), device=self.device))
         means = {k: means.get(k, nothing) for k in self.mine}
         return self.spread(means) | {'agent_norm': norm.expand(len(self.labels))}

@@ -32,7 +32,7 @@ from ..agent.player import Agent
 from ..config import Config, flat
 from ..core import ConfigError, generator
 from ..envs.tasks import Task, action_width
-from ..envs.vector import Episode, Steps
+from ..envs.vector import Episode
 from ..model.ranks import Ranks, owners
 from ..records import Batch
 from ..store import checkpoint
@@ -110,12 +110,11 @@ class Replays:
 
     def append(
         self,
-        steps: Steps,  # of this rank's tasks
+        *fields: np.ndarray,  # (K, ...) as of `Replay.append`, rows of this rank's tasks
     ) -> None:
         "Append one step of each"
-        s = steps
         for i, part in enumerate(self.parts.values()):
-            part.append(*(x[i : i + 1] for x in (s.obs, s.act, s.rew, s.cont, s.done)))
+            part.append(*(x[i : i + 1] for x in fields))
 
     def sample(
         self,

@@ -20,11 +20,10 @@ from torch import Tensor
 
 from ..config import Config
 from ..core import ConfigError, MowError, np_rng
-from ..envs.tasks import action_width, d_max, held_actions
+from ..envs.tasks import action_width
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
 from ..model.ranks import Ranks, check_alike, connect, launched
-from ..records import Batch
 from ..store import checkpoint
 from ..store.journal import Journal, check_memory, plan_text
 from ..store.presets import check
@@ -44,7 +43,8 @@ from mow_nb.tools.rank_part import (
     merged_pools,
     newest,
 )
-from ..training.clustering import analyse, random_groups, save_analysis
+from ..training.clustering import save_analysis
+from ..training.grouping import groups_of
 from ..training.interrupt import GracefulInterrupt, SafeStdout
 from ..training.isolation import assert_finite
 from ..training.learner import pick_device
@@ -87,31 +87,26 @@ class RankRun(Run):
         self.interrupt.asked = int(max(self.ranks.gather(asked, 'signals')))
         super().stop_if_asked()
 
-    def play_round(
+    def dice(
         self,
-        actions: np.ndarray,  # (K, A) action vectors, one per task of this rank
-    ) -> None:
-        "Step every environment once and append the result to the replay"
-        self.replay.append(self.pool.step(actions))
+        purpose: str,  # what is drawn
+        step: int,  # number of the draw
+    ):  # task name -> NumPy generator, as `Replays.sample` takes it
+        "Random generators of draws from the replay, one for each task, whoever owns it"
+        return lambda name: np_rng(self.config.seed, purpose, name, step)
 
-    def random_actions(
+    def act(
         self,
         n: int,  # number of the round
-    ) -> np.ndarray:  # (K, A) action vectors
-        "Actions of random play, held for up to `train.hold` rounds"
-        return held_actions(self.tasks, d_max(self.tasks), self.config.seed, n, self.config.train.hold)[self.mine]
+    ) -> np.ndarray:  # (K, A) action vectors of this rank's tasks
+        "Actions of the agent in the states that the environments are in"
+        return self.player.act(self.pool.obs, self.config.seed, n)
 
-    def sample(
-        self,
-        purpose: str = 'batch',  # what it is for
-        step: int | None = None,  # number of the draw; None = that of the update
-        batch_size: int | None = None,  # B, sequences per task; None = `train.batch_size`
-        **where,  # further arguments of `Replay.sample`
-    ) -> dict[int, Batch]:  # task -> (1, B, T, ...)
-        "Sample batches as a function of seed, purpose, task and number"
-        t, step = self.config.train, self.learner.updates if step is None else step
-        rng = lambda name: np_rng(self.config.seed, purpose, name, step)
-        return self.replay.sample(rng, batch_size or t.batch_size, t.seq_len, self.learner.device, **where)
+    def fit_pictures(self) -> None:
+        "Take the first statistics of pictures from random play"
+        look = self.sample('pictures', batch_size=16)
+        for m in self.learner.parts:
+            m.world.pictures.fit(look[m.k].obs)
 
     def set_reward_units(self) -> None:
         "Set the reward unit of every task that has been paid by now and has none yet"
@@ -119,66 +114,16 @@ class RankRun(Run):
             for _ in m.world.rewards.unknown():
                 m.world.rewards.set_unit(0, self.replay.parts[m.k].rewards(0))
 
-    def learn(
-        self,
-        behaviour: bool,  # False during the warm-up
-    ) -> None:
-        "One update of the learner, its means added to those since the last journal row"
-        t, starts, step = self.config.train, None, self.learner.updates
-        if behaviour and t.starts:
-            rng = lambda name: np_rng(self.config.seed, 'starts', name, step)
-            where = dict(within_episode=True, newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
-            starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, **where)
-        batches = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
-        for name, v in self.learner.update(batches, behaviour, starts).items():
-            self.sums[name] = self.sums.get(name, 0) + v
-        self.since += 1
-
-    def warmup(
-        self,
-        journal: Journal | None,  # where lines go, on rank 0
-    ) -> None:
-        "Train the world model alone on random play for `train.warmup` updates"
-        if not self.learner.updates:
-            look = self.sample('pictures', batch_size=16)
-            for m in self.learner.parts:
-                m.world.pictures.fit(look[m.k].obs)
-            self.set_reward_units()
-        for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
-            self.learn(behaviour=False)
-            self.after_update(journal, 'warm-up')
-
     def assign_clusters(self) -> None:
         "Cluster the tasks by gradient once, and split the clusters of the learner"
         c, learner = self.config.cluster, self.learner
         if c.grouping != 'one' and len(self.tasks) > 1 and not self.grouped:
             reduced = learner.reduced_gradients(lambda i: self.sample('group', i), c.batches)
-            found = analyse(self.names, reduced, c.n, c.reduction, c.method, learner.updates)
-            if c.grouping == 'random':
-                found.labels[:] = random_groups(found.labels, np_rng(self.config.seed, 'random groups'))
+            found = groups_of(self.config, self.names, reduced, learner.updates)
             self.ranks.first(lambda: save_analysis(self.path / 'analysis', found))
             labels = self.ranks.say(found.labels.tolist())[0]
             learner.split_clusters(labels, self.sample('settle', batch_size=max(8, self.config.train.batch_size)))
         self.grouped = True
-
-    def train_online(
-        self,
-        journal: Journal | None,  # where lines go, on rank 0
-    ) -> None:
-        "Act in every task and update every `train_every` rounds, until `train.env_steps` rounds are played"
-        t, seed = self.config.train, self.config.seed
-        for n in self.steps('training', 'round', t.env_steps, lambda: self.rounds):
-            actions = self.player.act(self.pool.obs, seed, n)
-            at_random = (np_rng(seed, 'explore', step=n // t.hold).random(len(self.tasks)) < t.explore)[self.mine]
-            if at_random.any():
-                actions = np.where(at_random[:, None], self.random_actions(n), actions)
-                self.player.replace_actions(actions)
-            due = (n + 1 - t.prefill) % t.train_every == 0
-            if due:
-                self.learn(behaviour=True)
-            self.play_round(actions)
-            if due:
-                self.after_update(journal, 'live')
 
     def merged_sums(self) -> dict[str, Tensor]:  # name -> (K,)
         "Sums since the last line of the journal, of all tasks; the same on all ranks"

@@ -8,6 +8,7 @@ __all__ = [
     'batch_gradients',
     'reductions',
     'reduced_gradients',
+    'groups_of',
     'find_groups',
     'matched',
     'mean_silhouette',
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from ..config import Config
 from ..core import generator, np_rng
 from mow_nb.training.clustering import (
     METHODS,
@@ -93,6 +95,23 @@ def reduced_gradients(
 
 
 # %% ../../nbs/63_grouping.ipynb #c015
+def groups_of(
+    config: Config,  # of the run
+    names: list,  # K task names
+    reduced: dict[str, Tensor],  # from `reductions`
+    step: int,  # updates so far
+    chance: float = -1.0,  # from `chance_silhouette`; -1 = not measured
+) -> Analysis:  # its labels are those of `cluster.grouping`
+    "Cluster labels of the tasks, from the gradients that are compared"
+    c = config.cluster
+    found = analyse(names, reduced, c.n, c.reduction, c.method, step, chance)
+    if c.grouping == 'random':
+        return replace(found, labels=random_groups(found.labels, np_rng(config.seed, 'random groups')))
+    if c.grouping == 'one':
+        return replace(found, labels=np.zeros(len(names), dtype=np.int64))
+    return found
+
+
 def find_groups(
     learner: Learner,  # warmed up
     sample: Callable,  # number of the batch -> Batch
@@ -104,12 +123,7 @@ def find_groups(
     if not c.n:
         reduce = lambda rows: reductions(rows)[c.reduction]
         chance = chance_silhouette(grads, reduce, np_rng(seed, 'chance', step=learner.updates), c.method)
-    found = analyse(names, reductions(grads.mean(0)), c.n, c.reduction, c.method, learner.updates, chance)
-    if c.grouping == 'random':
-        return replace(found, labels=random_groups(found.labels, np_rng(seed, 'random groups')))
-    if c.grouping == 'one':
-        return replace(found, labels=np.zeros(len(names), dtype=np.int64))
-    return found
+    return groups_of(learner.config, names, reductions(grads.mean(0)), learner.updates, chance)
 
 
 # %% ../../nbs/63_grouping.ipynb #c027

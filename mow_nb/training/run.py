@@ -61,6 +61,7 @@ class Run:
         self.tasks, self.saved, self.interrupt = check(config), None, GracefulInterrupt()
         self.stdout = SafeStdout(self.interrupt, quiet)
         self.names = [task.name for task in self.tasks]
+        self.mine: slice | list = slice(None)  # tasks that are played here
         self.learner = Learner(config)
         learner = self.learner
         self.player = Agent(learner.world, learner.actor_critic, t.act_context, recording=learner.recorder.kind)
@@ -115,12 +116,20 @@ class Run:
         n: int,  # number of the round
     ) -> np.ndarray:  # (K, A) action vectors, one per task
         "Actions of random play, held for up to `train.hold` rounds"
-        return held_actions(self.tasks, d_max(self.tasks), self.config.seed, n, self.config.train.hold)
+        return held_actions(self.tasks, d_max(self.tasks), self.config.seed, n, self.config.train.hold)[self.mine]
 
     def prefill(self) -> None:
         "Fill the replay with random play up to `train.prefill` rounds"
         for n in self.steps('random play', 'round', self.config.train.prefill, lambda: self.rounds):
             self.play_round(self.random_actions(n))
+
+    def dice(
+        self,
+        purpose: str,  # what is drawn
+        step: int,  # number of the draw
+    ):  # NumPy generator, as `Replay.sample` takes it
+        "Random generator of draws from the replay"
+        return np_rng(self.config.seed, purpose, step=step)
 
     def sample(
         self,
@@ -132,9 +141,8 @@ class Run:
     ) -> Batch:  # (K, B, T, ...), pictures in [0, 1]
         "Sample a batch as a function of seed, purpose and number"
         t, step = self.config.train, self.learner.updates if step is None else step
-        rng, device = np_rng(self.config.seed, purpose, step=step), self.learner.device
-        B = batch_size or t.batch_size
-        return self.replay.sample(rng, B, t.seq_len, device, newest=newest, rewarded=rewarded)
+        shape = batch_size or t.batch_size, t.seq_len, self.learner.device
+        return self.replay.sample(self.dice(purpose, step), *shape, newest=newest, rewarded=rewarded)
 
     def set_reward_units(self) -> None:
         "Set the reward unit of every task that has been paid by now and has none yet"
@@ -149,7 +157,7 @@ class Run:
         "One update of the learner, its means added to those since the last journal row"
         t, starts = self.config.train, None
         if behaviour and t.starts:
-            rng = np_rng(self.config.seed, 'starts', step=self.learner.updates)
+            rng = self.dice('starts', self.learner.updates)
             where = dict(within_episode=True, newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
             starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, **where)
         batch = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
@@ -197,13 +205,17 @@ class Run:
             self.save_rollouts()
             self.save()
 
+    def fit_pictures(self) -> None:
+        "Take the first statistics of pictures from random play"
+        self.learner.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
+
     def warmup(
         self,
         journal: Journal,  # where lines go
     ) -> None:
         "Train the world model alone on random play for `train.warmup` updates"
         if not self.learner.updates:
-            self.learner.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
+            self.fit_pictures()
             self.set_reward_units()
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
@@ -250,6 +262,14 @@ class Run:
         found = strips(self.learner.world, batch, t.context, self.learner.gen('look'))
         save_strips(self.path / 'analysis' / 'strips.npz', found)
 
+    def act(
+        self,
+        n: int,  # number of the round
+    ) -> np.ndarray:  # (K, A) action vectors
+        "Actions of the agent in the states that the environments are in"
+        gen = generator(self.config.seed, 'act', step=n, device=self.learner.device)
+        return self.player.act(self.pool.obs, gen)
+
     def train_online(
         self,
         journal: Journal,  # where lines go
@@ -257,8 +277,8 @@ class Run:
         "Act in every task and update every `train_every` rounds, until `train.env_steps` rounds are played"
         t, seed = self.config.train, self.config.seed
         for n in self.steps('training', 'round', t.env_steps, lambda: self.rounds):
-            actions = self.player.act(self.pool.obs, generator(seed, 'act', step=n, device=self.learner.device))
-            at_random = np_rng(seed, 'explore', step=n // t.hold).random(len(self.tasks)) < t.explore
+            actions = self.act(n)
+            at_random = (np_rng(seed, 'explore', step=n // t.hold).random(len(self.tasks)) < t.explore)[self.mine]
             if at_random.any():
                 actions = np.where(at_random[:, None], self.random_actions(n), actions)
                 self.player.replace_actions(actions)
