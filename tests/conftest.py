@@ -41,6 +41,10 @@ def browser():
         chromium.close()
 
 
+# anywidget says so of a widget that was not there after two seconds, and goes on waiting: a busy machine again
+LATE = '[anywidget] Failed to initialize model.'
+
+
 class Visit:
     "A page that notes what went wrong: errors on its console, and anything it wanted from the network"
 
@@ -48,7 +52,7 @@ class Visit:
         self.page, self.folder, self.wrong = browser.new_context(**shape).new_page(), folder, []
         self.page.set_default_timeout(90_000)  # a busy machine is slow, not broken
         self.page.on('console', lambda m: self.wrong.append(f'console: {m.text}') if m.type == 'error' else None)
-        self.page.on('pageerror', lambda e: self.wrong.append(f'error: {e}'))
+        self.page.on('pageerror', lambda e: LATE in str(e) or self.wrong.append(f'error: {e}'))
         self.page.on(
             'request',
             lambda r: (

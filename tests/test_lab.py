@@ -440,10 +440,13 @@ def two_runs(v):
 def in_the_dark(v):
     "Game and views can be read by everybody, in the light and where the system asks for dark pages"
     v.is_accessible('.jp-OutputArea-output')
-    v.page.emulate_media(color_scheme='dark')
     curves = v.page.locator('.mow-curves')
     before = curves.evaluate('c => c.toDataURL()')
+    curves.evaluate("c => { c.style.display = 'none' }")  # as JupyterLab does with all of the page at times
+    v.page.emulate_media(color_scheme='dark')
     v.page.wait_for_selector('body[data-jp-theme-light="false"]', state='attached')
+    v.page.wait_for_timeout(300)
+    curves.evaluate("c => { c.style.display = '' }")
     wait(lambda: curves.evaluate('c => c.toDataURL()') != before, 20, lambda: 'dark curves on a dark page')
     tabs = v.page.locator('.widget-tab .lm-TabBar-tab')
     for i in range(tabs.count()):
@@ -495,6 +498,8 @@ def test_opens_by_itself(visit, address):
     assert film.value.suggested_filename == 'Assault.gif'
     page.get_by_label('Task to play').select_option('Pong')
     page.wait_for_function("document.querySelector('.mow-moves').innerText.includes('NOOP')")
+    wait(lambda: 'plays up' not in page.locator('.mow-words').inner_text(), 60, lambda: 'Pong does not begin')
+    page.wait_for_timeout(500)  # curves are drawn five times a second at most
     in_the_dark(v)
     assert not v.wrong, v.wrong
     nb = nbformat.read(file, 4)

@@ -344,9 +344,13 @@ function render({ model, el }) {
     if (game.tasks && !waiting) ask({ do: 'look' })
   }
   say()
-  // curves are drawn in the colour of the text: another theme, another drawing
-  const theme = new MutationObserver(() => requestAnimationFrame(() => plot(curves, told, game.color)))
+  // curves are drawn in the colour of the text and at the size of their canvas, which is none while the page hides it:
+  // another theme, another size, another drawing
+  const redraw = () => plot(curves, told, game.color)
+  const theme = new MutationObserver(() => requestAnimationFrame(redraw))
   theme.observe(document.body, { attributeFilter: ['data-jp-theme-light'] })
+  const size = new ResizeObserver(redraw)
+  size.observe(curves)
   model.on('change:game', arrive)
   model.on('msg:custom', answer)
   arrive()
@@ -354,6 +358,7 @@ function render({ model, el }) {
     clearTimeout(timer)
     clearTimeout(later)
     theme.disconnect()
+    size.disconnect()
     model.off('change:game', arrive)
     model.off('msg:custom', answer)
   }
