@@ -743,6 +743,7 @@ d = {
             'mow_nb.model.losses.harmonious_loss': ('losses.html#harmonious_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.harmonious_optimum': ('losses.html#harmonious_optimum', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.kl': ('losses.html#kl', 'mow_nb/model/losses.py'),
+            'mow_nb.model.losses.motion_weights': ('losses.html#motion_weights', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rec_loss': ('losses.html#rec_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rep_loss': ('losses.html#rep_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rew_loss': ('losses.html#rew_loss', 'mow_nb/model/losses.py'),

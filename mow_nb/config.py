@@ -125,6 +125,7 @@ class WorldModelConfig:
     harmonious: bool = True  # learn one scale per task (paper), or just add the losses up
     pictures: str = choice('plain', 'standard', 'log')  # what the VAE sees; 'plain': paper, others: ours, chapter 22
     rec_weight: float = number(1.0, 0)  # of the reconstruction loss (paper)
+    motion: float = number(0.0, 0)  # by how much more a pixel counts that has just changed; 0: paper, chapter 27
     rew_weight: float = number(1.0, 0)  # of the reward loss (paper)
     rewards: str = choice('plain', 'unit')  # 'plain': paper; 'unit': in a unit of each task (ours, chapter 26)
 

@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = [
+    'CHANGED',
     'rec_loss',
+    'motion_weights',
     'rew_loss',
     'cont_loss',
     'task_loss',
@@ -33,10 +35,26 @@ from ..core import ConfigError, TwoHot
 def rec_loss(
     obs_hat: Tensor,  # (K, B, T, 3, size, size) decoded pictures
     obs: Tensor,  # (K, B, T, 3, size, size) target pictures
+    weight: Tensor | None = None,  # (K, B, T, 1, size, size) of the pixels; None: all count alike
 ) -> Tensor:  # (K, B, T) squared error, summed over the picture
     "Squared reconstruction error, summed over the numbers of a picture"
     # float32, as the target is; colours innermost, as frames lie in memory
-    return (obs_hat - obs).movedim(3, -1).flatten(3).square().sum(-1)
+    error = (obs_hat - obs).movedim(3, -1).square()
+    return (error if weight is None else error * weight.movedim(3, -1)).flatten(3).sum(-1)
+
+
+# %% ../../nbs/27_losses.ipynb #c061
+CHANGED = 0.02  # least change of a colour in [0, 1] that counts as motion: five grey levels of 255
+
+
+def motion_weights(
+    obs: Tensor,  # (K, B, T, 3, size, size) pictures in [0, 1], T at least 2
+    motion: float,  # by how much more a pixel counts that has just changed, at least 0
+) -> Tensor:  # (K, B, T, 1, size, size) with mean 1 over every picture
+    "Weights of pixels for the reconstruction loss: more where the picture has just changed"
+    changed = ((obs[:, :, 1:] - obs[:, :, :-1]).abs().amax(3, keepdim=True) > CHANGED).to(obs)
+    weight = 1 + motion * torch.cat([changed[:, :, :1], changed], 2)
+    return weight / weight.mean((-2, -1), keepdim=True)
 
 
 # %% ../../nbs/27_losses.ipynb #c012

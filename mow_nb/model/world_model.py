@@ -27,6 +27,7 @@ from mow_nb.model.losses import (
     cont_loss,
     dyn_loss,
     harmonious_loss,
+    motion_weights,
     rec_loss,
     rep_loss,
     rew_loss,
@@ -174,8 +175,9 @@ class WorldModel(nn.Module):
         # loss
         e, h, heads = self.task_vectors(), state.h, self.heads
         paid = batch.rew / self.rewards.scale(batch.rew)
+        weight = motion_weights(batch.obs, self.cfg.motion) if self.cfg.motion else None
         out = dict(
-            rec=rec_loss(self.dec(state.z, e), state.seen),
+            rec=rec_loss(self.dec(state.z, e), state.seen, weight),
             rew=rew_loss(heads.rew(h, e), paid, self.rewards.twohot) * batch.weight[:, :, None],
             cont=cont_loss(heads.cont(h, e)[..., 0], batch.cont),
             dyn=within_episodes(dyn_loss(state.post, state.prior), batch.done),
