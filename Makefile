@@ -75,8 +75,8 @@ readme: setup ## write README.md from nbs/index.ipynb
 docs: setup ## make the site, to be read without network: _docs/index.html
 	@$(BIN)/python tests/site/build.py _docs
 
-example: setup ## make the run again that comes with the library (needs a graphics card, or much patience)
-	@$(BIN)/mow train example --resume
+example: setup ## make the run again that comes with the library (hours)
+	@$(BIN)/mow train evening --name example --resume
 	@$(BIN)/python -c "from mow_nb.training.share import ship; ship('runs/example', 'mow_nb/data/example')"
 	@$(BIN)/python -c "$(FILM)"
 
