@@ -236,10 +236,12 @@ d = {
                 'task_models.html#cluster.__init__',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.Cluster.alone': ('task_models.html#cluster.alone', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.code': ('task_models.html#cluster.code', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.count': ('task_models.html#cluster.count', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.mean': ('task_models.html#cluster.mean', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.rows': ('task_models.html#cluster.rows', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.Cluster.slots': ('task_models.html#cluster.slots', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.together': (
                 'task_models.html#cluster.together',
                 'mow_nb/agent/task_models.py',
@@ -250,6 +252,15 @@ d = {
                 'mow_nb/agent/task_models.py',
             ),
             'mow_nb.agent.task_models.Given.forward': ('task_models.html#given.forward', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.OwnTasksFirst': ('task_models.html#owntasksfirst', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.OwnTasksFirst.__init__': (
+                'task_models.html#owntasksfirst.__init__',
+                'mow_nb/agent/task_models.py',
+            ),
+            'mow_nb.agent.task_models.OwnTasksFirst.forward': (
+                'task_models.html#owntasksfirst.forward',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.PerTask': ('task_models.html#pertask', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.PerTask.__init__': (
                 'task_models.html#pertask.__init__',
@@ -257,15 +268,6 @@ d = {
             ),
             'mow_nb.agent.task_models.PerTask.forward': (
                 'task_models.html#pertask.forward',
-                'mow_nb/agent/task_models.py',
-            ),
-            'mow_nb.agent.task_models.RolledTask': ('task_models.html#rolledtask', 'mow_nb/agent/task_models.py'),
-            'mow_nb.agent.task_models.RolledTask.__init__': (
-                'task_models.html#rolledtask.__init__',
-                'mow_nb/agent/task_models.py',
-            ),
-            'mow_nb.agent.task_models.RolledTask.forward': (
-                'task_models.html#rolledtask.forward',
                 'mow_nb/agent/task_models.py',
             ),
             'mow_nb.agent.task_models.SharedNorm': ('task_models.html#sharednorm', 'mow_nb/agent/task_models.py'),
@@ -295,6 +297,14 @@ d = {
                 'task_models.html#taskmodels.clear',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.TaskModels.give': (
+                'task_models.html#taskmodels.give',
+                'mow_nb/agent/task_models.py',
+            ),
+            'mow_nb.agent.task_models.TaskModels.join': (
+                'task_models.html#taskmodels.join',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.TaskModels.norms': (
                 'task_models.html#taskmodels.norms',
                 'mow_nb/agent/task_models.py',
@@ -303,11 +313,19 @@ d = {
                 'task_models.html#taskmodels.slot',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.TaskModels.take': (
+                'task_models.html#taskmodels.take',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.alias': ('task_models.html#alias', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.aligned': ('task_models.html#aligned', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.apart': ('task_models.html#apart', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.hand_out': ('task_models.html#hand_out', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.handed': ('task_models.html#handed', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.joined': ('task_models.html#joined', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.kind_of': ('task_models.html#kind_of', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.rows_of': ('task_models.html#rows_of', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.tensors_of': ('task_models.html#tensors_of', 'mow_nb/agent/task_models.py'),
         },
         'mow_nb.config': {
             'mow_nb.config.AgentConfig': ('config.html#agentconfig', 'mow_nb/config.py'),
@@ -363,6 +381,7 @@ d = {
             'mow_nb.core.task_colors': ('core.html#task_colors', 'mow_nb/core.py'),
             'mow_nb.core.test_same': ('core.html#test_same', 'mow_nb/core.py'),
             'mow_nb.core.test_shape': ('core.html#test_shape', 'mow_nb/core.py'),
+            'mow_nb.core.uniform': ('core.html#uniform', 'mow_nb/core.py'),
         },
         'mow_nb.envs.check_env': {
             'mow_nb.envs.check_env.EnvFinding': ('check_env.html#envfinding', 'mow_nb/envs/check_env.py'),
@@ -765,6 +784,7 @@ d = {
             'mow_nb.model.ranks.RankError': ('ranks.html#rankerror', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.Ranks': ('ranks.html#ranks', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.Ranks.__init__': ('ranks.html#ranks.__init__', 'mow_nb/model/ranks.py'),
+            'mow_nb.model.ranks.Ranks.add': ('ranks.html#ranks.add', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.Ranks.blame': ('ranks.html#ranks.blame', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.Ranks.call': ('ranks.html#ranks.call', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.Ranks.close': ('ranks.html#ranks.close', 'mow_nb/model/ranks.py'),
@@ -782,6 +802,7 @@ d = {
             'mow_nb.model.ranks.Ranks.wait_long': ('ranks.html#ranks.wait_long', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.ThreadRanks': ('ranks.html#threadranks', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.ThreadRanks.__init__': ('ranks.html#threadranks.__init__', 'mow_nb/model/ranks.py'),
+            'mow_nb.model.ranks.ThreadRanks.add': ('ranks.html#threadranks.add', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.ThreadRanks.exchange': ('ranks.html#threadranks.exchange', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.ThreadRanks.group': ('ranks.html#threadranks.group', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.ThreadRanks.meet': ('ranks.html#threadranks.meet', 'mow_nb/model/ranks.py'),
@@ -1303,6 +1324,10 @@ d = {
                 'rank_learner.html#ranklearner.holders',
                 'mow_nb/tools/rank_learner.py',
             ),
+            'mow_nb.tools.rank_learner.RankLearner.kept': (
+                'rank_learner.html#ranklearner.kept',
+                'mow_nb/tools/rank_learner.py',
+            ),
             'mow_nb.tools.rank_learner.RankLearner.model_step': (
                 'rank_learner.html#ranklearner.model_step',
                 'mow_nb/tools/rank_learner.py',
@@ -1361,6 +1386,7 @@ d = {
                 'rank_part.html#players.replace_actions',
                 'mow_nb/tools/rank_part.py',
             ),
+            'mow_nb.tools.rank_part.Players.rows': ('rank_part.html#players.rows', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.Players.state_dict': (
                 'rank_part.html#players.state_dict',
                 'mow_nb/tools/rank_part.py',

@@ -22,6 +22,7 @@ __all__ = [
     'np_rng',
     'seeded',
     'running_sum',
+    'uniform',
     'onehot_at',
     'sample_onehot',
     'explain',
@@ -223,6 +224,19 @@ def running_sum(
         return p @ torch.ones(p.shape[-1], p.shape[-1], device=p.device).triu()
 
 
+def uniform(
+    shape: tuple,  # of the result
+    gen,  # torch.Generator on `device`; a list of them: each draws one row of the first axis
+    device,  # of the result
+) -> 'Tensor':  # (*shape) float32
+    "Uniform numbers in [0, 1), from one generator or from one per row"
+    import torch
+
+    if not isinstance(gen, list):
+        return torch.rand(shape, generator=gen, device=device)
+    return torch.cat([torch.rand((1, *shape[1:]), generator=g, device=device) for g in gen])
+
+
 def onehot_at(
     probs: 'Tensor',  # (..., C) probabilities along the last axis
     u: 'Tensor',  # (..., 1) uniform in [0, 1)
@@ -239,12 +253,10 @@ def onehot_at(
 
 def sample_onehot(
     probs: 'Tensor',  # (..., C) probabilities along the last axis
-    gen: 'torch.Generator',  # on the device of `probs`
+    gen,  # as `uniform` takes it, on the device of `probs`
 ) -> 'Tensor':  # (..., C) one-hot, dtype of `probs`
     "One-hot samples of categorical distributions, one for every leading position"
-    import torch
-
-    return onehot_at(probs, torch.rand(*probs.shape[:-1], 1, generator=gen, device=probs.device))
+    return onehot_at(probs, uniform((*probs.shape[:-1], 1), gen, probs.device))
 
 
 # %% ../nbs/00_core.ipynb #c057

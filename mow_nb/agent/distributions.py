@@ -14,7 +14,7 @@ from torch import Tensor
 
 # %% ../../nbs/30_distributions.ipynb #c004
 
-from ..core import N_DISCRETE, sample_onehot
+from ..core import N_DISCRETE, sample_onehot, uniform
 
 
 # %% ../../nbs/30_distributions.ipynb #c009
@@ -87,7 +87,7 @@ class TruncatedNormal:
     ) -> Tensor:  # (K, ..., d_max) in [-1, 1], 0 in dimensions that the task lacks
         "Samples, drawn by the inverse of the distribution function"
         low, high = map(ndtr, self.ends())
-        p = low + torch.rand(self.mu.shape, generator=gen, device=self.mu.device) * (high - low)
+        p = low + uniform(self.mu.shape, gen, self.mu.device) * (high - low)
         # erfinv is infinite at 1: stay a hair inside
         x = self.mu + self.sigma * math.sqrt(2) * torch.erfinv((2 * p - 1).clamp(-1 + 1e-6, 1 - 1e-6))
         return x.clamp(-1, 1) * self.used

@@ -5,12 +5,16 @@
 # %% auto #0
 __all__ = [
     'kind_of',
+    'rows_of',
+    'tensors_of',
+    'apart',
     'alias',
     'Given',
     'handed',
-    'RolledTask',
+    'OwnTasksFirst',
     'TaskModels',
     'aligned',
+    'joined',
     'PerTask',
     'SlotNorm',
     'SharedNorm',
@@ -21,6 +25,7 @@ __all__ = [
 # %% ../../nbs/34_task_models.ipynb #c002
 import re
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 
 # %% ../../nbs/34_task_models.ipynb #c003
@@ -29,8 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .actor_critic import ActorCritic
+from ..model.blocks import memory_order
 from ..model.ranks import Ranks, tree_sum
 from ..model.world_model import WorldModel
+from ..records import Batch
 
 
 # %% ../../nbs/34_task_models.ipynb #c006
@@ -44,21 +51,46 @@ def kind_of(
     return 'task' if re.fullmatch(rows, name) else 'shared'
 
 
+def rows_of(
+    x: Tensor,  # (K, ...) a row per task
+    tasks: list,  # numbers of some of them, ascending
+) -> Tensor:  # (n, ...) in the same memory where the tasks follow on one another, else a copy
+    "Rows of some tasks"
+    first, last = tasks[0], tasks[-1]
+    return x[first : last + 1] if last - first + 1 == len(tasks) else x[tasks]
+
+
+def tensors_of(
+    model: nn.Module,  # any
+) -> dict[str, Tensor]:  # name -> tensor
+    "Parameters and buffers of a model"
+    return dict(model.named_parameters()) | dict(model.named_buffers())
+
+
+def apart(
+    model: nn.Module,  # of some tasks
+    whole: nn.Module,  # of all tasks, whose memory it uses where it can
+) -> list:  # of (its tensor, that of the model of all)
+    "Tensors with a row per task of which a model has a copy, as its rows do not follow on one another"
+    theirs = tensors_of(whole)
+    pairs = [(t, theirs[n]) for n, t in tensors_of(model).items() if kind_of(n) == 'task' and len(t)]
+    return [(t, x) for t, x in pairs if t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
+
+
 def alias(
-    model: nn.Module,  # of one task and one cluster, on the device `meta`
+    model: nn.Module,  # of some tasks of one cluster, on the device `meta`
     whole: nn.Module,  # of all tasks, whose memory it is going to use
-    k: int,  # number of the task
-    cluster: int,  # its cluster
+    tasks: list,  # numbers of the tasks, ascending
+    cluster: int,  # their cluster
 ) -> nn.Module:  # the first, with gradients of its own
-    "Let a model of one task use the memory of a model of all: its rows, its cluster's copy, and what is shared"
-    names = [*(n for n, _ in model.named_parameters()), *(n for n, _ in model.named_buffers())]
-    for name in names:
+    "Let a model of some tasks use the memory of that of all: rows (copied if apart), cluster's copy, what is shared"
+    for name in tensors_of(model):
         theirs = re.sub(r'(^|\.)members\.0\.', rf'\1members.{cluster}.', name)
         home, _, last = name.rpartition('.')
         owner, (source, _, key) = model.get_submodule(home), theirs.rpartition('.')
         tensor = getattr(whole.get_submodule(source), key)
         is_row = kind_of(name) == 'task' and len(tensor)
-        data = tensor.detach()[k : k + 1] if is_row else tensor.detach()
+        data = rows_of(tensor.detach(), tasks) if is_row else tensor.detach()
         if last in owner._parameters:
             owner._parameters[last] = nn.Parameter(data, requires_grad=tensor.requires_grad)
         else:
@@ -100,43 +132,46 @@ def handed(
 
 
 # %% ../../nbs/34_task_models.ipynb #c009
-class RolledTask(nn.Module):
-    "Task head of a model of one task, whose own logit comes first"
+class OwnTasksFirst(nn.Module):
+    "Task head of a model of some tasks, whose own logits come first"
 
     def __init__(
         self,
         head: nn.Module,  # logits of K tasks
-        k: int,  # number of the task
+        tasks: list,  # numbers of the model's tasks
     ):
         super().__init__()
-        self.head, self.k = head, k
+        self.head, weight = head, head.out.weight
+        order = [*tasks, *(k for k in range(len(weight)) if k not in tasks)]
+        self.register_buffer('order', torch.tensor(order, device=weight.device), persistent=False)
 
     def forward(
         self,
         h: Tensor,  # (K, B, T, D) hidden states
-    ) -> Tensor:  # (K, B, T, K) logits, those of all tasks in turn, beginning with this one
-        "Logits, rolled"
-        return self.head(h).roll(-self.k, -1)
+    ) -> Tensor:  # (K, B, T, all tasks) logits, beginning with those of the model's own tasks
+        "Logits, in the order in which the loss looks for the true one"
+        return self.head(h).index_select(-1, self.order)
 
 
 # %% ../../nbs/34_task_models.ipynb #c010
 class TaskModels:
-    "World model and actor-critic of one task, in the memory of those of all tasks"
+    "World model and actor-critic of one task, or several of one cluster, in the memory of those of all tasks"
 
     def __init__(
         self,
         learner,  # of all tasks: has `world`, `actor_critic` and `labels`
-        k: int,  # number of the task
+        tasks: list,  # numbers of the tasks, ascending, of one cluster
     ):
-        world, whole, cluster = learner.world, learner.actor_critic, learner.labels[k]
-        self.k, self.cluster = k, cluster
+        world, whole, cluster, zeros = learner.world, learner.actor_critic, learner.labels[tasks[0]], [0] * len(tasks)
+        self.tasks, self.cluster = tasks, cluster
         with torch.device('meta'):
-            self.world = WorldModel(world.cfg, 1, world.d_act, [0])
+            self.world = WorldModel(world.cfg, len(tasks), world.d_act, zeros)
             d_state = world.d_z + world.dyn.width + world.cfg.d_task
-            masks = whole.discrete_mask[k : k + 1], whole.continuous_mask[k : k + 1]
-            self.actor_critic = ActorCritic(whole.cfg, d_state, whole.actor.d_continuous, *masks, [0])
-        alias(self.world, world, k, cluster)
-        alias(self.actor_critic, whole, k, cluster)
+            masks = whole.discrete_mask[tasks], whole.continuous_mask[tasks]
+            self.actor_critic = ActorCritic(whole.cfg, d_state, whole.actor.d_continuous, *masks, zeros)
+        alias(self.world, world, tasks, cluster)
+        alias(self.actor_critic, whole, tasks, cluster)
+        self.copies = [pair for models in ((self.world, world), (self.actor_critic, whole)) for pair in apart(*models)]
         self.params = {
             'world': dict(self.world.named_parameters()),
             'agent': {n: p for n, p in self.actor_critic.named_parameters() if p.requires_grad},
@@ -145,7 +180,7 @@ class TaskModels:
         for name, bank in (('enc', self.world.enc), ('dec', self.world.dec)):
             self.world.add_module(name, Given(bank))
         if self.world.heads.task is not None:
-            self.world.heads.add_module('task', RolledTask(self.world.heads.task, k))
+            self.world.heads.add_module('task', OwnTasksFirst(self.world.heads.task, tasks))
 
     def norms(self) -> list:  # of BatchNorm2d
         "Batch norms of encoder and decoder"
@@ -156,6 +191,26 @@ class TaskModels:
         for params in self.params.values():
             for p in params.values():
                 p.grad = None
+
+    def take(self) -> None:
+        "Bring the rows that it has copies of up to date"
+        for mine, theirs in self.copies:
+            mine.data.copy_(theirs.data[self.tasks])
+
+    def give(self) -> None:
+        "Bring the rows of the model of all up to date where this one has copies of them"
+        for mine, theirs in self.copies:
+            theirs.data[self.tasks] = mine.data
+
+    def join(
+        self,
+        batches: dict,  # task -> (1, B, T, ...) batch
+    ) -> Batch:  # (K, B, T, ...)
+        "Batch of the tasks of this model"
+        mine = [batches[k] for k in self.tasks]
+        if len(mine) == 1:
+            return mine[0]
+        return Batch(*(joined([getattr(b, f.name) for b in mine]) for f in fields(Batch)))
 
     def slot(
         self,
@@ -175,12 +230,25 @@ def aligned(
     return x if x.data_ptr() % 64 == 0 else x.clone()
 
 
+def joined(
+    parts: list,  # tensors (...), alike but for the length of the first axis
+) -> Tensor:  # (...) in the order of axes in memory that they have
+    "One tensor of several, end to end; one alone is not copied"
+    if len(parts) == 1:
+        return parts[0]
+    if parts[0].ndim <= 4:
+        return torch.cat(parts)
+    # of tensors with more axes it would transpose the colours
+    order = memory_order(parts[0])
+    return torch.cat([x.permute(order) for x in parts]).permute([order.index(i) for i in range(len(order))])
+
+
 class PerTask(nn.Module):
-    "One layer per task; each computes the rows of its own"
+    "One layer per task, or per group of tasks; each computes the rows of its own"
 
     def __init__(
         self,
-        layers: list,  # of the tasks, in order
+        layers: list,  # of the tasks, or of equally large groups, in order
     ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -190,7 +258,7 @@ class PerTask(nn.Module):
         x: Tensor,  # (K, ...) or (K*B*T, ...) equally many rows of each task
     ) -> Tensor:  # (K, ...) or (K*B*T, ...)
         "Outputs of all layers"
-        return torch.cat([layer(aligned(part)) for layer, part in zip(self.layers, x.chunk(len(self.layers)))])
+        return joined([layer(aligned(part)) for layer, part in zip(self.layers, x.chunk(len(self.layers)))])
 
 
 # %% ../../nbs/34_task_models.ipynb #c014
@@ -202,16 +270,17 @@ class SlotNorm(torch.autograd.Function):
         ctx,  # keeps what the way back needs
         x: Tensor,  # (K*B*T, C, H, W) here C is channels, H and W are height and width
         share: 'Cluster',  # exchanges rows
-        norms: list,  # BatchNorm2d of each task
-        *weights: Tensor,  # (C) each: scales of the tasks, then their shifts
+        norms: list,  # BatchNorm2d of each model
+        *weights: Tensor,  # (C) each: scales of the models, then their shifts
     ) -> Tensor:  # (K*B*T, C, H, W)
         "Normalise by mean and variance of all tasks of the cluster"
         parts, m = [aligned(p) for p in x.chunk(len(norms))], norms[0]
-        seen = [torch.stack(torch.batch_norm_update_stats(p.float(), None, None, 0.0)) for p in parts]
+        pieces = [piece for p, model in zip(parts, share.models) for piece in p.chunk(len(model.tasks))]
+        seen = [torch.stack(torch.batch_norm_update_stats(p.float(), None, None, 0.0)) for p in pieces]
         means, variances = share.rows(torch.stack(seen)).unbind(1)
         mean = share.mean(means)
         var = share.mean(variances + (means - mean).square())
-        n = share.count * parts[0].numel() / parts[0].shape[1]
+        n = share.count * pieces[0].numel() / pieces[0].shape[1]
         if share.recorded is not None:
             share.recorded.append((m, mean, var))
             mean, var = m.running_mean, m.running_var
@@ -222,7 +291,7 @@ class SlotNorm(torch.autograd.Function):
         ctx.save_for_backward(mean, var, *parts, *weights[: len(norms)])
         ctx.share, ctx.n, ctx.eps = share, n, m.eps
         shifts = weights[len(norms) :]
-        return torch.cat([F.batch_norm(p, mean, var, w, b, eps=m.eps) for p, w, b in zip(parts, weights, shifts)])
+        return joined([F.batch_norm(p, mean, var, w, b, eps=m.eps) for p, w, b in zip(parts, weights, shifts)])
 
     @staticmethod
     def backward(
@@ -236,14 +305,14 @@ class SlotNorm(torch.autograd.Function):
         grads = [aligned(g.contiguous(memory_format=torch.channels_last)) for g in grad.chunk(K)]
         found = [back(g, x, w, mean, var, None, None) for g, x, w in zip(grads, rest[:K], rest[K:])]
         scales, shifts = [s for _, s, _ in found], [b for _, _, b in found]
-        sums = ctx.share.rows(torch.stack([torch.stack(pair) for pair in zip(shifts, scales)]))
-        plain, along = (ctx.share.mean(s) * (ctx.share.count / ctx.n) for s in sums.unbind(1))
+        sums = ctx.share.slots(torch.stack([torch.stack(pair) for pair in zip(shifts, scales)]))
+        plain, along = (ctx.share.mean(s) * (len(s) / ctx.n) for s in sums.unbind(1))
         unit = (var + eps).rsqrt()
         slope = rest[K] * unit * unit * along
         level = rest[K] * unit * plain - slope * mean
         wide = lambda v: v.view(1, -1, 1, 1)
         out = [dx - (x * wide(slope) + wide(level)).to(dx.dtype) for (dx, _, _), x in zip(found, rest[:K])]
-        return torch.cat(out), None, None, *scales, *shifts
+        return joined(out), None, None, *scales, *shifts
 
 
 # %% ../../nbs/34_task_models.ipynb #c016
@@ -252,7 +321,7 @@ class SharedNorm(nn.Module):
 
     def __init__(
         self,
-        norms: list,  # BatchNorm2d of each task
+        norms: list,  # BatchNorm2d of each model
         share: 'Cluster',  # exchanges rows
     ):
         super().__init__()
@@ -264,6 +333,8 @@ class SharedNorm(nn.Module):
     ) -> Tensor:  # (K*B*T, C, H, W)
         "Normalised pictures of all tasks"
         norms = list(self.norms)
+        if self.share.alone:
+            return norms[0](x)
         return SlotNorm.apply(x, self.share, norms, *(m.weight for m in norms), *(m.bias for m in norms))
 
 
@@ -274,11 +345,12 @@ class Cluster:
     def __init__(
         self,
         ranks: Ranks,  # connected
-        models: list,  # `TaskModels` of its tasks on this rank
-        tasks: list,  # numbers of all its tasks
-        owner: list,  # ranks of these
+        models: list,  # `TaskModels` of its tasks on this rank: one per task, or one of all
+        groups: list,  # tasks of every model of the cluster, wherever it is, in order
+        owner: list,  # rank of each of these models
     ):
-        self.ranks, self.models, self.tasks, self.owner = ranks, models, tasks, owner
+        self.ranks, self.models, self.groups, self.owner = ranks, models, groups, owner
+        self.tasks = [k for group in groups for k in group]
         self.members, self.recorded, self.excluded = tuple(sorted(set(owner))), None, set()
         self.coders = {name: self.together([getattr(m, name) for m in models]) for name in ('enc', 'dec')}
 
@@ -292,12 +364,18 @@ class Cluster:
         for name, child in coders[0].named_children():
             if isinstance(child, nn.ModuleList):
                 layers = [list(layer) for layer in zip(*(getattr(c, name) for c in coders))]
+                # layers of all models
                 norm = isinstance(child[0], nn.BatchNorm2d)
                 new = nn.ModuleList(SharedNorm(l, self) if norm else PerTask(l) for l in layers)
             else:
                 new = PerTask([getattr(c, name) for c in coders])
             setattr(out, name, new)
         return out
+
+    @property
+    def alone(self) -> bool:  # then a plain batch norm does
+        "Whether one model has all tasks of the cluster, and all of them count"
+        return len(self.groups) == 1 and self.recorded is None and not self.excluded & {*self.tasks}
 
     @property
     def count(self) -> int:  # at least 1
@@ -309,27 +387,34 @@ class Cluster:
         mine: Tensor,  # (K, ...) a row of each task on this rank
     ) -> Tensor:  # (K, ...) of those tasks of the cluster that count
         "Rows of all tasks of the cluster"
-        all_rows = self.ranks.rows(mine, self.owner, 'norms')
+        owner = [rank for group, rank in zip(self.groups, self.owner) for _ in group]
+        all_rows = self.ranks.rows(mine, owner, 'norms')
         kept = [i for i, k in enumerate(self.tasks) if k not in self.excluded]
         return all_rows[kept] if 0 < len(kept) < len(self.tasks) else all_rows
 
+    def slots(
+        self,
+        mine: Tensor,  # (n, ...) a row of each model on this rank, 0 for tasks that do not count
+    ) -> Tensor:  # (m, ...) of all models of the cluster
+        "Rows of all models of the cluster"
+        return self.ranks.rows(mine, self.owner, 'norms')
+
     def mean(
         self,
-        rows: Tensor,  # (K, ...) from `rows`
+        rows: Tensor,  # (n, ...) from `rows` or `slots`
     ) -> Tensor:  # (...) their mean
-        "Mean over tasks, added up in the tree"
+        "Mean over rows, added up in the tree"
         return tree_sum(rows.__getitem__, 0, len(rows)) / len(rows)
 
     def code(
         self,
         name: str,  # 'enc' or 'dec'
-        xs: dict,  # task -> (1, B, T, ...) input
-        es: dict,  # task -> (1, W) task vector
-    ) -> dict:  # task -> (1, B, T, ...) output
+        xs: dict,  # model -> (K, B, T, ...) input of its tasks
+        es: dict,  # model -> (K, W) task vectors
+    ) -> dict:  # model -> (K, B, T, ...) output
         "Outputs of encoder or decoder of this rank's tasks"
-        mine = [m.k for m in self.models]
-        out = self.coders[name](torch.cat([xs[k] for k in mine]), torch.cat([es[k] for k in mine]))
-        return {k: aligned(y) for k, y in zip(mine, out.split(1))}
+        out = self.coders[name](joined([xs[m] for m in self.models]), joined([es[m] for m in self.models]))
+        return {m: aligned(y) for m, y in zip(self.models, out.split([len(m.tasks) for m in self.models]))}
 
 
 # %% ../../nbs/34_task_models.ipynb #c021

@@ -268,10 +268,18 @@ class Ranks:
     ) -> Tensor:  # (...) the same on all owners, but for rounding that depends on their number
         "Sum of all slots by all-reduce"
         total = torch.stack([slot(i) for i, r in enumerate(owner) if r == self.rank]).sum(0)
-        self.call(dist.all_reduce, total, group=self.group(members))
         R = len(members)
         self.count(what, 2 * (R - 1) / R * total.numel() * total.element_size())
-        return total
+        return self.add(total, members)
+
+    def add(
+        self,
+        part: Tensor,  # (...) of this rank, which may be overwritten
+        members: tuple,  # ranks that take part
+    ) -> Tensor:  # (...) the same on all of them
+        "Sum of what all members bring, in whatever order"
+        self.call(dist.all_reduce, part, group=self.group(members))
+        return part
 
     def say(
         self,
@@ -341,8 +349,9 @@ class ThreadRanks(Ranks):
         rank: int,  # this thread
         size: int,  # R
         rooms: dict,  # shared by all threads: members -> where they meet
+        fast: bool = False,  # as of `Ranks`
     ):
-        super().__init__(rank, size)
+        super().__init__(rank, size, fast=fast)
         self.rooms = rooms
 
     def meet(
@@ -369,6 +378,14 @@ class ThreadRanks(Ranks):
         self.count(what, (len(members) - 1) * parts[0].numel() * parts.element_size())
         return torch.cat([theirs[members.index(self.rank)] for theirs in self.meet(members, parts)])
 
+    def add(
+        self,
+        part: Tensor,  # (...) of this rank
+        members: tuple,  # ranks that take part
+    ) -> Tensor:  # (...) the same on all of them
+        "Sum of what all members bring"
+        return torch.stack(self.meet(members, part)).sum(0)
+
     def group(
         self,
         members: tuple,  # ranks
@@ -380,12 +397,13 @@ class ThreadRanks(Ranks):
 def in_threads(
     size: int,  # R
     act: Callable,  # (ranks) -> anything, called once in each thread
+    fast: bool = False,  # as of `Ranks`
 ) -> list:  # what each gave back
     "What each of several ranks gives back, which are threads of this process"
     rooms, out = {}, [None] * size
 
     def one(rank):
-        out[rank] = act(ThreadRanks(rank, size, rooms))
+        out[rank] = act(ThreadRanks(rank, size, rooms, fast))
 
     threads = [threading.Thread(target=one, args=(r,)) for r in range(size)]
     for thread in threads:

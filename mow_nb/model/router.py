@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import uniform
+
 
 # %% ../../nbs/24_router.ipynb #c010
 def straight_through_gates(
@@ -36,7 +38,7 @@ def gumbel(
 ) -> Tensor:  # (*shape) float32
     "Independent samples of the standard Gumbel distribution"
     # both ends are cut off: ln 0 on either side would be infinite
-    u = torch.rand(shape, generator=gen, device=device).clamp(1e-6, 1 - 1e-6)
+    u = uniform(shape, gen, device).clamp(1e-6, 1 - 1e-6)
     return -(-u.log()).log()
 
 

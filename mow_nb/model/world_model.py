@@ -17,7 +17,7 @@ from torch import Tensor, nn
 # %% ../../nbs/28_world_model.ipynb #c004
 
 from ..config import WorldModelConfig
-from ..core import onehot_at
+from ..core import onehot_at, uniform
 from .blocks import ClusterBank
 from .dynamics import Dynamics
 from .heads import Heads, Rewards
@@ -130,7 +130,7 @@ class WorldModel(nn.Module):
     ) -> Tensor:  # (K, M, T, Z) one-hot z[t+1]
         "Sample the next latent from the prior"
         logits = self.heads.prior(h, e)
-        u = torch.rand(*logits.shape[:-1], self.cfg.vae.groups, 1, generator=gen, device=logits.device)
+        u = uniform((*logits.shape[:-1], self.cfg.vae.groups, 1), gen, logits.device)
         return self.latent_from_uniform(logits, u)
 
     def latent_from_uniform(
@@ -236,7 +236,7 @@ def contexts(
     seams = F.pad(done.cumsum(-1), (1, 0))
     whole = (seams[:, :, L - 1 : -1] - seams[:, :, : T - L + 1] == 0).flatten(1)
     # a random order in which windows over a seam come last, and are used only if there is nothing else
-    order = (torch.rand(whole.shape, generator=gen, device=z.device) + whole).argsort(-1, descending=True)
+    order = (uniform(whole.shape, gen, z.device) + whole).argsort(-1, descending=True)
     good = whole.sum(-1, keepdim=True)
     good = torch.where(good > 0, good, whole.shape[1])
     place = order.gather(-1, torch.arange(M, device=z.device) % good)[..., None]

@@ -8,6 +8,7 @@ __all__ = ['RankLearner']
 # %% ../../nbs/87_rank_learner.ipynb #c002
 import re
 from functools import partial
+from itertools import groupby
 
 # %% ../../nbs/87_rank_learner.ipynb #c003
 import torch
@@ -37,7 +38,7 @@ class RankLearner(Learner):
         labels: list[int] | None = None,  # K cluster labels; None = all together
     ):
         if config.train.compile == 'inductor':
-            raise ConfigError("train.compile='inductor' is for one process: several ranks compute task by task")
+            raise ConfigError("train.compile='inductor' is for one process: several ranks compute group by group")
         self.ranks, self.owner, self.parts = ranks, owner, []
         self.mine = [k for k, r in enumerate(owner) if r == ranks.rank]
         self.names = [t.name for t in tasks_of(config.tasks, config.full_actions)]
@@ -46,17 +47,23 @@ class RankLearner(Learner):
         ranks.device = self.device
         self.connect_tasks()
 
-    def connect_tasks(self) -> None:
+    def connect_tasks(
+        self,
+        together: bool | None = None,  # one model for tasks of one cluster; None: if fast
+    ) -> None:
         "Make the models of this rank's tasks, and the clusters they belong to"
-        self.parts = [TaskModels(self, k) for k in self.mine]
-        self.order = sorted(range(len(self.labels)), key=lambda k: (self.labels[k], k))
+        together = self.ranks.fast if together is None else together
+        place = lambda k: (self.labels[k], self.owner[k] if together else k)
+        self.order = sorted(range(len(self.labels)), key=lambda k: (*place(k), k))
+        self.groups = [list(tasks) for _, tasks in groupby(self.order, place)]
+        self.parts = [TaskModels(self, tasks) for tasks in self.groups if tasks[0] in self.mine]
         self.clusters = {}
         for c in range(max(self.labels) + 1):
-            tasks = [k for k in self.order if self.labels[k] == c]
-            owner, models = [self.owner[k] for k in tasks], [m for m in self.parts if m.cluster == c]
+            groups = [tasks for tasks in self.groups if self.labels[tasks[0]] == c]
+            models = [m for m in self.parts if m.cluster == c]
             self.ranks.group(tuple(self.holders(c)))
             if models:
-                self.clusters[c] = Cluster(self.ranks, models, tasks, owner)
+                self.clusters[c] = Cluster(self.ranks, models, groups, [self.owner[tasks[0]] for tasks in groups])
 
     def holders(
         self,
@@ -68,43 +75,45 @@ class RankLearner(Learner):
     def draw(
         self,
         purpose: str,  # what is drawn
-        k: int,  # number of a task
-    ) -> torch.Generator:  # the same for the same task and update, whoever owns it
-        "Random generator that is a function of seed, purpose, task and number of updates"
-        return generator(self.config.seed, purpose, self.names[k], self.updates, self.device)
+        tasks: list,  # numbers of some tasks
+    ) -> list:  # of torch.Generator, the same for the same task and update, whoever owns it
+        "Random generators that are a function of seed, purpose, task and number of updates"
+        return [generator(self.config.seed, purpose, self.names[k], self.updates, self.device) for k in tasks]
 
     def observe(
         self,
         batches: dict,  # task -> (1, B, T, ...) batch
-        draws: dict,  # purpose -> (task -> generator), 'observe' and perhaps 'dropout'
+        draws: dict,  # purpose -> (tasks -> generators), 'observe' and perhaps 'dropout'
         annealing: tuple,  # temperature, noise, hold of the router
         rate: float,  # weight of these batches in the statistics of pictures
-    ) -> dict:  # task -> (state, its unreduced losses)
+    ) -> dict:  # model -> (state, its unreduced losses)
         "Forward pass and losses of this rank's tasks, all tasks of a cluster going through its VAE together"
-        worlds = {m.k: m.world.train() for m in self.parts}
-        es = {k: w.task_vectors() for k, w in worlds.items()}
-        seen = {k: w.pictures(batches[k].obs) for k, w in worlds.items()}
-        posts = {k: y for c in self.clusters.values() for k, y in c.code('enc', seen, es).items()}
+        worlds, data = {m: m.world.train() for m in self.parts}, {m: m.join(batches) for m in self.parts}
+        es = {m: w.task_vectors() for m, w in worlds.items()}
+        seen = {m: w.pictures(data[m].obs) for m, w in worlds.items()}
+        posts = {m: y for c in self.clusters.values() for m, y in c.code('enc', seen, es).items()}
         states = {}
-        for k, w in worlds.items():
-            drop = draws['dropout'](k) if 'dropout' in draws else None
-            with handed(w.enc, posts[k]):
-                states[k] = w.observe(batches[k], draws['observe'](k), *annealing, drop, rate)
-        zs = {k: s.z for k, s in states.items()}
-        pictures = {k: y for c in self.clusters.values() for k, y in c.code('dec', zs, es).items()}
+        for m, w in worlds.items():
+            # a dropout mask has no row per task
+            drop = draws['dropout'](m.tasks[:1])[0] if 'dropout' in draws else None
+            with handed(w.enc, posts[m]):
+                states[m] = w.observe(data[m], draws['observe'](m.tasks), *annealing, drop, rate)
+        zs = {m: s.z for m, s in states.items()}
+        pictures = {m: y for c in self.clusters.values() for m, y in c.code('dec', zs, es).items()}
         out = {}
-        for k, w in worlds.items():
-            with handed(w.dec, pictures[k]):
-                out[k] = states[k], w.losses(batches[k], states[k])
+        for m, w in worlds.items():
+            with handed(w.dec, pictures[m]):
+                out[m] = states[m], w.losses(data[m], states[m])
         return out
 
     def balance_slopes(
         self,
-        gates: dict,  # task -> (1, E) gates
+        gates: dict,  # model -> (K, E) gates of its tasks
         active: list,  # tasks that count
     ) -> Tensor:  # (E,) the same for every task
         "Slope of the balance loss in the gates of any task, of which the loads of all are known"
-        mine = torch.cat([gates[k].detach().float() for k in self.mine])
+        rows = {k: row for m in self.parts for k, row in zip(m.tasks, gates[m].detach().float())}
+        mine = torch.stack([rows[k] for k in self.mine])
         everyone = self.ranks.rows(mine, self.owner, 'gates')[active].requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(balance_loss(everyone, self.world.dyn.n), everyone)[0][0]
@@ -120,22 +129,20 @@ class RankLearner(Learner):
         active = [k for k in self.order if k not in excluded]
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             found = self.observe(batches, draws, self.annealing().unbind(), c.pictures_rate)
-        slopes = self.balance_slopes({k: s.gates for k, (s, _) in found.items()}, active)
+        slopes = self.balance_slopes({m: s.gates for m, (s, _) in found.items()}, active)
         totals = {}
-        for m in self.parts:
-            state, losses = found[m.k]
-            L = m.world.task_losses(losses)
+        for m, (state, losses) in found.items():
+            L, kept = m.world.task_losses(losses), self.kept(m, excluded)
             if not self.updates and world.cfg.harmonious:
                 m.world.log_sigma.data.copy_(harmonious_optimum(L.detach()))
-            total = harmonious_loss(L, m.world.log_sigma) if world.cfg.harmonious else L.sum()
-            totals[m.k] = total + world.cfg.balance_weight * (state.gates[0].float() * slopes).sum()
-        for m in self.parts:
+            total = harmonious_loss(L[kept], m.world.log_sigma[kept]) if world.cfg.harmonious else L[kept].sum()
+            totals[m] = total + world.cfg.balance_weight * (state.gates[kept].float() * slopes).sum()
+            m.give()
             m.clear()
-        weight = lambda k: 0.0 if k in excluded else 1.0
-        torch.autograd.backward([weight(k) * total for k, total in totals.items()])
-        losses = {k: {n: l.detach().mean() for n, l in losses.items()} for k, (_, losses) in found.items()}
-        self.states = {k: s for k, (s, _) in found.items() if k not in excluded}
-        norm, loss = self.collect('world', {k: t.detach() for k, t in totals.items()}, excluded)
+        torch.autograd.backward([*totals.values()])
+        losses = {m: {n: l.detach().mean((1, 2)) for n, l in losses.items()} for m, (_, losses) in found.items()}
+        self.states = {m: s for m, (s, _) in found.items()}
+        norm, loss = self.collect('world', {m: t.detach() for m, t in totals.items()})
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return self.spread(losses) | {'model_norm': norm.expand(world.n_tasks)}
 
@@ -150,75 +157,90 @@ class RankLearner(Learner):
         means, totals = {}, {}
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
+            m.take()
             m.clear()
-        for m in (m for m in self.parts if m.k not in excluded):
-            world, agent, b, draw = m.world.eval(), m.actor_critic, batches[m.k], lambda name: self.draw(name, m.k)
+        for m in (m for m in self.parts if not {*m.tasks} <= excluded):
+            world, agent, b, draw = (
+                m.world.eval(),
+                m.actor_critic,
+                m.join(batches),
+                lambda name: self.draw(name, m.tasks),
+            )
             with half(), torch.no_grad():
-                batch = starts[m.k] if starts else b
+                batch = m.join(starts) if starts else b
                 e = world.task_vectors()
-                z = world.encode(batch.obs, e, draw('see'))[1] if starts else self.states[m.k].z
+                z = world.encode(batch.obs, e, draw('see'))[1] if starts else self.states[m].z
                 start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
                 dream = world.imagine(*start, agent.act, c.horizon, draw('imagine'))
             with half():
-                losses = agent.losses(dream, e, progress[m.k : m.k + 1])
+                losses = agent.losses(dream, e, progress[m.tasks])
                 if real:
                     unit = world.rewards.scale(b.rew)
-                    losses['replay_critic'] = agent.replay_loss(b, self.states[m.k], e, c.context, unit)
-            totals[m.k] = agent.objective(losses)
-            totals[m.k].backward()
-            means[m.k] = {n: l.detach().mean() for n, l in losses.items()}
-            means[m.k] |= dict(scale=agent.scale[0].clone(), entropy_weight=agent.entropy_weight[0].clone())
-        norm, loss = self.collect('agent', {k: t.detach() for k, t in totals.items()}, excluded)
+                    losses['replay_critic'] = agent.replay_loss(b, self.states[m], e, c.context, unit)
+            totals[m] = agent.objective(losses, self.kept(m, excluded))
+            totals[m].backward()
+            m.give()
+            means[m] = {n: l.detach().mean((1, 2)) for n, l in losses.items()}
+            means[m] |= dict(scale=agent.scale.clone(), entropy_weight=agent.entropy_weight.clone())
+        norm, loss = self.collect('agent', {m: t.detach() for m, t in totals.items()})
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
         names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight'] + (['replay_critic'] if real else [])
-        nothing = dict.fromkeys(names, torch.zeros((), device=self.device))
-        means = {k: means.get(k, nothing) for k in self.mine}
+        nothing = lambda m: dict.fromkeys(names, torch.zeros(len(m.tasks), device=self.device))
+        means = {m: means[m] if m in means else nothing(m) for m in self.parts}
         return self.spread(means) | {'agent_norm': norm.expand(len(self.labels))}
 
     def spread(
         self,
-        means: dict,  # task -> name -> () number
+        means: dict,  # model -> name -> (n,) numbers of its tasks
     ) -> dict[str, Tensor]:  # name -> (K,) zero for tasks of other ranks
         "Numbers of this rank's tasks, as rows of tables of all tasks"
         out = {}
-        for name in means[self.mine[0]]:
+        for name in means[self.parts[0]]:
             out[name] = torch.zeros(len(self.labels), device=self.device)
-            out[name][self.mine] = torch.stack([means[k][name].float() for k in self.mine])
+            for m in self.parts:
+                out[name][m.tasks] = means[m][name].float()
         return out
+
+    def kept(
+        self,
+        m: TaskModels,  # one of `parts`
+        excluded: set,  # tasks that are left out
+    ) -> slice | list:  # what picks their rows
+        "Rows of a model's tasks that count"
+        return [i for i, k in enumerate(m.tasks) if k not in excluded] if excluded else slice(None)
 
     def collect(
         self,
         part: str,  # 'world' or 'agent'
-        totals: dict,  # task -> () its loss
-        excluded: set,  # tasks that are left out
+        totals: dict,  # model -> () loss of its tasks
     ) -> tuple[Tensor, Tensor]:  # norm of the whole gradient, and sum of the losses, both the same on all ranks
         "Sum the gradients of all tasks into those of the models of all, clipped"
         model, clip = (self.world, 'model_clip') if part == 'world' else (self.actor_critic, 'agent_clip')
-        whole, models = dict(model.named_parameters()), {m.k: m for m in self.parts}
+        whole = dict(model.named_parameters())
         for p in whole.values():
             p.grad = None
         names = [n for n in self.parts[0].params[part]]
         N, K = max(self.labels) + 1, len(self.labels)
         squares = torch.zeros(1 + N + 2 * K, dtype=torch.float64, device=self.device)
-        norm2 = lambda flat: torch.linalg.vector_norm(flat, dtype=torch.float64).square()
+        norm2 = lambda rows: torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square()
         shared = [n for n in names if kind_of(n) == 'shared']
-        flat = self.sum_slots(part, shared, self.order, models)
+        flat = self.sum_slots(part, shared, self.groups)
         squares[0] = norm2(flat)
         hand_out(flat, [whole[n] for n in shared])
         banks = [n for n in names if kind_of(n) == 0]
         for c, cluster in self.clusters.items():
-            flat = self.sum_slots(part, banks, cluster.tasks, models)
+            flat = self.sum_slots(part, banks, cluster.groups)
             squares[1 + c] = norm2(flat)
             hand_out(flat, [whole[re.sub(r'(^|\.)members\.0\.', rf'\1members.{c}.', n)] for n in banks])
         for n in (n for n in names if kind_of(n) == 'task'):
             whole[n].grad = torch.zeros_like(whole[n])
-            for k in self.mine:
-                if (row := models[k].params[part][n].grad) is not None and len(row):
-                    whole[n].grad[k] = row[0]
-                    squares[1 + N + k] += norm2(row)
-        for k, total in totals.items():
-            squares[1 + N + K + k] = total
+            for m in self.parts:
+                if (rows := m.params[part][n].grad) is not None and len(rows):
+                    whole[n].grad[m.tasks] = rows
+                    squares[[1 + N + k for k in m.tasks]] += norm2(rows.reshape(len(rows), -1))
+        for m, total in totals.items():
+            squares[1 + N + K + m.tasks[0]] = total
         return self.clip(
             squares, [p.grad for p in whole.values() if p.grad is not None], getattr(self.config.train, clip)
         )
@@ -227,12 +249,11 @@ class RankLearner(Learner):
         self,
         part: str,  # 'world' or 'agent'
         names: list,  # of parameters
-        tasks: list,  # whose gradients are added, in the order of the tree
-        models: dict,  # task -> `TaskModels`
+        groups: list,  # of tasks, whose gradients are added, in the order of the tree
     ) -> Tensor:  # (...) one sum after another
-        "Sum of the gradients of some parameters over tasks, wherever these are"
-        owner = [self.owner[k] for k in tasks]
-        return self.ranks.slot_sum(lambda i: models[tasks[i]].slot(part, names), owner, f'{part} gradients')
+        "Sum of the gradients of some parameters over groups of tasks, wherever these are"
+        owner, models = [self.owner[tasks[0]] for tasks in groups], {m.tasks[0]: m for m in self.parts}
+        return self.ranks.slot_sum(lambda i: models[groups[i][0]].slot(part, names), owner, f'{part} gradients')
 
     def clip(
         self,
@@ -265,14 +286,20 @@ class RankLearner(Learner):
             for c in self.clusters.values():
                 c.excluded = excluded
             with exclude_tasks((self.world, self.actor_critic), excluded & {*self.mine}, rows):
+                for m in self.parts:
+                    m.take()
                 means = step(*kept, excluded)
+            for m in self.parts:
+                m.take()
             if self.finite:
                 return means, excluded
             torch._foreach_copy_(unstepped_state(model), before)
             bad = torch.zeros(len(self.mine), 1, device=self.device)
-            for i, m in enumerate(self.parts):
-                mine = {n: v[m.k : m.k + 1] for n, v in means.items()}
-                bad[i] = float(any(nonfinite_tasks(batches[m.k], m.world, mine) for batches in data))
+            for m in self.parts:
+                m.take()
+                mine = {n: v[m.tasks] for n, v in means.items()}
+                lost = {m.tasks[i] for batches in data for i in nonfinite_tasks(m.join(batches), m.world, mine)}
+                bad[[self.mine.index(k) for k in lost]] = 1.0
             found = {k for k, x in enumerate(self.ranks.rows(bad, self.owner, 'faults')) if x}
             if found <= excluded or len(excluded | found) == K:
                 return {n: torch.zeros_like(v) for n, v in means.items()}, set(range(K))
@@ -308,16 +335,17 @@ class RankLearner(Learner):
         "Bytes of an update by formula; kinds that need no exchange are left out"
         R, K, N, E = self.ranks.size, len(self.labels), max(self.labels) + 1, self.world.dyn.E
         most = lambda owner: max(owner.count(r) for r in set(owner))
+        ranks_of = lambda tasks: [self.owner[k] for k in tasks]
         norms = (R - 1) * 8 * (1 + N + 2 * K) * (1 + behaviour)
         out = {'gates': (R - 1) * most(self.owner) * E * 4, 'gradient norms': norms, 'norms': 0}
         channels = sum(m.num_features for m in self.parts[0].norms())
         for c in self.clusters.values():
             # mean and variance on the way there, two sums on the way back
-            out['norms'] += 2 * 2 * 4 * channels * most(c.owner) * (len(c.members) - 1)
+            out['norms'] += 2 * 4 * channels * (most(ranks_of(c.tasks)) + most(c.owner)) * (len(c.members) - 1)
         for part in ('world', 'agent')[: 1 + behaviour]:
             params = self.parts[0].params[part]
             size = lambda kind: sum(p.numel() for n, p in params.items() if kind_of(n) == kind)
-            sums = [(size('shared'), [self.owner[k] for k in self.order])]
+            sums = [(size('shared'), ranks_of(tasks[0] for tasks in self.groups))]
             sums += [(size(0), c.owner) for c in self.clusters.values()]
             out[f'{part} gradients'] = sum(sum_bytes(*s, self.ranks.rank, self.ranks.fast) for s in sums)
         return {what: n for what, n in out.items() if n}
@@ -348,15 +376,15 @@ class RankLearner(Learner):
     ) -> None:
         "Set batch-norm statistics to those of the clusters' tasks, and scale and shift so that outputs stay the same"
         self.world.eval()
-        worlds = {m.k: m.world.eval() for m in self.parts}
-        es = {k: w.task_vectors() for k, w in worlds.items()}
-        seen = {k: w.pictures(batches[k].obs) for k, w in worlds.items()}
+        worlds = {m: m.world.eval() for m in self.parts}
+        es = {m: w.task_vectors() for m, w in worlds.items()}
+        seen = {m: w.pictures(m.join(batches).obs) for m, w in worlds.items()}
         for c in self.clusters.values():
             c.recorded = []
             logits, zs = c.code('enc', seen, es), {}
             for m in c.models:
-                with handed(m.world.enc, logits[m.k]):
-                    zs[m.k] = m.world.encode_seen(seen[m.k], es[m.k], self.draw('settle', m.k))[1]
+                with handed(m.world.enc, logits[m]):
+                    zs[m] = m.world.encode_seen(seen[m], es[m], self.draw('settle', m.tasks))[1]
             c.code('dec', zs, es)
             for m, mean, var in c.recorded:
                 old, new = (m.running_var + m.eps).sqrt(), (var + m.eps).sqrt()
@@ -374,13 +402,16 @@ class RankLearner(Learner):
     ) -> dict[str, Tensor]:  # as `training.grouping.reduced_gradients`
         "Gradient of all losses through each task's own copy of VAE and heads, averaged over batches and reduced"
         sketch, total = SignProjection(dim, self.config.seed), 0.0
+        self.connect_tasks(together=False)
         for i in range(batches):
-            draw = lambda k: generator(self.config.seed, 'group', self.names[k], i, self.device)
+            draw = lambda tasks: [generator(self.config.seed, 'group', self.names[k], i, self.device) for k in tasks]
             found = self.observe(sample(i), dict(observe=draw), (1.0, 0.0, 0.0), 0.0)
             for m in self.parts:
                 m.clear()
-            torch.autograd.backward([m.world.task_losses(found[m.k][1]).sum() for m in self.parts])
-            total = total + torch.stack([self._reduced(m, sketch) for m in self.parts])
+            torch.autograd.backward([m.world.task_losses(found[m][1]).sum() for m in self.parts])
+            rows = {m.tasks[0]: self._reduced(m, sketch) for m in self.parts}
+            total = total + torch.stack([rows[k] for k in self.mine])
+        self.connect_tasks()
         means, sketches = self.ranks.rows(total / batches, self.owner, 'grouping').split([1, dim], -1)
         return dict(layer_means=means[:, :, 0], projection=sketches.sum(1), even=even_tensors(sketches))
 

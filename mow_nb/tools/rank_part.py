@@ -46,7 +46,7 @@ from ..training.learner import pick_device
 
 # %% ../../nbs/88_rank_part.ipynb #c006
 class Players:
-    "Agents of one task each, as a checkpoint sees them: rows of one memory"
+    "Agents of one task each, or of several, as a checkpoint sees them: rows of one memory"
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class Players:
         context: int,  # L, steps of the context
     ):
         self.learner = learner
-        self.agents = {m.k: Agent(m.world, m.actor_critic, context) for m in learner.parts}
+        self.agents = [(m.tasks, Agent(m.world, m.actor_critic, context)) for m in learner.parts]
 
     def act(
         self,
@@ -63,26 +63,33 @@ class Players:
         step: int,  # number of the round
     ) -> np.ndarray:  # (K, A) action vectors
         "Actions of this rank's tasks"
-        names, device = self.learner.names, self.learner.device
-        gens = {k: generator(seed, 'act', names[k], step, device) for k in self.agents}
-        return np.concatenate([a.act(obs[i : i + 1], gens[k]) for i, (k, a) in enumerate(self.agents.items())])
+        names, device, actions = self.learner.names, self.learner.device, {}
+        for tasks, agent in self.agents:
+            dice = [generator(seed, 'act', names[k], step, device) for k in tasks]
+            actions |= zip(tasks, agent.act(obs[self.rows(tasks)], dice))
+        return np.stack([actions[k] for k in self.learner.mine])
+
+    def rows(
+        self,
+        tasks: list,  # numbers of some of this rank's tasks
+    ) -> list[int]:  # where they stand among its tasks
+        "Places of tasks among those of this rank"
+        return [self.learner.mine.index(k) for k in tasks]
 
     def replace_actions(
         self,
         actions: np.ndarray,  # (K, A) taken in the last step
     ) -> None:
         "Overwrite the last actions of the contexts by those that were taken"
-        for i, agent in enumerate(self.agents.values()):
-            agent.replace_actions(actions[i : i + 1])
+        for tasks, agent in self.agents:
+            agent.replace_actions(actions[self.rows(tasks)])
 
     def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
         "Contexts of all tasks, those of other ranks' tasks empty"
-        rows = {k: a.state_dict() for k, a in self.agents.items()}
         out = {}
-        for name, x in next(iter(rows.values())).items():
-            out[name] = x.new_zeros(len(self.learner.labels), *x.shape[1:])
-            for k, row in rows.items():
-                out[name][k] = row[name][0]
+        for tasks, agent in self.agents:
+            for name, x in agent.state_dict().items():
+                out.setdefault(name, x.new_zeros(len(self.learner.labels), *x.shape[1:]))[tasks] = x
         return out
 
     def load_state_dict(
@@ -90,8 +97,8 @@ class Players:
         state: dict[str, Tensor],  # from `state_dict`
     ) -> None:
         "Restore this rank's contexts"
-        for k, agent in self.agents.items():
-            agent.load_state_dict({name: x[k : k + 1] for name, x in state.items()})
+        for tasks, agent in self.agents:
+            agent.load_state_dict({name: x[tasks] for name, x in state.items()})
 
 
 # %% ../../nbs/88_rank_part.ipynb #c009

@@ -106,13 +106,15 @@ class RankRun(Run):
         "Take the first statistics of pictures from random play"
         look = self.sample('pictures', batch_size=16)
         for m in self.learner.parts:
-            m.world.pictures.fit(look[m.k].obs)
+            m.world.pictures.fit(m.join(look).obs)
+            m.give()
 
     def set_reward_units(self) -> None:
         "Set the reward unit of every task that has been paid by now and has none yet"
         for m in self.learner.parts:
-            for _ in m.world.rewards.unknown():
-                m.world.rewards.set_unit(0, self.replay.parts[m.k].rewards(0))
+            for i in m.world.rewards.unknown():
+                m.world.rewards.set_unit(i, self.replay.parts[m.tasks[i]].rewards(0))
+            m.give()
 
     def assign_clusters(self) -> None:
         "Cluster the tasks by gradient once, and split the clusters of the learner"
