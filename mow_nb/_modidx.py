@@ -240,7 +240,15 @@ d = {
             'mow_nb.agent.task_models.Cluster.code': ('task_models.html#cluster.code', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.count': ('task_models.html#cluster.count', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.mean': ('task_models.html#cluster.mean', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.Cluster.put_together': (
+                'task_models.html#cluster.put_together',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.Cluster.rows': ('task_models.html#cluster.rows', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.Cluster.share_norms': (
+                'task_models.html#cluster.share_norms',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.Cluster.slots': ('task_models.html#cluster.slots', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.together': (
                 'task_models.html#cluster.together',
@@ -303,10 +311,6 @@ d = {
             ),
             'mow_nb.agent.task_models.TaskModels.join': (
                 'task_models.html#taskmodels.join',
-                'mow_nb/agent/task_models.py',
-            ),
-            'mow_nb.agent.task_models.TaskModels.norms': (
-                'task_models.html#taskmodels.norms',
                 'mow_nb/agent/task_models.py',
             ),
             'mow_nb.agent.task_models.TaskModels.slot': (

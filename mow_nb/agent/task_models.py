@@ -78,14 +78,14 @@ def apart(
 
 
 def alias(
-    model: nn.Module,  # of some tasks of one cluster, on the device `meta`
+    model: nn.Module,  # of some tasks, on the device `meta`
     whole: nn.Module,  # of all tasks, whose memory it is going to use
     tasks: list,  # numbers of the tasks, ascending
-    cluster: int,  # their cluster
+    clusters: list,  # numbers of their clusters, ascending
 ) -> nn.Module:  # the first, with gradients of its own
-    "Let a model of some tasks use the memory of that of all: rows (copied if apart), cluster's copy, what is shared"
+    "Let a model of some tasks use the memory of that of all: rows (copied if apart), clusters' copies, what is shared"
     for name in tensors_of(model):
-        theirs = re.sub(r'(^|\.)members\.0\.', rf'\1members.{cluster}.', name)
+        theirs = re.sub(r'\bmembers\.(\d+)', lambda found: f'members.{clusters[int(found[1])]}', name)
         home, _, last = name.rpartition('.')
         owner, (source, _, key) = model.get_submodule(home), theirs.rpartition('.')
         tensor = getattr(whole.get_submodule(source), key)
@@ -155,36 +155,33 @@ class OwnTasksFirst(nn.Module):
 
 # %% ../../nbs/34_task_models.ipynb #c010
 class TaskModels:
-    "World model and actor-critic of one task, or several of one cluster, in the memory of those of all tasks"
+    "World model and actor-critic of one task, or of several, in the memory of those of all tasks"
 
     def __init__(
         self,
         learner,  # of all tasks: has `world`, `actor_critic` and `labels`
-        tasks: list,  # numbers of the tasks, ascending, of one cluster
+        tasks: list,  # numbers of the tasks, ascending
     ):
-        world, whole, cluster, zeros = learner.world, learner.actor_critic, learner.labels[tasks[0]], [0] * len(tasks)
-        self.tasks, self.cluster = tasks, cluster
+        world, whole, mine = learner.world, learner.actor_critic, [learner.labels[k] for k in tasks]
+        self.tasks, self.clusters = tasks, sorted(set(mine))
+        labels = [self.clusters.index(c) for c in mine]
         with torch.device('meta'):
-            self.world = WorldModel(world.cfg, len(tasks), world.d_act, zeros)
+            self.world = WorldModel(world.cfg, len(tasks), world.d_act, labels)
             d_state = world.d_z + world.dyn.width + world.cfg.d_task
             masks = whole.discrete_mask[tasks], whole.continuous_mask[tasks]
-            self.actor_critic = ActorCritic(whole.cfg, d_state, whole.actor.d_continuous, *masks, zeros)
-        alias(self.world, world, tasks, cluster)
-        alias(self.actor_critic, whole, tasks, cluster)
+            self.actor_critic = ActorCritic(whole.cfg, d_state, whole.actor.d_continuous, *masks, labels)
+        alias(self.world, world, tasks, self.clusters)
+        alias(self.actor_critic, whole, tasks, self.clusters)
         self.copies = [pair for models in ((self.world, world), (self.actor_critic, whole)) for pair in apart(*models)]
         self.params = {
             'world': dict(self.world.named_parameters()),
             'agent': {n: p for n, p in self.actor_critic.named_parameters() if p.requires_grad},
         }
-        self.enc, self.dec = (bank.members[0] for bank in (self.world.enc, self.world.dec))
+        self.enc, self.dec = self.world.enc.members, self.world.dec.members
         for name, bank in (('enc', self.world.enc), ('dec', self.world.dec)):
             self.world.add_module(name, Given(bank))
         if self.world.heads.task is not None:
             self.world.heads.add_module('task', OwnTasksFirst(self.world.heads.task, tasks))
-
-    def norms(self) -> list:  # of BatchNorm2d
-        "Batch norms of encoder and decoder"
-        return [m for coder in (self.enc, self.dec) for m in coder.modules() if isinstance(m, nn.BatchNorm2d)]
 
     def clear(self) -> None:
         "Forget all gradients"
@@ -215,11 +212,12 @@ class TaskModels:
     def slot(
         self,
         part: str,  # 'world' or 'agent'
-        names: list,  # of parameters, as in this model
+        kind: int | str,  # number of a cluster, or 'shared'
     ) -> Tensor:  # (...) zeros where nothing came
-        "Gradients of these parameters, one after another"
-        grads = ((self.params[part][n], self.params[part][n].grad) for n in names)
-        return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for p, g in grads])
+        "Gradients of all parameters of a kind, one after another"
+        here = kind if kind == 'shared' else self.clusters.index(kind)
+        mine = [p for n, p in self.params[part].items() if kind_of(n) == here]
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in mine])
 
 
 # %% ../../nbs/34_task_models.ipynb #c013
@@ -275,7 +273,7 @@ class SlotNorm(torch.autograd.Function):
     ) -> Tensor:  # (K*B*T, C, H, W)
         "Normalise by mean and variance of all tasks of the cluster"
         parts, m = [aligned(p) for p in x.chunk(len(norms))], norms[0]
-        pieces = [piece for p, model in zip(parts, share.models) for piece in p.chunk(len(model.tasks))]
+        pieces = [piece for p, tasks in zip(parts, share.mine) for piece in p.chunk(len(tasks))]
         seen = [torch.stack(torch.batch_norm_update_stats(p.float(), None, None, 0.0)) for p in pieces]
         means, variances = share.rows(torch.stack(seen)).unbind(1)
         mean = share.mean(means)
@@ -351,8 +349,23 @@ class Cluster:
     ):
         self.ranks, self.models, self.groups, self.owner = ranks, models, groups, owner
         self.tasks = [k for group in groups for k in group]
+        self.mine = [group for group, rank in zip(groups, owner) if rank == ranks.rank]
         self.members, self.recorded, self.excluded = tuple(sorted(set(owner))), None, set()
-        self.coders = {name: self.together([getattr(m, name) for m in models]) for name in ('enc', 'dec')}
+        self.coders = {}
+
+    def share_norms(
+        self,
+        c: int,  # its number
+    ) -> None:
+        "Let the batch norms of the one model on this rank know the tasks of others"
+        (m,) = self.models
+        for coders in (m.enc, m.dec):
+            coder = coders[m.clusters.index(c)]
+            coder.norms = nn.ModuleList(SharedNorm([norm], self) for norm in coder.norms)
+
+    def put_together(self) -> None:
+        "Make one encoder and one decoder of those of several models of one task each"
+        self.coders = {name: self.together([getattr(m, name)[0] for m in self.models]) for name in ('enc', 'dec')}
 
     def together(
         self,
@@ -413,6 +426,8 @@ class Cluster:
         es: dict,  # model -> (K, W) task vectors
     ) -> dict:  # model -> (K, B, T, ...) output
         "Outputs of encoder or decoder of this rank's tasks"
+        if not self.coders:
+            self.put_together()
         out = self.coders[name](joined([xs[m] for m in self.models]), joined([es[m] for m in self.models]))
         return {m: aligned(y) for m, y in zip(self.models, out.split([len(m.tasks) for m in self.models]))}
 

@@ -6,9 +6,7 @@
 __all__ = ['RankLearner']
 
 # %% ../../nbs/87_rank_learner.ipynb #c002
-import re
 from functools import partial
-from itertools import groupby
 
 # %% ../../nbs/87_rank_learner.ipynb #c003
 import torch
@@ -49,21 +47,23 @@ class RankLearner(Learner):
 
     def connect_tasks(
         self,
-        together: bool | None = None,  # one model for tasks of one cluster; None: if fast
+        together: bool | None = None,  # one model for all tasks of a rank, not one each; None: if fast
     ) -> None:
         "Make the models of this rank's tasks, and the clusters they belong to"
-        together = self.ranks.fast if together is None else together
-        place = lambda k: (self.labels[k], self.owner[k] if together else k)
-        self.order = sorted(range(len(self.labels)), key=lambda k: (*place(k), k))
-        self.groups = [list(tasks) for _, tasks in groupby(self.order, place)]
+        self.together = self.ranks.fast if together is None else together
+        self.order = sorted(range(len(self.labels)), key=lambda k: (self.labels[k], k))
+        everyone = [[k for k, r in enumerate(self.owner) if r == rank] for rank in range(self.ranks.size)]
+        self.groups = everyone if self.together else [[k] for k in self.order]
         self.parts = [TaskModels(self, tasks) for tasks in self.groups if tasks[0] in self.mine]
         self.clusters = {}
         for c in range(max(self.labels) + 1):
-            groups = [tasks for tasks in self.groups if self.labels[tasks[0]] == c]
-            models = [m for m in self.parts if m.cluster == c]
+            groups = [g for tasks in self.groups if (g := [k for k in tasks if self.labels[k] == c])]
+            models = [m for m in self.parts if c in m.clusters]
             self.ranks.group(tuple(self.holders(c)))
             if models:
                 self.clusters[c] = Cluster(self.ranks, models, groups, [self.owner[tasks[0]] for tasks in groups])
+                if self.together:
+                    self.clusters[c].share_norms(c)
 
     def holders(
         self,
@@ -91,18 +91,17 @@ class RankLearner(Learner):
         worlds, data = {m: m.world.train() for m in self.parts}, {m: m.join(batches) for m in self.parts}
         es = {m: w.task_vectors() for m, w in worlds.items()}
         seen = {m: w.pictures(data[m].obs) for m, w in worlds.items()}
-        posts = {m: y for c in self.clusters.values() for m, y in c.code('enc', seen, es).items()}
-        states = {}
+        code = lambda name, xs: {m: y for c in self.clusters.values() for m, y in c.code(name, xs, es).items()}
+        posts, states = {} if self.together else code('enc', seen), {}
         for m, w in worlds.items():
             # a dropout mask has no row per task
             drop = draws['dropout'](m.tasks[:1])[0] if 'dropout' in draws else None
-            with handed(w.enc, posts[m]):
+            with handed(w.enc, posts.get(m)):
                 states[m] = w.observe(data[m], draws['observe'](m.tasks), *annealing, drop, rate)
-        zs = {m: s.z for m, s in states.items()}
-        pictures = {m: y for c in self.clusters.values() for m, y in c.code('dec', zs, es).items()}
+        pictures = {} if self.together else code('dec', {m: s.z for m, s in states.items()})
         out = {}
         for m, w in worlds.items():
-            with handed(w.dec, pictures[m]):
+            with handed(w.dec, pictures.get(m)):
                 out[m] = states[m], w.losses(data[m], states[m])
         return out
 
@@ -220,20 +219,15 @@ class RankLearner(Learner):
         whole = dict(model.named_parameters())
         for p in whole.values():
             p.grad = None
-        names = [n for n in self.parts[0].params[part]]
         N, K = max(self.labels) + 1, len(self.labels)
         squares = torch.zeros(1 + N + 2 * K, dtype=torch.float64, device=self.device)
         norm2 = lambda rows: torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square()
-        shared = [n for n in names if kind_of(n) == 'shared']
-        flat = self.sum_slots(part, shared, self.groups)
-        squares[0] = norm2(flat)
-        hand_out(flat, [whole[n] for n in shared])
-        banks = [n for n in names if kind_of(n) == 0]
-        for c, cluster in self.clusters.items():
-            flat = self.sum_slots(part, banks, cluster.groups)
-            squares[1 + c] = norm2(flat)
-            hand_out(flat, [whole[re.sub(r'(^|\.)members\.0\.', rf'\1members.{c}.', n)] for n in banks])
-        for n in (n for n in names if kind_of(n) == 'task'):
+        everything = [('shared', 0, self.groups), *((c, 1 + c, cluster.groups) for c, cluster in self.clusters.items())]
+        for kind, i, groups in everything:
+            flat = self.sum_slots(part, kind, groups)
+            squares[i] = norm2(flat)
+            hand_out(flat, [p for n, p in whole.items() if kind_of(n) == kind and p.requires_grad])
+        for n in (n for n in self.parts[0].params[part] if kind_of(n) == 'task'):
             whole[n].grad = torch.zeros_like(whole[n])
             for m in self.parts:
                 if (rows := m.params[part][n].grad) is not None and len(rows):
@@ -248,12 +242,12 @@ class RankLearner(Learner):
     def sum_slots(
         self,
         part: str,  # 'world' or 'agent'
-        names: list,  # of parameters
+        kind: int | str,  # of parameters: number of a cluster, or 'shared'
         groups: list,  # of tasks, whose gradients are added, in the order of the tree
     ) -> Tensor:  # (...) one sum after another
         "Sum of the gradients of some parameters over groups of tasks, wherever these are"
-        owner, models = [self.owner[tasks[0]] for tasks in groups], {m.tasks[0]: m for m in self.parts}
-        return self.ranks.slot_sum(lambda i: models[groups[i][0]].slot(part, names), owner, f'{part} gradients')
+        owner, models = [self.owner[tasks[0]] for tasks in groups], {k: m for m in self.parts for k in m.tasks}
+        return self.ranks.slot_sum(lambda i: models[groups[i][0]].slot(part, kind), owner, f'{part} gradients')
 
     def clip(
         self,
@@ -338,13 +332,15 @@ class RankLearner(Learner):
         ranks_of = lambda tasks: [self.owner[k] for k in tasks]
         norms = (R - 1) * 8 * (1 + N + 2 * K) * (1 + behaviour)
         out = {'gates': (R - 1) * most(self.owner) * E * 4, 'gradient norms': norms, 'norms': 0}
-        channels = sum(m.num_features for m in self.parts[0].norms())
+        coders = (bank.members[0] for bank in (self.world.enc, self.world.dec))
+        channels = sum(norm.num_features for coder in coders for norm in coder.norms)
         for c in self.clusters.values():
             # mean and variance on the way there, two sums on the way back
             out['norms'] += 2 * 4 * channels * (most(ranks_of(c.tasks)) + most(c.owner)) * (len(c.members) - 1)
         for part in ('world', 'agent')[: 1 + behaviour]:
-            params = self.parts[0].params[part]
-            size = lambda kind: sum(p.numel() for n, p in params.items() if kind_of(n) == kind)
+            model = self.world if part == 'world' else self.actor_critic
+            mine = [(kind_of(n), p.numel()) for n, p in model.named_parameters() if p.requires_grad]
+            size = lambda kind: sum(numel for k, numel in mine if k == kind)
             sums = [(size('shared'), ranks_of(tasks[0] for tasks in self.groups))]
             sums += [(size(0), c.owner) for c in self.clusters.values()]
             out[f'{part} gradients'] = sum(sum_bytes(*s, self.ranks.rank, self.ranks.fast) for s in sums)
@@ -376,6 +372,7 @@ class RankLearner(Learner):
     ) -> None:
         "Set batch-norm statistics to those of the clusters' tasks, and scale and shift so that outputs stay the same"
         self.world.eval()
+        self.connect_tasks(together=False)
         worlds = {m: m.world.eval() for m in self.parts}
         es = {m: w.task_vectors() for m, w in worlds.items()}
         seen = {m: w.pictures(m.join(batches).obs) for m, w in worlds.items()}
@@ -393,6 +390,7 @@ class RankLearner(Learner):
                 m.running_mean.copy_(mean)
                 m.running_var.copy_(var)
             c.recorded = None
+        self.connect_tasks()
 
     def reduced_gradients(
         self,
