@@ -313,6 +313,10 @@ d = {
                 'task_models.html#taskmodels.join',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.TaskModels.kept': (
+                'task_models.html#taskmodels.kept',
+                'mow_nb/agent/task_models.py',
+            ),
             'mow_nb.agent.task_models.TaskModels.slot': (
                 'task_models.html#taskmodels.slot',
                 'mow_nb/agent/task_models.py',
@@ -1324,12 +1328,12 @@ d = {
                 'rank_learner.html#ranklearner.draw',
                 'mow_nb/tools/rank_learner.py',
             ),
-            'mow_nb.tools.rank_learner.RankLearner.holders': (
-                'rank_learner.html#ranklearner.holders',
+            'mow_nb.tools.rank_learner.RankLearner.dream': (
+                'rank_learner.html#ranklearner.dream',
                 'mow_nb/tools/rank_learner.py',
             ),
-            'mow_nb.tools.rank_learner.RankLearner.kept': (
-                'rank_learner.html#ranklearner.kept',
+            'mow_nb.tools.rank_learner.RankLearner.holders': (
+                'rank_learner.html#ranklearner.holders',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.model_step': (
@@ -1338,10 +1342,6 @@ d = {
             ),
             'mow_nb.tools.rank_learner.RankLearner.observe': (
                 'rank_learner.html#ranklearner.observe',
-                'mow_nb/tools/rank_learner.py',
-            ),
-            'mow_nb.tools.rank_learner.RankLearner.planned_bytes': (
-                'rank_learner.html#ranklearner.planned_bytes',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.recalibrate': (
@@ -1412,6 +1412,7 @@ d = {
             ),
             'mow_nb.tools.rank_part.all_episodes': ('rank_part.html#all_episodes', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.deal': ('rank_part.html#deal', 'mow_nb/tools/rank_part.py'),
+            'mow_nb.tools.rank_part.exchanged_bytes': ('rank_part.html#exchanged_bytes', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.facts': ('rank_part.html#facts', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.merged_pools': ('rank_part.html#merged_pools', 'mow_nb/tools/rank_part.py'),
             'mow_nb.tools.rank_part.newest': ('rank_part.html#newest', 'mow_nb/tools/rank_part.py'),

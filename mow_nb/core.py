@@ -39,6 +39,7 @@ import difflib
 import hashlib
 import inspect
 import io
+import math
 import textwrap
 import tokenize
 from contextlib import contextmanager
@@ -226,15 +227,18 @@ def running_sum(
 
 def uniform(
     shape: tuple,  # of the result
-    gen,  # torch.Generator on `device`; a list of them: each draws one row of the first axis
-    device,  # of the result
+    gen,  # torch.Generator; a list of them, for equal shares end to end; or such a list and an order of the first axis
+    device,  # of the result, and of the generators
 ) -> 'Tensor':  # (*shape) float32
-    "Uniform numbers in [0, 1), from one generator or from one per row"
+    "Uniform numbers in [0, 1), from one generator for all tasks or from one for each"
     import torch
 
+    if isinstance(gen, tuple):
+        return uniform(shape, gen[0], device).index_select(0, gen[1])
     if not isinstance(gen, list):
         return torch.rand(shape, generator=gen, device=device)
-    return torch.cat([torch.rand((1, *shape[1:]), generator=g, device=device) for g in gen])
+    share = math.prod(shape) // len(gen)
+    return torch.cat([torch.rand(share, generator=g, device=device) for g in gen]).view(shape)
 
 
 def onehot_at(

@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .actor_critic import ActorCritic
-from ..model.blocks import memory_order
+from ..model.blocks import MLP, memory_order
 from ..model.ranks import Ranks, tree_sum
 from ..model.world_model import WorldModel
 from ..records import Batch
@@ -137,7 +137,7 @@ class OwnTasksFirst(nn.Module):
 
     def __init__(
         self,
-        head: nn.Module,  # logits of K tasks
+        head: MLP,  # logits of K tasks
         tasks: list,  # numbers of the model's tasks
     ):
         super().__init__()
@@ -188,6 +188,13 @@ class TaskModels:
         for params in self.params.values():
             for p in params.values():
                 p.grad = None
+
+    def kept(
+        self,
+        excluded: set,  # tasks that are left out
+    ) -> slice | list:  # what picks their rows
+        "Rows of its tasks that count"
+        return [i for i, k in enumerate(self.tasks) if k not in excluded] if excluded else slice(None)
 
     def take(self) -> None:
         "Bring the rows that it has copies of up to date"
@@ -408,7 +415,7 @@ class Cluster:
     def slots(
         self,
         mine: Tensor,  # (n, ...) a row of each model on this rank, 0 for tasks that do not count
-    ) -> Tensor:  # (m, ...) of all models of the cluster
+    ) -> Tensor:  # (n, ...) of all models of the cluster
         "Rows of all models of the cluster"
         return self.ranks.rows(mine, self.owner, 'norms')
 

@@ -15,19 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core import ConfigError
+from ..core import ConfigError, uniform
 
 
 # %% ../../nbs/20_blocks.ipynb #c008
 def dropout(
     x: Tensor,  # (...) any values
     p: float,  # probability of setting an element to zero
-    gen: torch.Generator | None,  # draws the mask, on the device of `x`; None: return `x` unchanged
+    gen: torch.Generator | list | tuple | None,  # draws the mask, as `uniform` takes it; None: return `x` unchanged
 ) -> Tensor:  # (...) same shape
     "Inverted dropout with an explicit generator"
     if gen is None or p == 0:
         return x
-    keep = torch.rand(x.shape, generator=gen, device=x.device) >= p
+    keep = uniform(x.shape, gen, x.device) >= p
     return x * keep / (1 - p)
 
 

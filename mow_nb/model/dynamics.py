@@ -185,6 +185,8 @@ class Dynamics(nn.Module):
         y = repeat(x, 'k b t d -> (k n) b t d', n=self.n)
         if weights.order:
             y = y.index_select(0, weights.order[0])
+            # one generator per task: masks go where the tasks have gone
+            gen = (gen, weights.order[0]) if isinstance(gen, list) else gen
         y = self.experts(self.mixer(y, w['mixer']), w['experts'], caches.get('experts'), gen)
         if weights.order:
             y = y.index_select(0, weights.order[1])

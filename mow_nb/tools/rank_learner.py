@@ -17,8 +17,9 @@ from ..config import Config
 from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
 from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
-from ..model.ranks import Ranks, sum_bytes
+from ..model.ranks import Ranks
 from ..model.world_model import contexts
+from ..records import Rollout
 from ..training.clustering import SignProjection, even_tensors, layer_means
 from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite, unstepped_state, zero_tasks
 from ..training.learner import Learner
@@ -94,8 +95,7 @@ class RankLearner(Learner):
         code = lambda name, xs: {m: y for c in self.clusters.values() for m, y in c.code(name, xs, es).items()}
         posts, states = {} if self.together else code('enc', seen), {}
         for m, w in worlds.items():
-            # a dropout mask has no row per task
-            drop = draws['dropout'](m.tasks[:1])[0] if 'dropout' in draws else None
+            drop = draws['dropout'](m.tasks) if 'dropout' in draws else None
             with handed(w.enc, posts.get(m)):
                 states[m] = w.observe(data[m], draws['observe'](m.tasks), *annealing, drop, rate)
         pictures = {} if self.together else code('dec', {m: s.z for m, s in states.items()})
@@ -112,8 +112,9 @@ class RankLearner(Learner):
     ) -> Tensor:  # (E,) the same for every task
         "Slope of the balance loss in the gates of any task, of which the loads of all are known"
         rows = {k: row for m in self.parts for k, row in zip(m.tasks, gates[m].detach().float())}
-        mine = torch.stack([rows[k] for k in self.mine])
-        everyone = self.ranks.rows(mine, self.owner, 'gates')[active].requires_grad_()
+        everyone = self.ranks.rows(torch.stack([rows[k] for k in self.mine]), self.owner, 'gates')[
+            active
+        ].requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(balance_loss(everyone, self.world.dyn.n), everyone)[0][0]
 
@@ -131,7 +132,7 @@ class RankLearner(Learner):
         slopes = self.balance_slopes({m: s.gates for m, (s, _) in found.items()}, active)
         totals = {}
         for m, (state, losses) in found.items():
-            L, kept = m.world.task_losses(losses), self.kept(m, excluded)
+            L, kept = m.world.task_losses(losses), m.kept(excluded)
             if not self.updates and world.cfg.harmonious:
                 m.world.log_sigma.data.copy_(harmonious_optimum(L.detach()))
             total = harmonious_loss(L[kept], m.world.log_sigma[kept]) if world.cfg.harmonious else L[kept].sum()
@@ -145,6 +146,20 @@ class RankLearner(Learner):
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return self.spread(losses) | {'model_norm': norm.expand(world.n_tasks)}
 
+    @torch.no_grad()
+    def dream(
+        self,
+        m: TaskModels,  # one of `parts`
+        batches: dict,  # task -> (1, B, T, ...) batch
+        starts: dict | None,  # task -> (1, B, T, ...) windows in which dreams start; None = the batches
+    ) -> Rollout:  # of the tasks of that model
+        "Dreams from contexts of a model's tasks"
+        c, draw, world = self.config.train, lambda name: self.draw(name, m.tasks), m.world
+        batch = m.join(starts if starts else batches)
+        z = world.encode(batch.obs, world.task_vectors(), draw('see'))[1] if starts else self.states[m].z
+        start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
+        return world.imagine(*start, m.actor_critic.act, c.horizon, draw('imagine'))
+
     def agent_step(
         self,
         batches: dict,  # task -> (1, B, T, ...) batch
@@ -156,27 +171,20 @@ class RankLearner(Learner):
         means, totals = {}, {}
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
-            m.take()
             m.clear()
         for m in (m for m in self.parts if not {*m.tasks} <= excluded):
-            world, agent, b, draw = (
-                m.world.eval(),
-                m.actor_critic,
-                m.join(batches),
-                lambda name: self.draw(name, m.tasks),
-            )
-            with half(), torch.no_grad():
-                batch = m.join(starts) if starts else b
-                e = world.task_vectors()
-                z = world.encode(batch.obs, e, draw('see'))[1] if starts else self.states[m].z
-                start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
-                dream = world.imagine(*start, agent.act, c.horizon, draw('imagine'))
+            world, agent = m.world.eval(), m.actor_critic
             with half():
+                dream = self.dream(m, batches, starts)
+            with half():
+                e = world.task_vectors().detach()
                 losses = agent.losses(dream, e, progress[m.tasks])
                 if real:
-                    unit = world.rewards.scale(b.rew)
-                    losses['replay_critic'] = agent.replay_loss(b, self.states[m], e, c.context, unit)
-            totals[m] = agent.objective(losses, self.kept(m, excluded))
+                    b = m.join(batches)
+                    losses['replay_critic'] = agent.replay_loss(
+                        b, self.states[m], e, c.context, world.rewards.scale(b.rew)
+                    )
+            totals[m] = agent.objective(losses, m.kept(excluded))
             totals[m].backward()
             m.give()
             means[m] = {n: l.detach().mean((1, 2)) for n, l in losses.items()}
@@ -186,8 +194,9 @@ class RankLearner(Learner):
         self.actor_critic.update_slow()
         names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight'] + (['replay_critic'] if real else [])
         nothing = lambda m: dict.fromkeys(names, torch.zeros(len(m.tasks), device=self.device))
-        means = {m: means[m] if m in means else nothing(m) for m in self.parts}
-        return self.spread(means) | {'agent_norm': norm.expand(len(self.labels))}
+        return self.spread({m: means.get(m) or nothing(m) for m in self.parts}) | {
+            'agent_norm': norm.expand(len(self.labels))
+        }
 
     def spread(
         self,
@@ -200,14 +209,6 @@ class RankLearner(Learner):
             for m in self.parts:
                 out[name][m.tasks] = means[m][name].float()
         return out
-
-    def kept(
-        self,
-        m: TaskModels,  # one of `parts`
-        excluded: set,  # tasks that are left out
-    ) -> slice | list:  # what picks their rows
-        "Rows of a model's tasks that count"
-        return [i for i, k in enumerate(m.tasks) if k not in excluded] if excluded else slice(None)
 
     def collect(
         self,
@@ -275,22 +276,21 @@ class RankLearner(Learner):
         before, K = [t.clone() for t in unstepped_state(model)], len(self.labels)
         while True:
             kept = [{k: zero_tasks(b, {0}) if k in excluded else b for k, b in batches.items()} for batches in data]
-            names = [n for n in self.per_task() if not n.startswith('opt.')] if excluded else []
-            rows = [self.state_dict()[n] for n in names]
+            rows = [self.state_dict()[n] for n in self.per_task() if not n.startswith('opt.')] if excluded else []
             for c in self.clusters.values():
                 c.excluded = excluded
             with exclude_tasks((self.world, self.actor_critic), excluded & {*self.mine}, rows):
                 for m in self.parts:
                     m.take()
                 means = step(*kept, excluded)
+            if not self.finite:
+                torch._foreach_copy_(unstepped_state(model), before)
             for m in self.parts:
                 m.take()
             if self.finite:
                 return means, excluded
-            torch._foreach_copy_(unstepped_state(model), before)
             bad = torch.zeros(len(self.mine), 1, device=self.device)
             for m in self.parts:
-                m.take()
                 mine = {n: v[m.tasks] for n, v in means.items()}
                 lost = {m.tasks[i] for batches in data for i in nonfinite_tasks(m.join(batches), m.world, mine)}
                 bad[[self.mine.index(k) for k in lost]] = 1.0
@@ -311,46 +311,22 @@ class RankLearner(Learner):
             self.world.dyn.settle(self.world.task_vectors())
             self.prune_experts()
             self.connect_tasks()
-        K = len(self.labels)
         means, excluded = self.attempt(self.model_step, [batches], self.world, set())
-        if behaviour and len(excluded) < K:
+        if behaviour and len(excluded) < len(self.labels):
             data = [batches] if starts is None else [batches, starts]
             step = lambda batches, *rest: self.agent_step(batches, rest[0] if rest[1:] else None, rest[-1])
             more, excluded = self.attempt(step, data, self.actor_critic, excluded)
             means |= more
         self.updates += 1
-        skipped = torch.tensor([float(k in excluded and k in self.mine) for k in range(K)], device=self.device)
+        skipped = torch.tensor(
+            [float(k in excluded and k in self.mine) for k in range(len(self.labels))], device=self.device
+        )
         return {n: torch.where(skipped > 0, 0.0, v) for n, v in means.items()} | dict(skipped=skipped)
-
-    def planned_bytes(
-        self,
-        behaviour: bool = True,  # False during the warm-up
-    ) -> dict[str, float]:  # kind of exchange -> bytes that this rank sends in an update
-        "Bytes of an update by formula; kinds that need no exchange are left out"
-        R, K, N, E = self.ranks.size, len(self.labels), max(self.labels) + 1, self.world.dyn.E
-        most = lambda owner: max(owner.count(r) for r in set(owner))
-        ranks_of = lambda tasks: [self.owner[k] for k in tasks]
-        norms = (R - 1) * 8 * (1 + N + 2 * K) * (1 + behaviour)
-        out = {'gates': (R - 1) * most(self.owner) * E * 4, 'gradient norms': norms, 'norms': 0}
-        coders = (bank.members[0] for bank in (self.world.enc, self.world.dec))
-        channels = sum(norm.num_features for coder in coders for norm in coder.norms)
-        for c in self.clusters.values():
-            # mean and variance on the way there, two sums on the way back
-            out['norms'] += 2 * 4 * channels * (most(ranks_of(c.tasks)) + most(c.owner)) * (len(c.members) - 1)
-        for part in ('world', 'agent')[: 1 + behaviour]:
-            model = self.world if part == 'world' else self.actor_critic
-            mine = [(kind_of(n), p.numel()) for n, p in model.named_parameters() if p.requires_grad]
-            size = lambda kind: sum(numel for k, numel in mine if k == kind)
-            sums = [(size('shared'), ranks_of(tasks[0] for tasks in self.groups))]
-            sums += [(size(0), c.owner) for c in self.clusters.values()]
-            out[f'{part} gradients'] = sum(sum_bytes(*s, self.ranks.rank, self.ranks.fast) for s in sums)
-        return {what: n for what, n in out.items() if n}
 
     @torch.no_grad()
     def share_rows(self) -> None:
         "Bring the rows of all tasks, those of vectors, scales and choices of experts, to every rank"
-        world = self.world
-        for table in (world.embed, world.log_sigma, world.dyn.chosen):
+        for table in (self.world.embed, self.world.log_sigma, self.world.dyn.chosen):
             if table.numel():
                 table.copy_(self.ranks.rows(table.detach()[self.mine], self.owner, 'rows'))
 
@@ -389,7 +365,6 @@ class RankLearner(Learner):
                 m.weight *= new / old
                 m.running_mean.copy_(mean)
                 m.running_var.copy_(var)
-            c.recorded = None
         self.connect_tasks()
 
     def reduced_gradients(
@@ -415,9 +390,7 @@ class RankLearner(Learner):
 
     def _reduced(self, m, sketch):
         "Means and sketches of one task's gradients, tensor by tensor"
-        grads = {}
-        for name, p in m.params['world'].items():
-            if kind_of(name) == 0:
-                short = name.replace('members.0.', '').removeprefix('heads.')
-                grads[short] = torch.zeros_like(p) if p.grad is None else p.grad
+        short = lambda name: name.replace('members.0.', '').removeprefix('heads.')
+        mine = {short(n): p for n, p in m.params['world'].items() if kind_of(n) == 0}
+        grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in mine.items()}
         return torch.cat([layer_means(grads)[:, None], sketch.rows(grads)], 1)

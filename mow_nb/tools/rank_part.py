@@ -11,6 +11,7 @@ __all__ = [
     'PatientInterrupt',
     'task_cost',
     'deal',
+    'exchanged_bytes',
     'facts',
     'newest',
     'WholePool',
@@ -29,11 +30,12 @@ from torch import Tensor
 
 import mow_nb
 from ..agent.player import Agent
+from ..agent.task_models import kind_of
 from ..config import Config, flat
 from ..core import ConfigError, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import Episode
-from ..model.ranks import Ranks, owners
+from ..model.ranks import Ranks, owners, sum_bytes
 from ..records import Batch
 from ..store import checkpoint
 from ..store.presets import check
@@ -189,6 +191,33 @@ def deal(
             raise ConfigError(f'cluster.{name}={value} is for one process: torchrun groups once, into a given number')
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))
     return owners([task_cost(task, t.train_every, pick_device(t.device)) for task in tasks], order, ranks)
+
+
+# %% ../../nbs/88_rank_part.ipynb #c022
+def exchanged_bytes(
+    learner: RankLearner,  # of one rank
+    behaviour: bool = True,  # False during the warm-up
+) -> dict[str, float]:  # kind of exchange -> bytes that this rank sends in an update
+    "Bytes of an update by formula; kinds that need no exchange are left out"
+    ranks, world, K, N = learner.ranks, learner.world, len(learner.labels), max(learner.labels) + 1
+    R, E = ranks.size, world.dyn.E
+    most = lambda owner: max(owner.count(r) for r in set(owner))
+    ranks_of = lambda tasks: [learner.owner[k] for k in tasks]
+    norms = (R - 1) * 8 * (1 + N + 2 * K) * (1 + behaviour)
+    out = {'gates': (R - 1) * most(learner.owner) * E * 4, 'gradient norms': norms, 'norms': 0}
+    coders = (bank.members[0] for bank in (world.enc, world.dec))
+    channels = sum(norm.num_features for coder in coders for norm in coder.norms)
+    for c in learner.clusters.values():
+        # mean and variance on the way there, two sums on the way back
+        out['norms'] += 2 * 4 * channels * (most(ranks_of(c.tasks)) + most(c.owner)) * (len(c.members) - 1)
+    for part in ('world', 'agent')[: 1 + behaviour]:
+        model = world if part == 'world' else learner.actor_critic
+        mine = [(kind_of(n), p.numel()) for n, p in model.named_parameters() if p.requires_grad]
+        size = lambda kind: sum(numel for k, numel in mine if k == kind)
+        sums = [(size('shared'), ranks_of(tasks[0] for tasks in learner.groups))]
+        sums += [(size(0), c.owner) for c in learner.clusters.values()]
+        out[f'{part} gradients'] = sum(sum_bytes(*s, ranks.rank, ranks.fast) for s in sums)
+    return {what: n for what, n in out.items() if n}
 
 
 # %% ../../nbs/88_rank_part.ipynb #c016
