@@ -1725,6 +1725,7 @@ d = {
                 'learner.html#learner.configure_optimizers',
                 'mow_nb/training/learner.py',
             ),
+            'mow_nb.training.learner.Learner.cool': ('learner.html#learner.cool', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.gen': ('learner.html#learner.gen', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.latents': ('learner.html#learner.latents', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.Learner.learn_behaviour': (

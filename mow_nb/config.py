@@ -197,6 +197,7 @@ class TrainConfig:
     model_lr: float = number(1e-4, 0)  # Adam, world model (STORM)
     agent_lr: float = number(3e-5, 0)  # Adam, actor and critics (STORM)
     sigma_lr: float = number(1e-2, 0)  # Adam, harmonious scales (ours)
+    cooldown: float = number(0.0, 0, 1)  # last share of the updates, in which all learning rates fall to 0 (ours)
     pictures_rate: float = number(1e-3, 0, 1)  # how far an update moves the statistics of pictures (ours)
     model_clip: float = number(1000.0, 0)  # largest gradient norm, world model (STORM)
     agent_clip: float = number(100.0, 0)  # largest gradient norm, actor and critics (STORM)

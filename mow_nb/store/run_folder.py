@@ -276,6 +276,7 @@ _FREE = (
     'train.compile',
     'train.model_lr',
     'train.agent_lr',
+    'train.cooldown',
     'train.model_clip',
     'train.agent_clip',
     'cluster.every',

@@ -167,8 +167,7 @@ class RankLearner(Learner):
         excluded: set,  # tasks that are left out
     ) -> dict[str, Tensor]:  # name -> (K,) means, rows of other ranks' tasks zero
         "Gradient step of actor and critics on dreams of all ranks, taken only if losses and gradient are finite"
-        c, real, progress = self.config.train, self.config.agent.replay_critic, self.progress()
-        means, totals = {}, {}
+        c, real, progress, means, totals = self.config.train, self.config.agent.replay_critic, self.progress(), {}, {}
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
             m.clear()
@@ -257,11 +256,11 @@ class RankLearner(Learner):
         most: float,  # largest norm
     ) -> tuple[Tensor, Tensor]:  # norm and sum of losses, of all ranks
         "Clip the gradient by its norm over all ranks"
-        N, K = max(self.labels) + 1, len(self.labels)
-        holder = [self.ranks.rank, *(self.holders(c)[0] for c in range(N)), *self.owner, *self.owner]
+        holder = [self.ranks.rank, *(self.holders(c)[0] for c in range(max(self.labels) + 1)), *self.owner, *self.owner]
         found = self.ranks.gather(squares, 'gradient norms')
         whole = torch.stack([found[r][i] for i, r in enumerate(holder)]) if len(found) > 1 else squares
-        norm, loss = whole[: 1 + N + K].sum().sqrt().float(), whole[1 + N + K :].sum().float()
+        norm = whole[: -len(self.labels)].sum().sqrt().float()
+        loss = whole[-len(self.labels) :].sum().float()
         torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
         return norm, loss
 
@@ -306,6 +305,7 @@ class RankLearner(Learner):
         starts: dict | None = None,  # task -> (1, B, T, ...) windows in which dreams start; None = the batches
     ) -> dict[str, Tensor]:  # name -> (K,) means, rows of other ranks' tasks zero
         "One update of all models on all ranks, repeated without the tasks whose numbers are not finite"
+        self.cool()
         if self.settles():
             self.share_rows()
             self.world.dyn.settle(self.world.task_vectors())

@@ -132,8 +132,22 @@ class Learner:
         self.agent_params = [p for p in self.actor_critic.parameters() if p.requires_grad]
         self.model_opt = adam(groups, lr=t.model_lr)
         self.agent_opt = adam(self.agent_params, lr=t.agent_lr, eps=1e-5)
+        if t.cooldown and self.device == 'cuda':
+            # tensors, so that a recorded update reads them anew every time
+            for group in self.model_opt.param_groups + self.agent_opt.param_groups:
+                group['lr'] = torch.tensor(group['lr'], device=self.device)
         if t.compile == 'inductor':
             self.compile_parts()
+
+    def cool(self) -> None:
+        "Set the learning rates of the next update: in the last share `train.cooldown` of all they fall to 0"
+        t = self.config.train
+        if not t.cooldown:
+            return
+        share = min(1.0, max(0.0, (self.total - self.updates) / (t.cooldown * self.total)))
+        groups = self.model_opt.param_groups + self.agent_opt.param_groups
+        for group, rate in zip(groups, (t.model_lr, t.sigma_lr, t.agent_lr)):
+            group['lr'] = group['lr'].fill_(rate * share) if torch.is_tensor(group['lr']) else rate * share
 
     def models_and_optimizers(self) -> tuple:  # (model, optimiser) of the world model, then of the actor-critic
         "Each model with the optimiser of its parameters"
@@ -260,6 +274,7 @@ class Learner:
         fields = [getattr(batch, f.name) for f in dataclasses.fields(batch)]
         if behaviour and starts is not None:
             fields += [getattr(starts, f.name) for f in dataclasses.fields(starts)]
+        self.cool()
         if self.settles():
             self.world.dyn.settle(self.world.task_vectors())
             self.prune_experts()
