@@ -73,7 +73,9 @@ def apart(
 ) -> list:  # of (its tensor, that of the model of all)
     "Tensors with a row per task of which a model has a copy, as its rows do not follow on one another"
     theirs = tensors_of(whole)
-    pairs = [(t, theirs[n]) for n, t in tensors_of(model).items() if kind_of(n) == 'task' and len(t)]
+    # which actions a task has never changes
+    mine = {n: t for n, t in tensors_of(model).items() if kind_of(n) == 'task' and not n.endswith('_mask')}
+    pairs = [(t, theirs[n]) for n, t in mine.items() if len(t)]
     return [(t, x) for t, x in pairs if t.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()]
 
 
@@ -120,8 +122,8 @@ class Given(nn.Module):
 
 @contextmanager
 def handed(
-    module: Given,  # of a model of one task
-    output: Tensor,  # (1, ...) that it is going to return
+    module: Given,  # of a model of some tasks
+    output: Tensor | None,  # (K, ...) that it is going to return; None: what its bank computes
 ):
     "Context in which a bank returns what was computed elsewhere"
     module.output = output
@@ -164,6 +166,7 @@ class TaskModels:
     ):
         world, whole, mine = learner.world, learner.actor_critic, [learner.labels[k] for k in tasks]
         self.tasks, self.clusters = tasks, sorted(set(mine))
+        self.at = torch.tensor(tasks, device=world.embed.device)
         labels = [self.clusters.index(c) for c in mine]
         with torch.device('meta'):
             self.world = WorldModel(world.cfg, len(tasks), world.d_act, labels)
@@ -199,12 +202,12 @@ class TaskModels:
     def take(self) -> None:
         "Bring the rows that it has copies of up to date"
         for mine, theirs in self.copies:
-            mine.data.copy_(theirs.data[self.tasks])
+            mine.data.copy_(theirs.data[self.at])
 
     def give(self) -> None:
         "Bring the rows of the model of all up to date where this one has copies of them"
         for mine, theirs in self.copies:
-            theirs.data[self.tasks] = mine.data
+            theirs.data[self.at] = mine.data
 
     def join(
         self,
@@ -316,7 +319,13 @@ class SlotNorm(torch.autograd.Function):
         slope = rest[K] * unit * unit * along
         level = rest[K] * unit * plain - slope * mean
         wide = lambda v: v.view(1, -1, 1, 1)
-        out = [dx - (x * wide(slope) + wide(level)).to(dx.dtype) for (dx, _, _), x in zip(found, rest[:K])]
+        through = [(x * wide(slope) + wide(level)).to(x.dtype) for x in rest[:K]]
+        for y, tasks in zip(through, ctx.share.mine):
+            for piece, k in zip(y.chunk(len(tasks)), tasks):
+                # the statistics do not depend on a task that does not count
+                if k in ctx.share.excluded:
+                    piece.zero_()
+        out = [dx - y.to(dx.dtype) for (dx, _, _), y in zip(found, through)]
         return joined(out), None, None, *scales, *shifts
 
 
@@ -338,7 +347,8 @@ class SharedNorm(nn.Module):
     ) -> Tensor:  # (K*B*T, C, H, W)
         "Normalised pictures of all tasks"
         norms = list(self.norms)
-        if self.share.alone:
+        # what acts and dreams is normalised by what was learned, each rank for itself
+        if self.share.alone or not self.training and self.share.recorded is None:
             return norms[0](x)
         return SlotNorm.apply(x, self.share, norms, *(m.weight for m in norms), *(m.bias for m in norms))
 

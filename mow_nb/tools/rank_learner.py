@@ -90,10 +90,11 @@ class RankLearner(Learner):
     ) -> dict:  # model -> (state, its unreduced losses)
         "Forward pass and losses of this rank's tasks, all tasks of a cluster going through its VAE together"
         worlds, data = {m: m.world.train() for m in self.parts}, {m: m.join(batches) for m in self.parts}
+        self.data, posts, states = data, {}, {}
         es = {m: w.task_vectors() for m, w in worlds.items()}
-        seen = {m: w.pictures(data[m].obs) for m, w in worlds.items()}
         code = lambda name, xs: {m: y for c in self.clusters.values() for m, y in c.code(name, xs, es).items()}
-        posts, states = {} if self.together else code('enc', seen), {}
+        if not self.together:
+            posts = code('enc', {m: w.pictures(data[m].obs) for m, w in worlds.items()})
         for m, w in worlds.items():
             drop = draws['dropout'](m.tasks) if 'dropout' in draws else None
             with handed(w.enc, posts.get(m)):
@@ -150,12 +151,11 @@ class RankLearner(Learner):
     def dream(
         self,
         m: TaskModels,  # one of `parts`
-        batches: dict,  # task -> (1, B, T, ...) batch
         starts: dict | None,  # task -> (1, B, T, ...) windows in which dreams start; None = the batches
     ) -> Rollout:  # of the tasks of that model
         "Dreams from contexts of a model's tasks"
         c, draw, world = self.config.train, lambda name: self.draw(name, m.tasks), m.world
-        batch = m.join(starts if starts else batches)
+        batch = m.join(starts) if starts else self.data[m]
         z = world.encode(batch.obs, world.task_vectors(), draw('see'))[1] if starts else self.states[m].z
         start = contexts(z, batch.act, batch.done, c.n_imagined, c.context, draw('start'))
         return world.imagine(*start, m.actor_critic.act, c.horizon, draw('imagine'))
@@ -171,15 +171,16 @@ class RankLearner(Learner):
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
             m.clear()
+            self.data[m] = m.join(batches) if excluded else self.data[m]
         for m in (m for m in self.parts if not {*m.tasks} <= excluded):
             world, agent = m.world.eval(), m.actor_critic
             with half():
-                dream = self.dream(m, batches, starts)
+                dream = self.dream(m, starts)
             with half():
                 e = world.task_vectors().detach()
-                losses = agent.losses(dream, e, progress[m.tasks])
+                losses = agent.losses(dream, e, progress[m.at])
                 if real:
-                    b = m.join(batches)
+                    b = self.data[m]
                     losses['replay_critic'] = agent.replay_loss(
                         b, self.states[m], e, c.context, world.rewards.scale(b.rew)
                     )
@@ -206,7 +207,7 @@ class RankLearner(Learner):
         for name in means[self.parts[0]]:
             out[name] = torch.zeros(len(self.labels), device=self.device)
             for m in self.parts:
-                out[name][m.tasks] = means[m][name].float()
+                out[name][m.at] = means[m][name].float()
         return out
 
     def collect(
@@ -231,8 +232,8 @@ class RankLearner(Learner):
             whole[n].grad = torch.zeros_like(whole[n])
             for m in self.parts:
                 if (rows := m.params[part][n].grad) is not None and len(rows):
-                    whole[n].grad[m.tasks] = rows
-                    squares[[1 + N + k for k in m.tasks]] += norm2(rows.reshape(len(rows), -1))
+                    whole[n].grad[m.at] = rows
+                    squares[1 + N + m.at] += norm2(rows.reshape(len(rows), -1))
         for m, total in totals.items():
             squares[1 + N + K + m.tasks[0]] = total
         return self.clip(

@@ -48,7 +48,7 @@ from ..training.learner import pick_device
 
 # %% ../../nbs/88_rank_part.ipynb #c006
 class Players:
-    "Agents of one task each, or of several, as a checkpoint sees them: rows of one memory"
+    "Agents of one task each, or of all, as a checkpoint sees them: rows of one memory"
 
     def __init__(
         self,
@@ -66,7 +66,9 @@ class Players:
     ) -> np.ndarray:  # (K, A) action vectors
         "Actions of this rank's tasks"
         names, device, actions = self.learner.names, self.learner.device, {}
-        for tasks, agent in self.agents:
+        for m, (tasks, agent) in zip(self.learner.parts, self.agents):
+            # the learner makes its models anew when clusters or experts change
+            agent.world, agent.actor_critic = m.world, m.actor_critic
             dice = [generator(seed, 'act', names[k], step, device) for k in tasks]
             actions |= zip(tasks, agent.act(obs[self.rows(tasks)], dice))
         return np.stack([actions[k] for k in self.learner.mine])

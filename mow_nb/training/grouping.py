@@ -202,6 +202,7 @@ def hand_over(
     start, was = {k: v.clone() for k, v in learner.state_dict().items()}, learner.labels
     before = held_losses(learner, aside)
     learner.split_clusters(labels, sample(0))
+    learner.cool()
     world = learner.world
     changed = {c for pair in zip(was, learner.labels) if pair[0] != pair[1] for c in pair} & set(learner.labels)
     owned = [p for c in changed for p in cluster_parameters(learner)[c].values()]

@@ -144,7 +144,8 @@ class Learner:
         t = self.config.train
         if not t.cooldown:
             return
-        share = min(1.0, max(0.0, (self.total - self.updates) / (t.cooldown * self.total)))
+        begin = max(first or 0 for first, _ in self.spans)  # where the tasks that came last began
+        share = min(1.0, max(0.0, (self.total - self.updates) / max(1.0, t.cooldown * (self.total - begin))))
         groups = self.model_opt.param_groups + self.agent_opt.param_groups
         for group, rate in zip(groups, (t.model_lr, t.sigma_lr, t.agent_lr)):
             group['lr'] = group['lr'].fill_(rate * share) if torch.is_tensor(group['lr']) else rate * share
