@@ -205,9 +205,7 @@ class TrainConfig:
     precision: str = choice('auto', 'float32', 'bfloat16')  # of products and convolutions
     threads: int = number(0, 0, 4096)  # CPU threads; 0 leaves PyTorch's choice
     compile: str = choice('auto', 'off', 'inductor')  # 'auto': captured as a CUDA graph; 'inductor': compiled too
-    sums: str = choice(
-        'auto', 'deterministic', 'fast'
-    )  # of gradients over ranks, and batches; 'auto': 'fast' on a card
+    sums: str = choice('auto', 'deterministic', 'fast')  # of gradients over ranks; 'auto': 'fast' on a card
     rank_seconds: float = number(600.0, 1)  # that a rank waits for another before it gives up (ours)
     mirror: bool = True  # keep a copy of the replay on the GPU when it fits
     log_every: int = number(50, 1)  # updates between two lines of metrics

@@ -90,11 +90,10 @@ class RankLearner(Learner):
     ) -> dict:  # model -> (state, its unreduced losses)
         "Forward pass and losses of this rank's tasks, all tasks of a cluster going through its VAE together"
         worlds, data = {m: m.world.train() for m in self.parts}, {m: m.join(batches) for m in self.parts}
-        self.data, posts, states = data, {}, {}
+        self.data, states = data, {}
         es = {m: w.task_vectors() for m, w in worlds.items()}
         code = lambda name, xs: {m: y for c in self.clusters.values() for m, y in c.code(name, xs, es).items()}
-        if not self.together:
-            posts = code('enc', {m: w.pictures(data[m].obs) for m, w in worlds.items()})
+        posts = {} if self.together else code('enc', {m: w.pictures(data[m].obs) for m, w in worlds.items()})
         for m, w in worlds.items():
             drop = draws['dropout'](m.tasks) if 'dropout' in draws else None
             with handed(w.enc, posts.get(m)):
@@ -171,16 +170,15 @@ class RankLearner(Learner):
         half = partial(torch.autocast, self.device, torch.bfloat16, enabled=self.bf16)
         for m in self.parts:
             m.clear()
-            self.data[m] = m.join(batches) if excluded else self.data[m]
         for m in (m for m in self.parts if not {*m.tasks} <= excluded):
             world, agent = m.world.eval(), m.actor_critic
+            b = self.data[m] = m.join(batches) if excluded else self.data[m]
             with half():
                 dream = self.dream(m, starts)
             with half():
                 e = world.task_vectors().detach()
                 losses = agent.losses(dream, e, progress[m.at])
                 if real:
-                    b = self.data[m]
                     losses['replay_critic'] = agent.replay_loss(
                         b, self.states[m], e, c.context, world.rewards.scale(b.rew)
                     )
