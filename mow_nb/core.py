@@ -236,7 +236,7 @@ def uniform(
     if isinstance(gen, tuple):
         return uniform(shape, gen[0], device).index_select(0, gen[1])
     if not isinstance(gen, list):
-        return torch.rand(shape, generator=gen, device=device)
+        return torch.rand(*shape, generator=gen, device=device)
     share = math.prod(shape) // len(gen)
     return torch.cat([torch.rand(share, generator=g, device=device) for g in gen]).view(shape)
 
