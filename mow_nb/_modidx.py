@@ -238,12 +238,12 @@ d = {
             ),
             'mow_nb.agent.task_models.Cluster.alone': ('task_models.html#cluster.alone', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.code': ('task_models.html#cluster.code', 'mow_nb/agent/task_models.py'),
-            'mow_nb.agent.task_models.Cluster.count': ('task_models.html#cluster.count', 'mow_nb/agent/task_models.py'),
-            'mow_nb.agent.task_models.Cluster.mean': ('task_models.html#cluster.mean', 'mow_nb/agent/task_models.py'),
-            'mow_nb.agent.task_models.Cluster.put_together': (
-                'task_models.html#cluster.put_together',
+            'mow_nb.agent.task_models.Cluster.coders': (
+                'task_models.html#cluster.coders',
                 'mow_nb/agent/task_models.py',
             ),
+            'mow_nb.agent.task_models.Cluster.count': ('task_models.html#cluster.count', 'mow_nb/agent/task_models.py'),
+            'mow_nb.agent.task_models.Cluster.mean': ('task_models.html#cluster.mean', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.rows': ('task_models.html#cluster.rows', 'mow_nb/agent/task_models.py'),
             'mow_nb.agent.task_models.Cluster.share_norms': (
                 'task_models.html#cluster.share_norms',

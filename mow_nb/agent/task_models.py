@@ -26,7 +26,7 @@ __all__ = [
 import re
 from contextlib import contextmanager
 from dataclasses import fields
-from functools import partial
+from functools import cached_property, partial
 
 # %% ../../nbs/34_task_models.ipynb #c003
 import torch
@@ -252,11 +252,11 @@ def joined(
 
 
 class PerTask(nn.Module):
-    "One layer per task, or per group of tasks; each computes the rows of its own"
+    "One layer per task; each computes the rows of its own"
 
     def __init__(
         self,
-        layers: list,  # of the tasks, or of equally large groups, in order
+        layers: list,  # of the tasks, in order
     ):
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -368,7 +368,6 @@ class Cluster:
         self.tasks = [k for group in groups for k in group]
         self.mine = [group for group, rank in zip(groups, owner) if rank == ranks.rank]
         self.members, self.recorded, self.excluded = tuple(sorted(set(owner))), None, set()
-        self.coders = {}
 
     def share_norms(
         self,
@@ -380,9 +379,10 @@ class Cluster:
             coder = coders[m.clusters.index(c)]
             coder.norms = nn.ModuleList(SharedNorm([norm], self) for norm in coder.norms)
 
-    def put_together(self) -> None:
-        "Make one encoder and one decoder of those of several models of one task each"
-        self.coders = {name: self.together([getattr(m, name)[0] for m in self.models]) for name in ('enc', 'dec')}
+    @cached_property
+    def coders(self) -> dict:  # 'enc' and 'dec'
+        "One encoder and one decoder, of those of several models of one task each; made at the first use"
+        return {name: self.together([getattr(m, name)[0] for m in self.models]) for name in ('enc', 'dec')}
 
     def together(
         self,
@@ -394,7 +394,6 @@ class Cluster:
         for name, child in coders[0].named_children():
             if isinstance(child, nn.ModuleList):
                 layers = [list(layer) for layer in zip(*(getattr(c, name) for c in coders))]
-                # layers of all models
                 norm = isinstance(child[0], nn.BatchNorm2d)
                 new = nn.ModuleList(SharedNorm(l, self) if norm else PerTask(l) for l in layers)
             else:
@@ -443,8 +442,6 @@ class Cluster:
         es: dict,  # model -> (K, W) task vectors
     ) -> dict:  # model -> (K, B, T, ...) output
         "Outputs of encoder or decoder of this rank's tasks"
-        if not self.coders:
-            self.put_together()
         out = self.coders[name](joined([xs[m] for m in self.models]), joined([es[m] for m in self.models]))
         return {m: aligned(y) for m, y in zip(self.models, out.split([len(m.tasks) for m in self.models]))}
 

@@ -112,9 +112,8 @@ class RankLearner(Learner):
     ) -> Tensor:  # (E,) the same for every task
         "Slope of the balance loss in the gates of any task, of which the loads of all are known"
         rows = {k: row for m in self.parts for k, row in zip(m.tasks, gates[m].detach().float())}
-        everyone = self.ranks.rows(torch.stack([rows[k] for k in self.mine]), self.owner, 'gates')[
-            active
-        ].requires_grad_()
+        mine = torch.stack([rows[k] for k in self.mine])
+        everyone = self.ranks.rows(mine, self.owner, 'gates')[active].requires_grad_()
         with torch.enable_grad():
             return torch.autograd.grad(balance_loss(everyone, self.world.dyn.n), everyone)[0][0]
 
@@ -179,9 +178,8 @@ class RankLearner(Learner):
                 e = world.task_vectors().detach()
                 losses = agent.losses(dream, e, progress[m.at])
                 if real:
-                    losses['replay_critic'] = agent.replay_loss(
-                        b, self.states[m], e, c.context, world.rewards.scale(b.rew)
-                    )
+                    unit = world.rewards.scale(b.rew)
+                    losses['replay_critic'] = agent.replay_loss(b, self.states[m], e, c.context, unit)
             totals[m] = agent.objective(losses, m.kept(excluded))
             totals[m].backward()
             m.give()
@@ -192,9 +190,8 @@ class RankLearner(Learner):
         self.actor_critic.update_slow()
         names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight'] + (['replay_critic'] if real else [])
         nothing = lambda m: dict.fromkeys(names, torch.zeros(len(m.tasks), device=self.device))
-        return self.spread({m: means.get(m) or nothing(m) for m in self.parts}) | {
-            'agent_norm': norm.expand(len(self.labels))
-        }
+        means = {m: means.get(m) or nothing(m) for m in self.parts}
+        return self.spread(means) | {'agent_norm': norm.expand(len(self.labels))}
 
     def spread(
         self,
@@ -310,16 +307,15 @@ class RankLearner(Learner):
             self.world.dyn.settle(self.world.task_vectors())
             self.prune_experts()
             self.connect_tasks()
+        K = len(self.labels)
         means, excluded = self.attempt(self.model_step, [batches], self.world, set())
-        if behaviour and len(excluded) < len(self.labels):
+        if behaviour and len(excluded) < K:
             data = [batches] if starts is None else [batches, starts]
             step = lambda batches, *rest: self.agent_step(batches, rest[0] if rest[1:] else None, rest[-1])
             more, excluded = self.attempt(step, data, self.actor_critic, excluded)
             means |= more
         self.updates += 1
-        skipped = torch.tensor(
-            [float(k in excluded and k in self.mine) for k in range(len(self.labels))], device=self.device
-        )
+        skipped = torch.tensor([float(k in excluded and k in self.mine) for k in range(K)], device=self.device)
         return {n: torch.where(skipped > 0, 0.0, v) for n, v in means.items()} | dict(skipped=skipped)
 
     @torch.no_grad()
