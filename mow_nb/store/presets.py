@@ -14,6 +14,7 @@ from importlib.resources import files
 from ..config import Config, flat, out_of_range
 from ..core import ConfigError, seeded, suggest
 from ..envs.tasks import Task, action_masks, action_width, continuous_masks, d_max, tasks_of
+from ..suites import POCKET8
 
 
 # %% ../../nbs/40_presets.ipynb #c005
@@ -172,6 +173,9 @@ def check(
     tasks = tasks_of(config.tasks, config.full_actions)
     for complaint in (*out_of_range(config), *_relations(config, len(tasks))):
         raise ConfigError(complaint)
+    strange = [t.name for t in tasks if t.name not in POCKET8]
+    if config.cluster.grouping == 'looks' and strange:
+        raise ConfigError(f"cluster.grouping='looks' knows the groups of pocket tasks, and not of {strange[0]}")
     return tasks
 
 

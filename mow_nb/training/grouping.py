@@ -30,6 +30,7 @@ from torch.nn import Parameter
 
 from ..config import Config
 from ..core import generator, np_rng
+from ..envs.pocket import TRUTH_VISUAL
 from mow_nb.training.clustering import (
     METHODS,
     Analysis,
@@ -109,6 +110,9 @@ def groups_of(
         return replace(found, labels=random_groups(found.labels, np_rng(config.seed, 'random groups')))
     if c.grouping == 'one':
         return replace(found, labels=np.zeros(len(names), dtype=np.int64))
+    if c.grouping == 'looks':
+        looks = [TRUTH_VISUAL[name] for name in names]
+        return replace(found, labels=np.array([sorted(set(looks)).index(look) for look in looks]))
     return found
 
 
