@@ -164,9 +164,7 @@ class RobotConfig:
 class ClusterConfig:
     "Settings of the clustering of tasks into groups that share a VAE, heads and a critic"
 
-    grouping: str = choice(
-        'gradient', 'random', 'one', 'looks'
-    )  # 'random': groups of the same sizes; 'looks': known ones
+    grouping: str = choice('gradient', 'random', 'one', 'looks')  # 'random': same sizes; 'looks': known ones
     n: int = number(12, 0, 4096)  # N clusters; 0: the silhouette decides, 1 where chance is as good (ours)
     reduction: str = choice('projection', 'even', 'layer_means')  # of gradients; 'layer_means': paper
     method: str = choice('spectral', 'average', 'complete', 'single')  # others: linkages (ours)
