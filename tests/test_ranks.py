@@ -14,7 +14,7 @@ from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
 from mow_nb.tools.rank_run import _train
 
-OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 34, 'train.save_every': 5, 'train.threads': 1}
+OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 54, 'train.save_every': 5, 'train.threads': 1}
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
 
 
