@@ -1838,6 +1838,8 @@ d = {
             'mow_nb.training.run.train': ('run.html#train', 'mow_nb/training/run.py'),
         },
         'mow_nb.training.share': {
+            'mow_nb.training.share._grown': ('share.html#_grown', 'mow_nb/training/share.py'),
+            'mow_nb.training.share._shrunk': ('share.html#_shrunk', 'mow_nb/training/share.py'),
             'mow_nb.training.share.evaluate': ('share.html#evaluate', 'mow_nb/training/share.py'),
             'mow_nb.training.share.from_pretrained': ('share.html#from_pretrained', 'mow_nb/training/share.py'),
             'mow_nb.training.share.load': ('share.html#load', 'mow_nb/training/share.py'),

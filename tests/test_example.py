@@ -15,7 +15,7 @@ from mow_nb.store.replay import Replay
 from mow_nb.store.run_folder import EXAMPLE, find_run, read_config
 from mow_nb.training.share import load
 
-CONTEXT, AHEAD, STEPS, STARTS = 4, 5, 320, 48
+CONTEXT, AHEAD, STEPS, STARTS, DRAWS = 4, 5, 320, 48, 64
 
 
 @pytest.fixture(scope='module')
@@ -37,16 +37,17 @@ def played(tmp_path_factory):
 
 
 def held(agent, batch, buttons, seed):
-    "Mean picture over 8 draws, after a dream of AHEAD steps in which one button of each task is held: (K, B, 3, H, W)"
-    w, e, draws = agent.world.eval(), agent.world.task_vectors(), 8
+    "Mean over DRAWS dreams of the picture after AHEAD steps in which one button of each task is held: (K, B, 3, H, W)"
+    w, e, mean = agent.world.eval(), agent.world.task_vectors(), 0
     with torch.no_grad():
-        z = w.encode(batch.obs[:, :, :CONTEXT], e, generator(0, 'see'))[1].repeat_interleave(draws, 1)
-        before = batch.act[:, :, :CONTEXT].repeat_interleave(draws, 1)
+        z, before = w.encode(batch.obs[:, :, :CONTEXT], e, generator(0, 'see'))[1], batch.act[:, :, :CONTEXT]
         act = torch.zeros(*z.shape[:2], AHEAD, before.shape[-1])
         for k, b in enumerate(buttons):
             act[k, ..., b] = 1
-        dream = w.imagine(z, before, replayed(act), AHEAD, generator(seed, 'dream'))
-        return w.decode(dream.z[:, :, -1:], e)[:, :, 0].unflatten(1, (-1, draws)).mean(2)
+        for i in range(DRAWS):
+            dream = w.imagine(z, before, replayed(act), AHEAD, generator(seed, 'dream', step=i))
+            mean = mean + w.decode(dream.z[:, :, -1:], e)[:, :, 0] / DRAWS
+    return mean
 
 
 def test_dream_beats_the_mean_picture(played):
@@ -72,9 +73,8 @@ def test_dream_depends_on_buttons(played):
     ratio = {t.name: float(x) for t, x in zip(tasks, effect / chance)}
     for (name, x), w in zip(ratio.items(), ways):
         print(f'{name:14} {w[0]} against {w[1]}: {x:.2f} times the difference that chance makes')
-    # not in every game: the figures of chapter 95 say in which the shipped agent has learned nothing of its buttons
-    for name in ('Boxing', 'Breakout', 'CrazyClimber', 'RoadRunner'):
-        assert ratio[name] > 1.5, name
+    # least in Assault (1.8), Freeway (2.1) and Krull (3.0), where eight dreams in place of 64 would not tell
+    assert all(x > 1.3 for x in ratio.values())
 
 
 def test_film_of_the_front_page_shows_this_run():

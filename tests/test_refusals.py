@@ -368,7 +368,7 @@ def test_group_2_wide_agent(run, tmp_path):
 
 def test_group_2_flipped_agents(run, tmp_path):
     "group 2, foreign directories: one bit of a shared agent, anywhere in its files: 60 of 60 are refused"
-    save_pretrained(load(run), read_config(run), tmp_path / 'agent', half=True)
+    save_pretrained(load(run), read_config(run), tmp_path / 'agent', small=True)
     rng, files = np.random.default_rng(0), sorted((tmp_path / 'agent').iterdir())
     for n in range(60):
         file = files[n % len(files)]

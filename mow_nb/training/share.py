@@ -84,25 +84,44 @@ def evaluate(
 
 
 # %% ../../nbs/66_share.ipynb #c014
+_SCALE = '/scale'  # ends the name of a tensor of scales
+
+
+def _shrunk(name, t):
+    "A tensor in fewer bytes: large matrices in eight bits with a scale for every row, other weights in float16"
+    if not t.is_floating_point() or 'running' in name:  # variances may lie outside of what float16 can hold
+        return {name: t}
+    if t.ndim not in (2, 3) or t.numel() < 100_000:
+        return {name: t.half()}
+    scale = t.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+    return {name: (t / scale).round().to(torch.int8), name + _SCALE: scale}
+
+
+def _grown(tensors):
+    "The same tensors, where matrices in eight bits are times their scales"
+    scales = {name.removesuffix(_SCALE): t for name, t in tensors.items() if name.endswith(_SCALE)}
+    fits = lambda name, t: name in scales and scales[name].shape == (*t.shape[:-1], 1)
+    out = {name: t * scales[name] if fits(name, t) else t for name, t in tensors.items()}
+    return {name: t for name, t in out.items() if not name.endswith(_SCALE)}
+
+
 def save_pretrained(
     agent: Agent,  # to be shared
     config: Config,  # of its run
     path: str,  # a directory, made if missing
-    half: bool = False,  # float16 weights: half the size, and no longer exactly the same agent
+    small: bool = False,  # True: about a quarter of the size, rounded: no longer exactly the same agent
 ) -> None:
     "Write config and weights alone, as TOML and safetensors, with a manifest"
     folder = Path(path)
     with disk(f'cannot write in {folder}'):
         folder.mkdir(parents=True, exist_ok=True)
-    # running variances may lie outside of what float16 can hold
-    shrinks = lambda name, t: half and t.is_floating_point() and 'running' not in name
     tensors = {}
     for part, model in (('world', agent.world), ('agent', agent.actor_critic)):
         for name, t in model.state_dict().items():
-            if half and name.startswith('slow.'):
+            if small and name.startswith('slow.'):
                 continue  # copies for training alone: whoever trains on starts from the critics
             t = t.detach().cpu().contiguous().clone()
-            tensors[f'{part}.{name}'] = t.half() if shrinks(name, t) else t
+            tensors |= _shrunk(f'{part}.{name}', t) if small else {f'{part}.{name}': t}
     tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
     put(folder / 'agent.safetensors', save_bytes(tensors))
     put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=user_task_actions(config))))
@@ -120,12 +139,12 @@ def from_pretrained(
     if set(manifest['files']) != {file, 'config.toml'}:
         raise CheckpointError(f'{path}/manifest.json is not that of an agent')
     try:
-        tensors = load_bytes(dict(checkpoint.read_files(folder, manifest))[file])
+        tensors = _grown(load_bytes(dict(checkpoint.read_files(folder, manifest))[file]))
     except SafetensorError as e:
         raise CheckpointError(f'{file} cannot be read ({e})') from None
     if 'labels' not in tensors:
         raise CheckpointError(f'{file} holds no labels')
-    # a file of half precision holds no slow critics: they begin as copies of the critics
+    # a small file holds no slow critics: they begin as copies of the critics
     copies = {name.replace('agent.critic.', 'agent.slow.'): t for name, t in tensors.items()}
     return restore(config, copies | tensors, tensors['labels'].tolist(), manifest.get('step', 0))
 
@@ -135,7 +154,7 @@ def ship(
     run: str,  # a run's directory
     path: str,  # where to; a run that stands there is replaced
 ) -> None:
-    "Copy what a reader of a run needs, and the agent in float16, without what only training needs"
+    "Copy what a reader of a run needs, and the agent in few bytes, without what only training needs"
     run, path = Path(run), Path(path)
     agent, config = load(run), read_config(run)
     if path.exists() and not (path / 'config.toml').exists():
@@ -146,4 +165,4 @@ def ship(
             shutil.copytree(run / part, path / part)
         for part in ('config.toml', 'metrics.jsonl'):
             shutil.copy(run / part, path / part)
-    save_pretrained(agent, config, path / 'agent', half=True)
+    save_pretrained(agent, config, path / 'agent', small=True)
