@@ -150,6 +150,8 @@ def _groups(summary):
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':
         how = 'at random, in clusters of the sizes that the gradients suggested'
+    if summary.config.cluster.grouping == 'looks':
+        how = 'by their looks, which are known'
     items = []
     for label in sorted(set(found.cluster_of.values())):
         members = [name for name, other in found.cluster_of.items() if other == label]
