@@ -100,7 +100,8 @@ def _shrunk(name, t):
 def _grown(tensors):
     "The same tensors, where matrices in eight bits are times their scales"
     scales = {name.removesuffix(_SCALE): t for name, t in tensors.items() if name.endswith(_SCALE)}
-    fits = lambda name, t: name in scales and scales[name].shape == (*t.shape[:-1], 1)
+    kinds = lambda name, t: (t.dtype, scales[name].dtype) == (torch.int8, torch.float32)
+    fits = lambda name, t: name in scales and kinds(name, t) and scales[name].shape == (*t.shape[:-1], 1)
     out = {name: t * scales[name] if fits(name, t) else t for name, t in tensors.items()}
     return {name: t for name, t in out.items() if not name.endswith(_SCALE)}
 
