@@ -74,7 +74,7 @@ def test_dream_depends_on_buttons(played):
     for (name, x), w in zip(ratio.items(), ways):
         print(f'{name:14} {w[0]} against {w[1]}: {x:.2f} times the difference that chance makes')
     # least in Freeway (1.7 to 2.0), Assault and Krull, where eight dreams in place of 64 would not tell
-    assert all(x > 1.3 for x in ratio.values())
+    assert all(x > (1.3 if name == 'Freeway' else 1.5) for name, x in ratio.items())
 
 
 def test_film_of_the_front_page_shows_this_run():

@@ -173,9 +173,10 @@ def check(
     tasks = tasks_of(config.tasks, config.full_actions)
     for complaint in (*out_of_range(config), *_relations(config, len(tasks))):
         raise ConfigError(complaint)
-    strange = [t.name for t in tasks if t.name not in POCKET8]
-    if config.cluster.grouping == 'looks' and strange:
-        raise ConfigError(f"cluster.grouping='looks' knows the groups of pocket tasks, and not of {strange[0]}")
+    if config.cluster.grouping == 'looks':
+        for t in tasks:
+            if t.name not in POCKET8:
+                raise ConfigError(f"cluster.grouping='looks' knows the groups of pocket tasks, and not of {t.name}")
     return tasks
 
 

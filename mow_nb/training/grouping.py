@@ -111,8 +111,7 @@ def groups_of(
     if c.grouping == 'one':
         return replace(found, labels=np.zeros(len(names), dtype=np.int64))
     if c.grouping == 'looks':
-        looks = [TRUTH_VISUAL[name] for name in names]
-        return replace(found, labels=np.array([sorted(set(looks)).index(look) for look in looks]))
+        return replace(found, labels=np.unique([TRUTH_VISUAL[name] for name in names], return_inverse=True)[1])
     return found
 
 
