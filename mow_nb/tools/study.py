@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'LOSSES',
     'Study',
     'read_study',
     'Job',
@@ -18,6 +19,7 @@ __all__ = [
     'read_results',
     'study_rows',
     'study_table',
+    'cost_table',
     'plot_study',
     'write_table',
 ]
@@ -35,6 +37,7 @@ import tomllib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -46,9 +49,10 @@ from ..eval.metrics import Estimate, interval, iqm, mean, plot_intervals
 from ..files import disk, get_json, put
 from ..pages import Markdown, table
 from ..store.journal import read_metrics
-from ..store.presets import changed, check, preset
+from ..store.presets import changed, check, count, preset
 from ..store.run_folder import run_path, versions
 from .bench import machine
+from ..training.clustering import load_analysis
 from ..view.summary import command
 
 
@@ -64,18 +68,33 @@ class Study:
     variants: dict  # variant -> (preset, changes, whether each task gets an agent of its own)
 
 
-def read_study(
-    name: str,  # of a study that comes with the library, or the path of a TOML file
-) -> Study:  # checked: every config of it can be built; raises ConfigError
-    "A study from its file"
+def _study_file(name):
+    "Path of a shipped study, or of a file of one's own"
     shipped = files('mow_nb') / 'data' / 'studies'
     known = sorted(p.name.removesuffix('.toml') for p in shipped.iterdir())
     path = shipped / f'{name}.toml' if name in known else Path(name)
     if not path.is_file():
         raise ConfigError(suggest(name, known, 'study') + ', or the path of a TOML file')
+    return path
+
+
+def _study_table(path):
+    "What a study's file says, on top of what the study that it names as its base says"
+    own = tomllib.loads(path.read_text(encoding='utf-8'))
+    base = tomllib.loads(_study_file(own.pop('base')).read_text(encoding='utf-8')) if 'base' in own else {}
+    if 'base' in base:
+        raise ValueError('its base has a base itself')
+    return base | own | {part: base.get(part, {}) | own.get(part, {}) for part in ('change', 'variants')}
+
+
+def read_study(
+    name: str,  # of a study that comes with the library, or the path of a TOML file
+) -> Study:  # checked: every config of it can be built; raises ConfigError
+    "A study from its file"
+    path = _study_file(name)
     try:
-        table = tomllib.loads(path.read_text(encoding='utf-8'))
-        common, variants = table.get('change', {}), {}
+        table = _study_table(path)
+        common, variants = table['change'], {}
         for variant, said in table['variants'].items():
             said = dict(preset=said) if isinstance(said, str) else dict(said)
             base, alone = said.pop('preset'), said.pop('each_task', False)
@@ -144,6 +163,9 @@ def jobs_of(
 
 
 # %% ../../nbs/83_study.ipynb #c012
+LOSSES = 'rec', 'rew'  # of pictures and of rewards
+
+
 def scale_score(
     row: dict,  # one row of `score_rows`
 ) -> float:  # 0 is random play or no success, 1 the reference player or success every time
@@ -162,7 +184,10 @@ def collect(
     records = load_records(path / 'eval')
     if not records:
         raise MowError(f'{path} has not been evaluated')
-    rows, last = score_rows(check(job.config), records[-1]), read_metrics(path)[-1]
+    rows, metrics = score_rows(check(job.config), records[-1]), read_metrics(path)
+    last, grouped = metrics[-1], path / 'analysis'
+    groups = load_analysis(grouped).labels.tolist() if grouped.exists() else [0] * len(rows)
+    late = [m for m in metrics if m['updates'] > 0.9 * last['updates']]
     return dict(
         study=job.study,
         variant=job.variant,
@@ -172,6 +197,9 @@ def collect(
         command=command(job.config, path),
         updates=records[-1]['updates'],
         env_steps=job.config.train.env_steps,
+        weights=count(job.config, groups),
+        groups=dict(zip((r['task'] for r in rows), groups)),
+        losses={name: {r['task']: fmean(m[name][r['task']] for m in late) for r in rows} for name in LOSSES},
         wall_seconds=round(last['seconds'], 1),
         processor_seconds=round(processor, 1),
         machine=machine('cpu'),
@@ -327,7 +355,7 @@ def difference(
 def read_results(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
-) -> dict:  # variant -> seed -> dict of 'shares' (task -> score) and 'processor' (seconds)
+) -> dict:  # variant -> seed -> dict of 'shares' (task -> score), 'losses', 'processor' (seconds), 'updates', 'weights'
     "Finished seeds of every variant"
     out = {variant: {} for variant in study.variants}
     for variant in study.variants:
@@ -336,21 +364,42 @@ def read_results(
             if not all(done_already(job, results) for job in jobs):
                 continue
             found = [get_json(result_file(job, results)) for job in jobs]
+            losses = [r.get('losses', {}) for r in found]  # results of old have none
             out[variant][seed] = dict(
                 shares={task: s['share'] for r in found for task, s in r['scores'].items()},
+                losses={name: {k: v for part in losses for k, v in part.get(name, {}).items()} for name in LOSSES},
                 processor=sum(r['processor_seconds'] for r in found),
+                updates=found[0]['updates'],
+                weights=sum(r.get('weights', 0) for r in found),
             )
     return out
+
+
+# %% ../../nbs/83_study.ipynb #c100
+def _common_tasks(study):
+    "Names of the tasks that all variants have"
+    seed = study.seeds[:1]
+    tasks = [[t.name for job in jobs_of(study, [v], seed) for t in check(job.config)] for v in study.variants]
+    return [name for name in tasks[0] if all(name in others for others in tasks)]
+
+
+def _loss_ratios(by_seed, reference, tasks):
+    "Geometric mean of loss / loss of the reference, over seeds and tasks; none where it was not kept"
+    pairs = [(r['losses'], reference[s]['losses']) for s, r in by_seed.items() if s in reference]
+    pairs = [(a, b) for a, b in pairs if all(x.get(name) for x in (a, b) for name in LOSSES)]
+    ratio = lambda name: np.exp(np.mean([np.log(a[name][t] / b[name][t]) for a, b in pairs for t in tasks]))
+    return {name: float(ratio(name)) for name in LOSSES} if pairs else {}
 
 
 def study_rows(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
 ) -> list[dict]:  # per variant with a finished seed: 'variant', 'seeds', 'mean', 'iqm', 'better', 'gap', 'minutes'
-    "Figures of every variant, with intervals"
+    "Figures of every variant over the tasks that all variants have, with intervals"
     found, rows = read_results(study, results), []
     rng = np_rng(0, 'study', study.name)
-    grid = lambda variant, seeds: np.array([list(found[variant][s]['shares'].values()) for s in seeds]).T
+    common = _common_tasks(study)
+    grid = lambda variant, seeds: np.array([[found[variant][s]['shares'][t] for s in seeds] for t in common])
     for variant, by_seed in found.items():
         if not by_seed:
             continue
@@ -364,12 +413,17 @@ def study_rows(
                 iqm=interval(x, iqm, rng),
                 better=improvement(*pair, rng) if pair else None,
                 gap=difference(*pair, rng) if pair else None,
-                minutes=sum(r['processor'] for r in by_seed.values()) / 60 / len(by_seed),
+                minutes=fmean(r['processor'] for r in by_seed.values()) / 60,
+                updates=fmean(r['updates'] for r in by_seed.values()),
+                weights=fmean(r['weights'] for r in by_seed.values()),
+                tasks=len(next(iter(by_seed.values()))['shares']),
+                losses=_loss_ratios(by_seed, found[study.reference], common),
             )
         )
     return rows
 
 
+# %% ../../nbs/83_study.ipynb #c101
 def study_table(
     rows: list[dict],  # from `study_rows`
     reference: str,  # the variant that the others are compared with
@@ -377,9 +431,26 @@ def study_table(
     "Table of variants: seeds, mean and IQM with intervals, difference from the reference, processor minutes"
     head = ['variant', 'seeds', 'mean', 'IQM', f'minus {reference}', f'P(better than {reference})', 'processor minutes']
     lines = []
+    said = lambda e: str(e) if e and np.isfinite(e.value) else ''
     for r in rows:
-        versus = ['', ''] if r['variant'] == reference else [str(r['gap'] or ''), str(r['better'] or '')]
-        lines.append([r['variant'], r['seeds'], r['mean'], r['iqm'], *versus, f"{r['minutes']:.1f}"])
+        versus = ['', ''] if r['variant'] == reference else [said(r['gap']), said(r['better'])]
+        lines.append([r['variant'], r['seeds'], said(r['mean']), said(r['iqm']), *versus, f"{r['minutes']:.1f}"])
+    return table(head, lines)
+
+
+def cost_table(
+    rows: list[dict],  # from `study_rows`
+    reference: str,  # the variant whose losses are 1
+) -> Markdown:  # shown by a notebook
+    "Table of variants: tasks, weights, processor seconds per update and task, losses beside those of the reference"
+    head = ['variant', 'tasks', 'weights, millions', 'seconds per update and task']
+    head += [f'{name} / {reference}' for name in ('picture loss', 'reward loss')]
+    lines = []
+    for r in rows:
+        losses = [f'{r["losses"][name]:.2f}' if r['losses'] else '' for name in LOSSES]
+        seconds = 60 * r['minutes'] / r['updates'] / r['tasks']
+        weights = f'{r["weights"] / 1e6:.1f}' if r['weights'] else ''  # results of old do not say
+        lines.append([r['variant'], r['tasks'], weights, f'{seconds:.3f}', *losses])
     return table(head, lines)
 
 
@@ -401,12 +472,13 @@ def plot_study(
 def write_table(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
-) -> str:  # the table, in Markdown
-    "Table and figure of a study, written to `table.md` and `figure.png` beside its results"
+) -> str:  # the tables, in Markdown
+    "Tables and figure of a study, written to `table.md` and `figure.png` beside its results"
     rows = study_rows(study, results)
     if not rows:
         return f'no variant of {study.name} has finished a seed yet'
-    text = f'{study.question}\n\n{study_table(rows, study.reference).text}\n'
+    tables = [show(rows, study.reference).text for show in (study_table, cost_table)]
+    text = '\n\n'.join([study.question, *tables]) + '\n'
     folder = Path(results) / study.name
     put(folder / 'table.md', text)
     ax = plot_study(rows, study.reference)
