@@ -37,7 +37,7 @@ from ..eval.evaluation import load_records, protocol_of, random_play_of, task_sc
 from ..eval.rollouts import load_strips
 from ..files import read_or_none
 from ..store.journal import read_metrics
-from ..store.presets import PRESETS, count, preset
+from ..store.presets import PRESETS, count, is_run, preset
 from ..store.run_folder import read_config, read_table
 from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
@@ -247,19 +247,17 @@ def sentence(
 def recipe(
     config: Config,  # of a run
 ) -> tuple[str, dict]:  # name of a preset, dotted name -> value of what differs
-    "Preset, or pair of presets, nearest to a config, and the fields in which it differs"
+    "Preset, or a run's and one of changes to it, nearest to a config, and the fields in which it differs"
     table = flat(config)
 
     def rest(names):
         return {k: table[k] for k, v in flat(preset(names)).items() if v != table[k]}
 
     def cost(found):
-        # of equals we like 'pocket+no_shared' better than 'no_shared+pocket'
         names, differing = found
-        first = PRESETS[names.split('+')[0]]
-        return len(differing) + 0.5 * names.count('+'), -sum(k.startswith('train') for k in first)
+        return len(differing) + 0.5 * names.count('+'), not is_run(names.split('+')[0])
 
-    pairs = [f'{a}+{b}' for a in PRESETS for b in PRESETS if a != b]
+    pairs = [f'{a}+{b}' for a in PRESETS for b in PRESETS if is_run(a) and not is_run(b)]
     found = [(names, _fits(rest, names)) for names in (*PRESETS, *pairs)]  # some pairs contradict each other
     return min(((names, differing) for names, differing in found if differing is not None), key=cost)
 
