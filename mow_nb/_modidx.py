@@ -888,6 +888,7 @@ d = {
                 'transformer.html#transformerbank.forward',
                 'mow_nb/model/transformer.py',
             ),
+            'mow_nb.model.transformer.attend_causal': ('transformer.html#attend_causal', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.attend_last': ('transformer.html#attend_last', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.bank_linear': ('transformer.html#bank_linear', 'mow_nb/model/transformer.py'),
             'mow_nb.model.transformer.bank_norm': ('transformer.html#bank_norm', 'mow_nb/model/transformer.py'),

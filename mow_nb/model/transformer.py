@@ -16,6 +16,7 @@ __all__ = [
     'MixerBank',
     'KVCache',
     'attend_last',
+    'attend_causal',
     'BlockBank',
     'TransformerBank',
 ]
@@ -24,6 +25,7 @@ __all__ = [
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 # %% ../../nbs/23_transformer.ipynb #c004
 import torch
@@ -216,6 +218,20 @@ def attend_last(
     return (p[..., None] * v.float()).sum(2, keepdim=True).to(v.dtype)
 
 
+def attend_causal(
+    q: Tensor,  # (rows, heads, T, d_head) queries
+    k: Tensor,  # (rows, heads, T, d_head) keys; of one query all so far
+    v: Tensor,  # (rows, heads, T, d_head) values; of one query all so far
+) -> Tensor:  # (rows, heads, T, d_head) weighted means of the values
+    "Scaled dot-product attention to the past, in float32 where a processor is to learn"
+    # a plain bool, so that a compiler which keeps T open still sees a constant
+    attend = partial(F.scaled_dot_product_attention, is_causal=True if q.shape[2] > 1 else False)
+    if q.device.type != 'cpu' or q.dtype != torch.bfloat16 or not (torch.is_grad_enabled() and q.requires_grad):
+        return attend(q, k, v)
+    with torch.autocast('cpu', enabled=False):
+        return attend(q.float(), k.float(), v.float()).to(v.dtype)
+
+
 # %% ../../nbs/23_transformer.ipynb #c041
 class BlockBank(nn.Module):
     "E post-norm Transformer blocks: causal attention, then feed-forward, each added and normalised"
@@ -250,11 +266,10 @@ class BlockBank(nn.Module):
         q, k, v = rearrange(qkv, 'p (s t) (j n d) -> j (p s) n t d', s=seqs, j=3, n=self.heads)
         if append is not None:
             k, v = append(k, v)
-        # chosen by Python, so that a compiler which keeps T open still sees a constant
         if q.shape[2] == 1 and torch.compiler.is_compiling():
             y = attend_last(q, k, v)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True if q.shape[2] > 1 else False)
+            y = attend_causal(q, k, v)
         return bank_linear(rearrange(y, '(p s) n t d -> p (s t) (n d)', s=seqs), w['out'])
 
     def forward(
