@@ -109,7 +109,7 @@ class WorldModel(nn.Module):
         gen: torch.Generator,  # draws latents and router noise
         tau: float = 1.0,  # temperature of the router
         noise: float = 0.0,  # scale of the router's Gumbel noise
-        hold: float = 0.0,  # 1 = every task keeps its experts
+        hold: float = 1.0,  # 1 = every task keeps its experts, if it has any; 0 = they are chosen anew, and stored
         drop: torch.Generator | None = None,  # draws dropout masks; None: no dropout
         rate: float = 0.0,  # weight of this batch in the statistics of pictures
     ) -> State:  # posterior, latents, hidden states, prior and gates of every step

@@ -373,7 +373,7 @@ class RankLearner(Learner):
         self.connect_tasks(together=False)
         for i in range(batches):
             draw = lambda tasks: [generator(self.config.seed, 'group', self.names[k], i, self.device) for k in tasks]
-            found = self.observe(sample(i), dict(observe=draw), (1.0, 0.0, 0.0), 0.0)
+            found = self.observe(sample(i), dict(observe=draw), (1.0, 0.0, 1.0), 0.0)
             for m in self.parts:
                 m.clear()
             torch.autograd.backward([m.world.task_losses(found[m][1]).sum() for m in self.parts])

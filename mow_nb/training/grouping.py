@@ -188,8 +188,7 @@ def held_losses(
     "World-model loss of every task on given batches, in evaluation mode"
     world, seed = learner.world.eval(), learner.config.seed
     gen = lambda i: generator(seed, 'held', step=i, device=learner.device)
-    # a choice of experts with a generator would be stored: the stored one is drawn upon, and kept
-    seen = [(b, world.observe(b, gen(i), hold=1.0)) for i, b in enumerate(batches)]
+    seen = [(b, world.observe(b, gen(i))) for i, b in enumerate(batches)]
     return torch.stack([world.task_losses(world.losses(b, state)) for b, state in seen])
 
 
@@ -215,7 +214,7 @@ def hand_over(
         group['lr'] = 0.1 * group['lr']  # the norms' running statistics have to keep up
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
-        state = world.train().observe(batch := sample(i), gen, hold=1.0)
+        state = world.train().observe(batch := sample(i), gen)
         loss = world.objective(world.losses(batch, state), state.gates, learns)
         for p, g in zip(owned, torch.autograd.grad(loss, owned)):
             p.grad = g

@@ -395,7 +395,7 @@ def place_task(
 
     def loss(i):
         batch = replay.sample(np_rng(seed, 'place', step=i + 1), t.batch_size, t.seq_len, obs.device)
-        seen = world.observe(batch, gen('place', i + 1))
+        seen = world.observe(batch, gen('place', i + 1), hold=0.0)
         return world.task_losses(world.losses(batch, seen)).sum()
 
     fell = fit_embedding(world, loss, steps)
