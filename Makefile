@@ -75,9 +75,12 @@ readme: setup ## write README.md from nbs/index.ipynb
 docs: setup ## make the site, to be read without network: _docs/index.html
 	@$(BIN)/python tests/site/build.py _docs
 
-example: setup ## make the run again that comes with the library (hours)
+example: setup ## make the runs again that come with the library (hours)
 	@$(BIN)/mow train evening --name example --resume
-	@$(BIN)/python -c "from mow_nb.training.share import ship; ship('runs/example', 'mow_nb/data/example')"
+	@$(BIN)/mow train evening-robots --name example-robots --seed 1 --train.cooldown 0.1 \
+		--tasks reach-v3,drawer-close-v3,door-close-v3 --resume
+	@$(BIN)/python -c "from mow_nb.training.share import ship; \
+		[ship(f'runs/{name}', f'mow_nb/data/{name}') for name in ('example', 'example-robots')]"
 	@$(BIN)/python -c "$(FILM)"
 
 # the film on the front page, from the run that is shipped

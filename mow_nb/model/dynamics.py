@@ -62,6 +62,7 @@ class Dynamics(nn.Module):
         # where in the banks an expert lies; not saved, as it follows from `chosen`
         self.kept = list(range(c.experts))
         self.register_buffer('row', torch.arange(c.experts), persistent=False)
+        self.register_buffer('gone', torch.zeros(c.experts), persistent=False)
         self.join = nn.Linear(c.active * c.width + d_task, c.width) if c.experts else None
         self.shared = make(1) if c.shared else None
 
@@ -97,9 +98,10 @@ class Dynamics(nn.Module):
             return None
         if not len(self.chosen):
             return self.router(e, tau, noise, gen)
-        # far more than any score: a stored choice wins, and where nothing is stored yet, the scores decide
+        # far more than any score: a stored choice wins, and where nothing is stored yet, the scores decide;
+        # an expert that is gone is never chosen
         keep = 1.0 if gen is None else hold
-        found = self.router(e, tau, noise, gen, self.chosen * (1e4 * keep))
+        found = self.router(e, tau, noise, gen, self.chosen * (1e4 * keep) - 1e5 * self.gone)
         if gen is not None:
             self.chosen.copy_(found.gates.detach())
         # scores that decide nothing any more are not trained either
@@ -228,8 +230,8 @@ class Dynamics(nn.Module):
             for p in bank.parameters():
                 p.data, p.grad = p.data[rows].clone(), None
         self.kept = list(kept)
-        # an expert that is gone is never asked for
         self.row = torch.tensor([kept.index(j) if j in kept else 0 for j in range(self.E)], device=self.row.device)
+        self.gone = torch.tensor([float(j not in kept) for j in range(self.E)], device=self.row.device)
         return rows
 
     @torch.no_grad()
@@ -238,9 +240,7 @@ class Dynamics(nn.Module):
         e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, E) 1 for the chosen experts, else 0
         "Experts with the highest scores for every task, among those that are still there"
-        gone = torch.ones(self.E, device=e.device)
-        gone[self.kept] = 0.0
-        return self.router(e, bonus=-1e4 * gone).gates.round()
+        return self.router(e, bonus=-1e5 * self.gone).gates.round()
 
 
 # %% ../../nbs/25_dynamics.ipynb #c014

@@ -62,12 +62,12 @@ def run_path(
 
 
 # %% ../../nbs/44_run_folder.ipynb #c009
-EXAMPLE = 'example'  # the run that comes with the library
-SHIPPED = Path(str(files('mow_nb') / 'data' / EXAMPLE))
+EXAMPLE = 'example'  # the run that comes with the library; another, of robots, comes beside it
+SHIPPED = {word: Path(str(files('mow_nb') / 'data' / word)) for word in (EXAMPLE, 'example-robots')}
 
 
 def find_run(
-    word: str,  # a run's name or directory, or 'example'
+    word: str,  # a run's name or directory, or 'example' or 'example-robots'
     root: str = 'runs',  # directory that holds all runs
 ) -> Path:  # its directory
     "Directory of the run that a word means; `ConfigError` if there is none"
@@ -75,8 +75,8 @@ def find_run(
     for path in (Path(word), Path(root) / word):
         if os.path.exists(path / 'config.toml'):
             return path
-    if word == EXAMPLE and (SHIPPED / 'config.toml').exists():
-        return SHIPPED
+    if word in SHIPPED and (SHIPPED[word] / 'config.toml').exists():
+        return SHIPPED[word]
     path = Path(word) if os.sep in word else run_path(word, root)
     raise ConfigError(f'no run in {path}: config.toml is missing')
 

@@ -36,14 +36,14 @@ def command_parser(
 
 
 def run_of(
-    word: str,  # a run's name or directory, or 'example'
+    word: str,  # a run's name or directory, or 'example' or 'example-robots'
     root: str,  # directory of all runs
-) -> tuple[Path, bool]:  # its directory; whether it is the one that came with the library
+) -> tuple[Path, bool]:  # its directory; whether it came with the library
     "Directory of a run, and whether nothing may be written there"
-    from mow_nb.store.run_folder import EXAMPLE, SHIPPED, find_run
+    from mow_nb.store.run_folder import SHIPPED, find_run
 
     path = find_run(word, root)
-    return path, word == EXAMPLE and path == SHIPPED
+    return path, path == SHIPPED.get(str(word))
 
 
 def changeable_run(

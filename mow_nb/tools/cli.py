@@ -113,9 +113,9 @@ def report_command(
     path, shipped = run_of(own.run, own.root)
     if own.others:
         paths = [path, *(run_of(other, own.root)[0] for other in own.others)]
-        file = write_comparison(paths, Path('compared-example.html') if shipped else None)
+        file = write_comparison(paths, Path(f'compared-{path.name}.html') if shipped else None)
     else:
-        file = write_report(path, Path('report-example.html') if shipped else None)
+        file = write_report(path, Path(f'report-{path.name}.html') if shipped else None)
     print(f'report: {file.absolute()}')
 
 

@@ -84,6 +84,8 @@ def _study_table(path):
     base = tomllib.loads(_study_file(own.pop('base')).read_text(encoding='utf-8')) if 'base' in own else {}
     if 'base' in base:
         raise ValueError('its base has a base itself')
+    if not base.get('variants') and not own.get('variants'):
+        raise ValueError('no variants')
     return base | own | {part: base.get(part, {}) | own.get(part, {}) for part in ('change', 'variants')}
 
 
@@ -104,6 +106,8 @@ def read_study(
         )
     except (KeyError, TypeError, ValueError, AttributeError) as e:  # tomllib's own error is a ValueError
         raise ConfigError(f'{path}: not a study ({type(e).__name__}: {e})') from None
+    if not all(type(said) is str for said in (study.question, study.reference, *(v[0] for v in variants.values()))):
+        raise ConfigError(f'{path}: question, reference and presets must be words')
     if study.reference not in variants:
         raise ConfigError(f'{path}: reference: ' + suggest(study.reference, variants, 'variant'))
     if not study.seeds or not all(type(s) is int for s in study.seeds) or len(set(study.seeds)) != len(study.seeds):
@@ -113,6 +117,8 @@ def read_study(
             raise ConfigError(f'{path}: variant {variant!r} must be 1 to 32 small letters, digits or _')
         for job in jobs_of(study, [variant], study.seeds[:1]):
             check(job.config)
+    if not _common_tasks(study):
+        raise ConfigError(f'{path}: the variants have no task in common, on which they could be compared')
     return study
 
 
@@ -162,8 +168,15 @@ def jobs_of(
     return jobs
 
 
+def _common_tasks(study):
+    "Names of the tasks that all variants have"
+    seed = study.seeds[:1]
+    tasks = [[t.name for job in jobs_of(study, [v], seed) for t in check(job.config)] for v in study.variants]
+    return [name for name in tasks[0] if all(name in others for others in tasks)]
+
+
 # %% ../../nbs/83_study.ipynb #c012
-LOSSES = 'rec', 'rew'  # of pictures and of rewards
+LOSSES = 'rec', 'rew', 'dyn'  # of pictures, of rewards, of the next latent
 
 
 def scale_score(
@@ -173,6 +186,13 @@ def scale_score(
     if np.isfinite(row['normalised']):
         return float(row['normalised'])
     return float(row['success'].value) if row['success'] is not None else float('nan')
+
+
+def _late_mean(metrics, name, task):
+    "Mean of a loss over the last tenth of a run; NaN where no row of it has the task"
+    late = [m[name] for m in metrics if m['updates'] > 0.9 * metrics[-1]['updates'] and name in m]
+    values = [row[task] for row in late if task in row]
+    return fmean(values) if values else float('nan')
 
 
 def collect(
@@ -187,7 +207,6 @@ def collect(
     rows, metrics = score_rows(check(job.config), records[-1]), read_metrics(path)
     last, grouped = metrics[-1], path / 'analysis'
     groups = load_analysis(grouped).labels.tolist() if grouped.exists() else [0] * len(rows)
-    late = [m for m in metrics if m['updates'] > 0.9 * last['updates']]
     return dict(
         study=job.study,
         variant=job.variant,
@@ -199,7 +218,7 @@ def collect(
         env_steps=job.config.train.env_steps,
         weights=count(job.config, groups),
         groups=dict(zip((r['task'] for r in rows), groups)),
-        losses={name: {r['task']: fmean(m[name][r['task']] for m in late) for r in rows} for name in LOSSES},
+        losses={name: {r['task']: _late_mean(metrics, name, r['task']) for r in rows} for name in LOSSES},
         wall_seconds=round(last['seconds'], 1),
         processor_seconds=round(processor, 1),
         machine=machine('cpu'),
@@ -337,7 +356,7 @@ def improvement(
     reps: int = 2000,  # redrawn experiments
 ) -> Estimate:  # in [0, 1]; the ends are NaN with fewer than two seeds
     "Probability that x exceeds y, paired by seed, with a 95 % bootstrap interval"
-    won = ((x > y) + 0.5 * (x == y)).mean(0, keepdims=True)
+    won = np.where(np.isnan(x - y), np.nan, (x > y) + 0.5 * (x == y)).mean(0, keepdims=True)
     return interval(won, mean, rng, reps)
 
 
@@ -364,29 +383,29 @@ def read_results(
             if not all(done_already(job, results) for job in jobs):
                 continue
             found = [get_json(result_file(job, results)) for job in jobs]
-            losses = [r.get('losses', {}) for r in found]  # results of old have none
+            told = all('losses' in r for r in found)  # results of old have neither losses nor weights
+            merged = lambda name: {task: loss for r in found for task, loss in r['losses'][name].items()}
             out[variant][seed] = dict(
                 shares={task: s['share'] for r in found for task, s in r['scores'].items()},
-                losses={name: {k: v for part in losses for k, v in part.get(name, {}).items()} for name in LOSSES},
+                losses={name: merged(name) for name in LOSSES} if told else {},
                 processor=sum(r['processor_seconds'] for r in found),
                 updates=found[0]['updates'],
-                weights=sum(r.get('weights', 0) for r in found),
+                weights=sum(r['weights'] for r in found) if told else float('nan'),
             )
     return out
 
 
 # %% ../../nbs/83_study.ipynb #c100
-def _common_tasks(study):
-    "Names of the tasks that all variants have"
-    seed = study.seeds[:1]
-    tasks = [[t.name for job in jobs_of(study, [v], seed) for t in check(job.config)] for v in study.variants]
-    return [name for name in tasks[0] if all(name in others for others in tasks)]
+def _same_units(study, variant):
+    "Whether the losses of a variant are measured as those of the reference are"
+    models = [jobs_of(study, [v], study.seeds[:1])[0].config.model for v in (variant, study.reference)]
+    return len({(m.pictures, m.motion, m.rewards, m.bins) for m in models}) == 1
 
 
 def _loss_ratios(by_seed, reference, tasks):
     "Geometric mean of loss / loss of the reference, over seeds and tasks; none where it was not kept"
     pairs = [(r['losses'], reference[s]['losses']) for s, r in by_seed.items() if s in reference]
-    pairs = [(a, b) for a, b in pairs if all(x.get(name) for x in (a, b) for name in LOSSES)]
+    pairs = [(a, b) for a, b in pairs if a and b]
     ratio = lambda name: np.exp(np.mean([np.log(a[name][t] / b[name][t]) for a, b in pairs for t in tasks]))
     return {name: float(ratio(name)) for name in LOSSES} if pairs else {}
 
@@ -415,9 +434,9 @@ def study_rows(
                 gap=difference(*pair, rng) if pair else None,
                 minutes=fmean(r['processor'] for r in by_seed.values()) / 60,
                 updates=fmean(r['updates'] for r in by_seed.values()),
-                weights=fmean(r['weights'] for r in by_seed.values()),
+                weights=max((w for r in by_seed.values() if np.isfinite(w := r['weights'])), default=float('nan')),
                 tasks=len(next(iter(by_seed.values()))['shares']),
-                losses=_loss_ratios(by_seed, found[study.reference], common),
+                losses=_loss_ratios(by_seed, found[study.reference], common) if _same_units(study, variant) else {},
             )
         )
     return rows
@@ -444,12 +463,12 @@ def cost_table(
 ) -> Markdown:  # shown by a notebook
     "Table of variants: tasks, weights, processor seconds per update and task, losses beside those of the reference"
     head = ['variant', 'tasks', 'weights, millions', 'seconds per update and task']
-    head += [f'{name} / {reference}' for name in ('picture loss', 'reward loss')]
+    head += [f'{name} loss / {reference}' for name in ('picture', 'reward', 'dynamics')]
     lines = []
     for r in rows:
         losses = [f'{r["losses"][name]:.2f}' if r['losses'] else '' for name in LOSSES]
-        seconds = 60 * r['minutes'] / r['updates'] / r['tasks']
-        weights = f'{r["weights"] / 1e6:.1f}' if r['weights'] else ''  # results of old do not say
+        seconds = 60 * r['minutes'] / max(1, r['updates']) / r['tasks']
+        weights = f'{r["weights"] / 1e6:.1f}' if np.isfinite(r['weights']) else ''
         lines.append([r['variant'], r['tasks'], weights, f'{seconds:.3f}', *losses])
     return table(head, lines)
 

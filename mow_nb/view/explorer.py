@@ -200,7 +200,7 @@ def _pickers(view):
 
 
 def explore(
-    path: str = EXAMPLE,  # a run's directory, or 'example' for the one that comes with the library
+    path: str = EXAMPLE,  # a run's directory, or 'example' or 'example-robots', which come with the library
     beside: str = '',  # a second run, whose curves and scores are drawn beside those of the first; '' for none
 ) -> w.VBox:  # to be shown by a notebook
     "Widget with five views of a run, finished or not"
@@ -267,11 +267,11 @@ def run_notebook(
     beside: Path | None = None,  # a second run; None for none
 ) -> Path:  # the file
     "Notebook that opens the explorer on a run or two; written where it is missing"
-    shipped = SHIPPED.resolve()
+    shipped = {there.resolve(): word for word, there in SHIPPED.items()}
     runs = [run.resolve() for run in (path, beside) if run]
-    folder = root.resolve() if runs[0] == shipped else runs[0]
-    words = [EXAMPLE if run == shipped else os.path.relpath(run, folder) for run in runs]
-    name = 'explore-example' if runs[0] == shipped else 'explore'
+    folder = root.resolve() if runs[0] in shipped else runs[0]
+    words = [shipped.get(run) or os.path.relpath(run, folder) for run in runs]
+    name = f'explore-{shipped[runs[0]]}' if runs[0] in shipped else 'explore'
     return ready_notebook(folder / f'{"-with-".join([name, *(run.name for run in runs[1:])])}.ipynb', *words)
 
 
