@@ -4,7 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    'LOSSES',
     'Study',
     'read_study',
     'Job',
@@ -14,13 +13,8 @@ __all__ = [
     'result_file',
     'done_already',
     'run_study',
-    'improvement',
-    'difference',
     'read_results',
     'study_rows',
-    'study_table',
-    'cost_table',
-    'plot_study',
     'write_table',
 ]
 
@@ -44,10 +38,9 @@ import numpy as np
 from ..config import Config, flat
 from ..core import ConfigError, MowError, np_rng, suggest
 from ..envs.tasks import tasks_of
+from ..eval.comparison import LOSSES, compare_variants, cost_table, plot_study, study_table
 from ..eval.evaluation import load_records, score_rows
-from ..eval.metrics import Estimate, interval, iqm, mean, plot_intervals
 from ..files import disk, get_json, put
-from ..pages import Markdown, table
 from ..store.journal import read_metrics
 from ..store.presets import changed, check, count, preset
 from ..store.run_folder import run_path, versions
@@ -176,9 +169,6 @@ def _common_tasks(study):
 
 
 # %% ../../nbs/83_study.ipynb #c012
-LOSSES = 'rec', 'rew', 'dyn'  # of pictures, of rewards, of the next latent
-
-
 def scale_score(
     row: dict,  # one row of `score_rows`
 ) -> float:  # 0 is random play or no success, 1 the reference player or success every time
@@ -348,28 +338,6 @@ def _finish(job, process, results, root, seconds):
     return file
 
 
-# %% ../../nbs/83_study.ipynb #c021
-def improvement(
-    x: np.ndarray,  # (K, S) scores of one variant, a column per seed
-    y: np.ndarray,  # (K, S) scores of the other, the same seeds
-    rng: np.random.Generator,  # source of the draws
-    reps: int = 2000,  # redrawn experiments
-) -> Estimate:  # in [0, 1]; the ends are NaN with fewer than two seeds
-    "Probability that x exceeds y, paired by seed, with a 95 % bootstrap interval"
-    won = np.where(np.isnan(x - y), np.nan, (x > y) + 0.5 * (x == y)).mean(0, keepdims=True)
-    return interval(won, mean, rng, reps)
-
-
-def difference(
-    x: np.ndarray,  # (K, S) scores of one variant, a column per seed
-    y: np.ndarray,  # (K, S) scores of the other, the same seeds
-    rng: np.random.Generator,  # source of the draws
-    reps: int = 2000,  # redrawn experiments
-) -> Estimate:  # the ends are NaN with fewer than two seeds
-    "Mean difference x - y, paired by seed, with a 95 % bootstrap interval"
-    return interval((x - y).mean(0, keepdims=True), mean, rng, reps)
-
-
 # %% ../../nbs/83_study.ipynb #c024
 def read_results(
     study: Study,  # from `read_study`
@@ -402,89 +370,14 @@ def _same_units(study, variant):
     return len({(m.pictures, m.motion, m.rewards, m.bins) for m in models}) == 1
 
 
-def _loss_ratios(by_seed, reference, tasks):
-    "Geometric mean of loss / loss of the reference, over seeds and tasks; none where it was not kept"
-    pairs = [(r['losses'], reference[s]['losses']) for s, r in by_seed.items() if s in reference]
-    pairs = [(a, b) for a, b in pairs if a and b]
-    ratio = lambda name: np.exp(np.mean([np.log(a[name][t] / b[name][t]) for a, b in pairs for t in tasks]))
-    return {name: float(ratio(name)) for name in LOSSES} if pairs else {}
-
-
 def study_rows(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
-) -> list[dict]:  # per variant with a finished seed: 'variant', 'seeds', 'mean', 'iqm', 'better', 'gap', 'minutes'
+) -> list[dict]:  # one per variant with a finished seed, as `compare_variants` gives them
     "Figures of every variant over the tasks that all variants have, with intervals"
-    found, rows = read_results(study, results), []
+    alike = {variant for variant in study.variants if _same_units(study, variant)}
     rng = np_rng(0, 'study', study.name)
-    common = _common_tasks(study)
-    grid = lambda variant, seeds: np.array([[found[variant][s]['shares'][t] for s in seeds] for t in common])
-    for variant, by_seed in found.items():
-        if not by_seed:
-            continue
-        x, both = grid(variant, by_seed), [s for s in by_seed if s in found[study.reference]]
-        pair = (grid(variant, both), grid(study.reference, both)) if both else None
-        rows.append(
-            dict(
-                variant=variant,
-                seeds=len(by_seed),
-                mean=interval(x, mean, rng),
-                iqm=interval(x, iqm, rng),
-                better=improvement(*pair, rng) if pair else None,
-                gap=difference(*pair, rng) if pair else None,
-                minutes=fmean(r['processor'] for r in by_seed.values()) / 60,
-                updates=fmean(r['updates'] for r in by_seed.values()),
-                weights=max((w for r in by_seed.values() if np.isfinite(w := r['weights'])), default=float('nan')),
-                tasks=len(next(iter(by_seed.values()))['shares']),
-                losses=_loss_ratios(by_seed, found[study.reference], common) if _same_units(study, variant) else {},
-            )
-        )
-    return rows
-
-
-# %% ../../nbs/83_study.ipynb #c101
-def study_table(
-    rows: list[dict],  # from `study_rows`
-    reference: str,  # the variant that the others are compared with
-) -> Markdown:  # shown by a notebook
-    "Table of variants: seeds, mean and IQM with intervals, difference from the reference, processor minutes"
-    head = ['variant', 'seeds', 'mean', 'IQM', f'minus {reference}', f'P(better than {reference})', 'processor minutes']
-    lines = []
-    said = lambda e: str(e) if e and np.isfinite(e.value) else ''
-    for r in rows:
-        versus = ['', ''] if r['variant'] == reference else [said(r['gap']), said(r['better'])]
-        lines.append([r['variant'], r['seeds'], said(r['mean']), said(r['iqm']), *versus, f"{r['minutes']:.1f}"])
-    return table(head, lines)
-
-
-def cost_table(
-    rows: list[dict],  # from `study_rows`
-    reference: str,  # the variant whose losses are 1
-) -> Markdown:  # shown by a notebook
-    "Table of variants: tasks, weights, processor seconds per update and task, losses beside those of the reference"
-    head = ['variant', 'tasks', 'weights, millions', 'seconds per update and task']
-    head += [f'{name} loss / {reference}' for name in ('picture', 'reward', 'dynamics')]
-    lines = []
-    for r in rows:
-        losses = [f'{r["losses"][name]:.2f}' if r['losses'] else '' for name in LOSSES]
-        seconds = 60 * r['minutes'] / max(1, r['updates']) / r['tasks']
-        weights = f'{r["weights"] / 1e6:.1f}' if np.isfinite(r['weights']) else ''
-        lines.append([r['variant'], r['tasks'], weights, f'{seconds:.3f}', *losses])
-    return table(head, lines)
-
-
-# %% ../../nbs/83_study.ipynb #c027
-def plot_study(
-    rows: list[dict],  # from `study_rows`
-    reference: str,  # the variant that is drawn as a line
-    ax=None,  # axes to draw on; None makes new ones
-):  # the axes, one variant per row
-    "Mean score of every variant with its interval"
-    estimates = {r['variant']: r['mean'] for r in rows}
-    ax = plot_intervals(estimates, 'share of the way from random play to the reference player', ax)
-    if reference in estimates:
-        ax.axvline(estimates[reference].value, color='#999999', ls='--', lw=1)
-    return ax
+    return compare_variants(read_results(study, results), study.reference, _common_tasks(study), alike, rng)
 
 
 # %% ../../nbs/83_study.ipynb #c030
