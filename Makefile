@@ -79,8 +79,8 @@ example: setup ## make the runs again that come with the library (hours)
 	@$(BIN)/mow train evening --name example --resume
 	@$(BIN)/mow train evening-robots --name example-robots --seed 1 --train.cooldown 0.1 \
 		--tasks reach-v3,drawer-close-v3,door-close-v3 --resume
-	@$(BIN)/python -c "from mow_nb.training.share import ship; \
-		[ship(f'runs/{name}', f'mow_nb/data/{name}') for name in ('example', 'example-robots')]"
+	@$(BIN)/python -c "from mow_nb.store.run_folder import SHIPPED; from mow_nb.training.share import ship; \
+		[ship(f'runs/{word}', path) for word, path in SHIPPED.items()]"
 	@$(BIN)/python -c "$(FILM)"
 
 # the film on the front page, from the run that is shipped

@@ -37,7 +37,7 @@ def difference(
 
 
 # %% ../../nbs/53_comparison.ipynb #c008
-LOSSES = 'rec', 'rew', 'dyn'  # of pictures, of rewards, of the next latent
+LOSSES = dict(rec='picture', rew='reward', dyn='dynamics')  # those that are kept of a run, and their names in a table
 
 
 def _loss_ratios(by_seed, reference, tasks):
@@ -102,7 +102,7 @@ def cost_table(
 ) -> Markdown:  # shown by a notebook
     "Table of variants: tasks, weights, processor seconds per update and task, losses beside those of the reference"
     head = ['variant', 'tasks', 'weights, millions', 'seconds per update and task']
-    head += [f'{name} loss / {reference}' for name in ('picture', 'reward', 'dynamics')]
+    head += [f'{name} loss / {reference}' for name in LOSSES.values()]
     lines = []
     for r in rows:
         losses = [f'{r["losses"][name]:.2f}' if r['losses'] else '' for name in LOSSES]
