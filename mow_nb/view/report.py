@@ -6,6 +6,7 @@
 __all__ = ['SECTIONS', 'COMPARED', 'page', 'write_report', 'run_looks', 'comparison_page', 'write_comparison']
 
 # %% ../../nbs/74_report.ipynb #c002
+import json
 import shlex
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import put
+from ..store.run_folder import SHIPPED
 from ..training.clustering import plot_silhouette, plot_similarity
 from mow_nb.view.figures import (
     LOSSES,
@@ -256,18 +258,23 @@ def _pictures(summary):
 # %% ../../nbs/74_report.ipynb #c021
 def _going_on(summary):
     "How to go on"
-    name, root = summary.path.name, summary.path.parent
+    name, root, shipped = summary.path.name, summary.path.parent, summary.path in SHIPPED.values()
     place, option = f'runs/{name}', ''
     if root.name != 'runs':
-        place, option = str(summary.path), f' --root {shlex.quote(str(root))}'
-    lines = {
-        'go on; a finished run is only judged again': f'{command(summary.config, summary.path)} --resume',
+        place, option = str(summary.path), '' if shipped else f' --root {shlex.quote(str(root))}'
+    again, resume = command(summary.config, summary.path), {}
+    if not shipped:
+        resume = {'go on; a finished run is only judged again': f'{again} --resume'}
+    lines = resume | {
         'evaluate with more episodes': f'mow evaluate {name}{option} --episodes 20',
         'write this page again': f'mow report {name}{option}',
+        'walk around in it': f'mow explore {name}{option}',
         'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
         'read how it was made': 'jupyter lab nbs',
-        'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({place!r})'),
+        'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({json.dumps(place)})'),
     }
+    if shipped:
+        lines.pop('curves while it runs')
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
 

@@ -38,7 +38,7 @@ from ..eval.rollouts import load_strips
 from ..files import read_or_none
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, count, is_run, preset
-from ..store.run_folder import read_config, read_table
+from ..store.run_folder import SHIPPED, read_config, read_table
 from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
 
@@ -276,7 +276,8 @@ def command(
 ) -> str:  # for a shell
     "Shell command that trains this config again under the same name"
     names, rest = recipe(config)
-    root = [] if path.parent.name == 'runs' else [f'--root {shlex.quote(str(path.parent))}']
+    usual = path.parent.name == 'runs' or path in SHIPPED.values()  # nothing is trained where the library lies
+    root = [] if usual else [f'--root {shlex.quote(str(path.parent))}']
     return ' '.join(['mow train', names, f'--name {path.name}', *root, *(_option(k, v) for k, v in rest.items())])
 
 
