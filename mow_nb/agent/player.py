@@ -110,7 +110,7 @@ class Agent:
         step = lambda *tensors: self.step(generators.by_purpose['act'] if generators.frozen else gen, *tensors)
         chosen, self.z, self.a = self.recorder('act', step, (x, self.z, self.a), gen)
         # copied even on the processor: the next replay writes where this one did
-        return np.array(chosen.cpu())
+        return chosen.cpu().numpy().copy()
 
     def replace_actions(
         self,
