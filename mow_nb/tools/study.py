@@ -196,7 +196,7 @@ def collect(
         raise MowError(f'{path} has not been evaluated')
     rows, metrics = score_rows(check(job.config), records[-1]), read_metrics(path)
     last, grouped = metrics[-1], path / 'analysis'
-    groups = load_analysis(grouped).labels.tolist() if grouped.exists() else [0] * len(rows)
+    groups = load_analysis(grouped).labels.tolist() if (grouped / 'clusters.json').exists() else [0] * len(rows)
     return dict(
         study=job.study,
         variant=job.variant,
