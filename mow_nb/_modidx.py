@@ -2083,6 +2083,7 @@ d = {
             'mow_nb.view.summary.named_runs': ('summary.html#named_runs', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.permutation_p': ('summary.html#permutation_p', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.recipe': ('summary.html#recipe', 'mow_nb/view/summary.py'),
+            'mow_nb.view.summary.root_option': ('summary.html#root_option', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.sentence': ('summary.html#sentence', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.verdict': ('summary.html#verdict', 'mow_nb/view/summary.py'),
         },

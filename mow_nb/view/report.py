@@ -41,6 +41,7 @@ from mow_nb.view.summary import (
     gather,
     mean_and_stderr,
     named_runs,
+    root_option,
     sentence,
 )
 
@@ -258,23 +259,22 @@ def _pictures(summary):
 # %% ../../nbs/74_report.ipynb #c021
 def _going_on(summary):
     "How to go on"
-    name, root, shipped = summary.path.name, summary.path.parent, summary.path in SHIPPED.values()
-    place, option = f'runs/{name}', ''
-    if root.name != 'runs':
-        place, option = str(summary.path), '' if shipped else f' --root {shlex.quote(str(root))}'
-    again, resume = command(summary.config, summary.path), {}
-    if not shipped:
-        resume = {'go on; a finished run is only judged again': f'{again} --resume'}
-    lines = resume | {
-        'evaluate with more episodes': f'mow evaluate {name}{option} --episodes 20',
-        'write this page again': f'mow report {name}{option}',
-        'walk around in it': f'mow explore {name}{option}',
+    path = summary.path
+    place = f'runs/{path.name}' if path.parent.name == 'runs' else str(path)
+    where = ' '.join(filter(None, [path.name, root_option(path)]))
+    lines = {
+        'go on; a finished run is only judged again': f'{command(summary.config, path)} --resume',
         'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',
+    }
+    if path in SHIPPED.values():  # it came without replay and logs
+        lines = {}
+    lines |= {
+        'evaluate with more episodes': f'mow evaluate {where} --episodes 20',
+        'write this page again': f'mow report {where}',
+        'walk around in it': f'mow explore {where}',
         'read how it was made': 'jupyter lab nbs',
         'use the agent': 'python -c ' + shlex.quote(f'from mow_nb import load; agent = load({json.dumps(place)})'),
     }
-    if shipped:
-        lines.pop('curves while it runs')
     return tag('pre', '\n'.join(f'# {what}\n{line}' for what, line in lines.items()))
 
 

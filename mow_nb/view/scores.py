@@ -132,15 +132,17 @@ def _plus_minus(value, error):
     return number(value) + ('' if np.isnan(error) else f' ±{_NBSP}{number(error)}')
 
 
-def _score_row(summary, task, players):
-    "A task's line of the table"
+def _score_row(summary, task, players, ruled):
+    "A task's line of the table, with its scale and what is normalised by it if `ruled`"
     means = [mean_and_stderr(record, task.name) for record in players]
     played = [record['episodes'].get(task.name, []) for record in players]
+    scale = [number(b) for b in bounds(task) or (np.nan, np.nan)] if ruled else []
+    normalised = [number(task_score(task, p), '%') for p in played] if ruled else []
     return [
         chip(task.name, summary.colors[task.name]),
         *(_plus_minus(*m) for m in means),
-        *map(number, bounds(task) or (np.nan, np.nan)),
-        *(number(task_score(task, p), '%') for p in played),
+        *scale,
+        *normalised,
         f'{_NBSP}/ '.join(str(len(p)) for p in played),
         f'{_NBSP}/{_NBSP}'.join(str(sum(e['cut'] for e in p)) for p in played),
     ]
@@ -237,17 +239,14 @@ def score_section(
     who = 'The agent has not been evaluated yet. '
     if summary.records:
         who = f"Mean return ± standard error over episodes; the agent after {agent['updates']:,} updates. "
-    scale = f"Normalised: column '{low}' is 0 %, '{high}' is 100 %. Episodes and cuts: agent / random player."
-    head = ['task', *players, low, high, 'agent, normalised', 'random, normalised', 'episodes', 'cut']
-    rows = [_score_row(summary, t, both) for t in summary.tasks]
-    unknown = [i for i in range(3, 7) if all(row[i] == 'n/a' for row in rows)]
-    if len(unknown) == 4:  # as in robots, whose best return nobody knows
-        scale = 'Episodes and cuts: agent / random player.'
-        head, *rows = ([x for i, x in enumerate(row) if i not in unknown] for row in (head, *rows))
+    ruled = any(bounds(t) for t in summary.tasks)  # nobody knows a robot's best return
+    scale = f"Normalised: column '{low}' is 0 %, '{high}' is 100 %. " if ruled else ''
+    normalised = [low, high, 'agent, normalised', 'random, normalised'] if ruled else []
+    head = ['task', *players, *normalised, 'episodes', 'cut']
     cut = any(e['cut'] for record in both for episodes in record['episodes'].values() for e in episodes)
     return join(
-        tag('p', who, scale),
-        table(head, rows),
+        tag('p', who, scale, 'Episodes and cuts: agent / random player.'),
+        table(head, [_score_row(summary, t, both, ruled) for t in summary.tasks]),
         _over_games(summary, players),
         _success_table(summary, both),
         tag('p', _CUT.format(summary.config.eval.max_steps)) if cut else '',

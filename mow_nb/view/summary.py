@@ -15,6 +15,7 @@ __all__ = [
     'verdict',
     'sentence',
     'recipe',
+    'root_option',
     'command',
     'facts',
     'named_runs',
@@ -270,15 +271,22 @@ def _option(name, value):
     return f'--{part}{dot}{leaf}' + ('' if value is True else f' {shlex.quote(str(value))}')
 
 
+def root_option(
+    path: Path,  # a run's directory
+) -> str:  # '' where no option is needed: in `runs`, and where the library lies, as nothing is written there
+    "Option of the command line that says where a run is, and where a run like it would be made"
+    usual = path.parent.name == 'runs' or path in SHIPPED.values()
+    return '' if usual else f'--root {shlex.quote(str(path.parent))}'
+
+
 def command(
     config: Config,  # of a run
     path: Path,  # its directory
 ) -> str:  # for a shell
     "Shell command that trains this config again under the same name"
     names, rest = recipe(config)
-    usual = path.parent.name == 'runs' or path in SHIPPED.values()  # nothing is trained where the library lies
-    root = [] if usual else [f'--root {shlex.quote(str(path.parent))}']
-    return ' '.join(['mow train', names, f'--name {path.name}', *root, *(_option(k, v) for k, v in rest.items())])
+    words = ['mow train', names, f'--name {path.name}', root_option(path), *(_option(k, v) for k, v in rest.items())]
+    return ' '.join(filter(None, words))
 
 
 # %% ../../nbs/70_summary.ipynb #c029
