@@ -492,9 +492,9 @@ def test_row_1_16_a_start_that_fails(tmp_path, monkeypatch):
 # ---- section 1: numbers that are none
 
 
-def learner_and_batch(labels=(0, 0, 1)):
+def learner_and_batch(labels=(0, 0, 1), **changes):
     "A toy learner of three tasks, and a batch for it"
-    config, rng = preset('toy'), np_rng(0, 'nan')
+    config, rng = changed(preset('toy'), changes), np_rng(0, 'nan')
     t, v = config.train, config.model.vae
     draw = lambda *shape: torch.from_numpy(rng.random((3, t.batch_size, t.seq_len, *shape), np.float32))
     act = torch.eye(18)[torch.from_numpy(rng.integers(0, 3, (3, t.batch_size, t.seq_len)))]
@@ -559,6 +559,21 @@ def test_row_1_3_as_if_left_out():
     losses = world.losses(batch, state)
     for name, l in losses.items():
         assert torch.allclose(means[name][[0, 2]], l.mean((1, 2))[[0, 2]], rtol=1e-5), name
+
+
+@pytest.mark.parametrize('weight', [0.0, 1.0])
+def test_row_1_3_only_the_agents_half(weight):
+    "row 1.3: a NaN in what belongs to the agent alone: the task is left out, and the world model is not stepped again"
+    learner, batch = learner_and_batch(**{'agent.replay_critic': weight})
+    twin, _ = learner_and_batch(**{'agent.replay_critic': weight})
+    learner.actor_critic.scale[1] = float('nan')
+    means = learner.update(batch)
+    twin.update(batch)
+    assert means['skipped'].tolist() == [0, 1, 0] and all(torch.isfinite(v).all() for v in means.values())
+    whole = [checkpoint.weights_hash(x.world.state_dict()) for x in (learner, twin)]
+    assert whole[0] == whole[1]
+    actors = [x.actor_critic.actor.state_dict() for x in (learner, twin)]
+    assert any(not torch.equal(a, b) for a, b in zip(*(x.values() for x in actors)))
 
 
 def test_row_1_3_everybody(monkeypatch):

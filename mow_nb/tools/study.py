@@ -43,7 +43,7 @@ from ..eval.evaluation import load_records, score_rows
 from ..files import disk, get_json, put
 from ..store.journal import read_metrics
 from ..store.presets import changed, check, count, preset
-from ..store.run_folder import run_path, versions
+from ..store.run_folder import read_config, run_path, versions
 from .bench import machine
 from ..training.clustering import load_analysis
 from ..view.summary import command
@@ -221,7 +221,10 @@ def collect(
 # %% ../../nbs/83_study.ipynb #c014
 def _start(job, root):
     "Process that trains"
-    words = shlex.split(command(job.config, run_path(job.name, root)))[1:]
+    path = run_path(job.name, root)
+    if path.exists() and (other := _unlike(read_config(path), job.config)):
+        raise ConfigError(f'{path} was begun with other settings ({other}): move it away, or choose another --root')
+    words = shlex.split(command(job.config, path))[1:]
     said = _said(job, root)
     said.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
@@ -233,6 +236,12 @@ def _start(job, root):
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
+
+
+def _unlike(one, other):
+    "Names of the settings that differ"
+    a, b = flat(one), flat(other)
+    return ', '.join(name for name in b if a.get(name) != b[name])
 
 
 def _said(job, root):

@@ -151,8 +151,9 @@ def _update_without(learner, behaviour, batch, starts, means, excluded, world_st
         if not world_stepped:
             state, means = learner.learn_model(batch)
             world_stepped = bool(learner.finite)
-        elif starts is None:
-            starts = batch  # its latents are gone, so it is encoded again
+        else:  # what it made of the batch is gone, so the batch is observed again
+            with torch.no_grad(), torch.autocast(learner.device, torch.bfloat16, enabled=learner.bf16):
+                state = learner.world.eval().observe(batch, learner.gen('observe'))
         if behaviour and world_stepped:
             means = means | learner.learn_behaviour(batch, state, starts)
     learner.kept_tasks = slice(None)

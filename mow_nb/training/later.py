@@ -28,7 +28,7 @@ import torch
 from einops import rearrange
 
 from ..config import Config, flat
-from ..core import ConfigError, generator, np_rng
+from ..core import ConfigError, generator, np_rng, suggest
 from ..envs.tasks import Task, d_max, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record, task_score
 from ..eval.rollouts import load_strips, save_strips, strips
@@ -371,7 +371,8 @@ def leave_one_out(
 ) -> dict:  # 'later', 'whole': updates or None; 'lost': task -> normalised score before less that after; 'joined'
     "Train without a task, add it and train on, beside a run of all tasks; goes on with what is there"
     tasks, run = check(config), run_path(f'{name}-later', root)
-    (task,) = (t for t in tasks if t.name == name)
+    if (task := next((t for t in tasks if t.name == name), None)) is None:
+        raise ConfigError(suggest(name, [t.name for t in tasks], 'task'))
     rest = [t for t in tasks if t is not task]
     if not joined(run):
         train(changed(config, {'tasks': ','.join(t.name for t in rest)}), run.name, root, True, quiet)

@@ -157,6 +157,8 @@ def ship(
 ) -> None:
     "Copy what a reader of a run needs, and the agent in few bytes, without what only training needs"
     run, path = Path(run), Path(path)
+    if run.resolve() == path.resolve():
+        raise ConfigError(f'{path} is the run itself: name another directory')
     agent, config = load(run), read_config(run)
     if path.exists() and not (path / 'config.toml').exists():
         raise ConfigError(f'{path} holds something else than a run: name a new directory')
