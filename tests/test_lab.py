@@ -312,7 +312,7 @@ def test_the_driver_sees(visit, lab):
     for label in ('Bars', 'Colour', 'Grid', 'Kind'):
         book.change(done[label])
     book.v.shot('lab-driver')
-    book.page.wait_for_timeout(3000)  # on a busy machine the last drawing may still be under way, and pass for another
+    book.page.wait_for_timeout(8000)  # on a busy machine the last drawing may still be under way, and pass for another
     book.still()
     with pytest.raises(pytest.fail.Exception, match="'Dead' changes no picture"):
         book.change(done['Dead'], seconds=2)
