@@ -1492,7 +1492,6 @@ d = {
             'mow_nb.tools.study._start': ('study.html#_start', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._study_file': ('study.html#_study_file', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._study_table': ('study.html#_study_table', 'mow_nb/tools/study.py'),
-            'mow_nb.tools.study._unlike': ('study.html#_unlike', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._updates': ('study.html#_updates', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study.collect': ('study.html#collect', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study.done_already': ('study.html#done_already', 'mow_nb/tools/study.py'),

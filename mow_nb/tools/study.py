@@ -46,7 +46,7 @@ from ..store.presets import changed, check, count, preset
 from ..store.run_folder import read_config, run_path, versions
 from .bench import machine
 from ..training.clustering import load_analysis
-from ..view.summary import command
+from ..view.summary import command, config_differences
 
 
 # %% ../../nbs/83_study.ipynb #c005
@@ -222,8 +222,11 @@ def collect(
 def _start(job, root):
     "Process that trains"
     path = run_path(job.name, root)
-    if path.exists() and (other := _unlike(read_config(path), job.config)):
-        raise ConfigError(f'{path} was begun with other settings ({other}): move it away, or choose another --root')
+    begun = (path / 'config.toml').exists()
+    if begun and (other := config_differences([read_config(path), job.config])):
+        raise ConfigError(
+            f'{path} was begun with other settings ({", ".join(other)}): move it away, or choose another --root'
+        )
     words = shlex.split(command(job.config, path))[1:]
     said = _said(job, root)
     said.parent.mkdir(parents=True, exist_ok=True)
@@ -236,12 +239,6 @@ def _start(job, root):
             stdout=subprocess.DEVNULL,
             stderr=errors,
         )
-
-
-def _unlike(one, other):
-    "Names of the settings that differ"
-    a, b = flat(one), flat(other)
-    return ', '.join(name for name in b if a.get(name) != b[name])
 
 
 def _said(job, root):
