@@ -62,11 +62,14 @@ class Recorder:
         warmup: int = 3,  # eager runs before the recording
     ):
         self.kind, self.generators, self.warmup = kind, generators, warmup
+        self.dependents = []  # recorders of functions of the same modules
         self.reset()
 
     def reset(self) -> None:
-        "Discard the recording, so that the next calls warm up and record again"
+        "Discard the recording and those of `dependents`, so that the next calls warm up and record again"
         self.key, self.runs, self.recording, self.inputs, self.outputs = None, 0, None, (), None
+        for recorder in self.dependents:
+            recorder.reset()
 
     def __call__(
         self,

@@ -157,6 +157,8 @@ def _relations(c, K):
         yield f'cluster.n={c.cluster.n} must be at most {K}, the number of tasks'
     if t.prefill < t.seq_len:
         yield f'train.prefill={t.prefill} must be at least train.seq_len={t.seq_len}'
+    if t.prefill < t.context + t.horizon:
+        yield f'train.prefill={t.prefill} must be at least train.context + train.horizon = {t.context + t.horizon}'
     if t.hold & (t.hold - 1):
         yield f'train.hold={t.hold} must be a power of two, as random play holds an action for 1, 2, 4, ... rounds'
     if t.prefill > t.env_steps:

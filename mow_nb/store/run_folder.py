@@ -74,7 +74,8 @@ def find_run(
     word = str(word)
     for path in (Path(word), Path(root) / word):
         if os.path.exists(path / 'config.toml'):
-            return path
+            # '.' and '..' are not the names of a run
+            return path if path.name not in ('', '..') else path.resolve()
     if word in SHIPPED and (SHIPPED[word] / 'config.toml').exists():
         return SHIPPED[word]
     path = Path(word) if os.sep in word else run_path(word, root)

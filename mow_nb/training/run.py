@@ -65,6 +65,8 @@ class Run:
         self.learner = Learner(config)
         learner = self.learner
         self.player = Agent(learner.world, learner.actor_critic, t.act_context, recording=learner.recorder.kind)
+        # where the learner's modules change, a recorded step of acting is out of date as well
+        learner.recorder.dependents.append(self.player.recorder)
         mirror = self.learner.device if self.learner.device == 'cuda' and t.mirror else None
         self.pool = pool_of(config)
         self.replay = Replay(
@@ -196,11 +198,11 @@ class Run:
         if u % t.log_every == 0:
             self.log(journal, phase)
             self.set_reward_units()
+        if t.eval_every and u % t.eval_every == 0 and phase == 'live':
+            self.evaluate()
         every = self.config.cluster.every
         if every and u % every == 0 and phase == 'live':
             self.regroup()
-        if t.eval_every and u % t.eval_every == 0 and phase == 'live':
-            self.evaluate()
         if u % t.save_every == 0:
             self.save_rollouts()
             self.save()

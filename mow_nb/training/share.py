@@ -92,7 +92,8 @@ def _shrunk(name, t):
     if not t.is_floating_point() or 'running' in name:  # variances may lie outside of what float16 can hold
         return {name: t}
     if t.ndim not in (2, 3) or t.numel() < 100_000:
-        return {name: t.half()}
+        half = t.half()
+        return {name: half if half.isfinite().all() else t}  # float16 ends at 65,504
     scale = t.abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
     return {name: (t / scale).round().to(torch.int8), name + _SCALE: scale}
 
