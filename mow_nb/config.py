@@ -93,6 +93,7 @@ class DynamicsConfig:
     experts: int = number(12, 0, 4096)  # E; 0 = none, the mixer feeds the shared Transformer (paper, 3 to 12)
     active: int = number(4, 0, 4096)  # n, experts that each task wakes (ours)
     shared: bool = True  # is there a shared Transformer? (paper; off in an ablation)
+    skip: bool = False  # hidden states hold what enters the shared Transformer as well (ours; off: paper)
     routing: str = choice('task', 'token')  # what picks experts (paper; tokens in an ablation)
     router_width: int = number(128, 1, 16_384)  # hidden width of the router (ours)
     tau: float = number(5.0, 0.001)  # temperature of the first update, falls to 1 (ours)
@@ -106,6 +107,11 @@ class DynamicsConfig:
             raise ConfigError(f'active={self.active} must lie in 1..{self.experts}, the number of experts')
         if not self.experts and not self.shared:
             raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
+
+    @property
+    def d_hidden(self) -> int:  # D; 2 D with `skip`, where there are experts below a shared Transformer
+        "Width of a hidden state"
+        return self.width * (2 if self.skip and self.experts and self.shared else 1)
 
 
 # %% ../nbs/04_config.ipynb #c018

@@ -78,7 +78,7 @@ class Agent:
         "Hidden state after the last step of the context"
         dyn = self.world.dyn
         if not z.shape[2]:
-            return e.new_zeros(len(e), 1, 1, dyn.width)
+            return e.new_zeros(len(e), 1, 1, dyn.d_hidden)
         return dyn(z, a, e, dyn.expert_weights(dyn.route(e)))[0][:, :, -1:]
 
     def step(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 # %% ../../nbs/25_dynamics.ipynb #c004
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ class Dynamics(nn.Module):
         super().__init__()
         c = DynamicsConfig(**fields)
         self.E, self.n = c.experts, c.active if c.experts else 0
-        self.routing, self.width = c.routing, c.width
+        self.routing, self.width, self.d_hidden = c.routing, c.width, c.d_hidden
         self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
         make = lambda size: TransformerBank(
             size, c.width, c.layers, c.heads, c.ff_factor * c.width, c.dropout, c.positions
@@ -74,16 +75,18 @@ class Dynamics(nn.Module):
         weights: ExpertWeights,  # from `expert_weights`
         caches: dict | None = None,  # from `kv_caches`, advanced by T steps; None: these T are the whole sequence
         gen: torch.Generator | None = None,  # draws dropout masks; None: no dropout
-    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) hidden states, and (K, E) gates
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) hidden states, of width 2 D with `skip`, and (K, E) gates
         "Hidden state after each of T steps of every task"
         x = join_task(torch.cat([z, act.to(z.dtype)], -1), e)
         caches = caches or {}
         y, gates = self.mixture(x, e, weights, caches, gen)
         if self.shared is None:
             return y, gates
-        y = rearrange(y, 'k b t d -> 1 (k b) t d')
-        y = self.shared(y, weights.banks['shared'], caches.get('shared'), gen)
-        return rearrange(y, '1 (k b) t d -> k b t d', k=len(x)), gates
+        h = self.shared(rearrange(y, 'k b t d -> 1 (k b) t d'), weights.banks['shared'], caches.get('shared'), gen)
+        h = rearrange(h, '1 (k b) t d -> k b t d', k=len(x))
+        if self.d_hidden > self.width:
+            h = torch.cat([h, F.layer_norm(y, y.shape[-1:]).to(h.dtype)], -1)
+        return h, gates
 
     def route(
         self,

@@ -47,7 +47,7 @@ class Heads(nn.Module):
 
     def __init__(
         self,
-        width: int,  # D, of the hidden state and of the hidden layers
+        width: int,  # of the hidden state (D; 2 D with `skip`) and of the hidden layers
         d_task: int,  # W, 0 = off
         d_z: int,  # Z
         bins: int,  # of the two-hot code of rewards

@@ -58,7 +58,7 @@ class WorldModel(nn.Module):
         self.dec = ClusterBank(lambda: Decoder(v.size, v.stem, W, self.d_z), labels)
         self.pictures = Pictures(cfg.pictures, n_tasks, v.size)
         self.dyn = Dynamics(self.d_z, d_act, W, n_tasks, **asdict(cfg.dynamics))
-        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
+        self.heads = Heads(cfg.dynamics.d_hidden, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
         self.log_sigma = nn.Parameter(torch.zeros(n_tasks if cfg.harmonious else 0))
         self.rewards = Rewards(cfg.rewards, n_tasks, cfg.bins)
 
@@ -231,10 +231,10 @@ def contexts(
     L: int,  # steps of a window, at most T
     gen: torch.Generator,  # draws the windows
 ) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
-    "Random windows to start dreams from: within one episode and without repetition where there are enough"
+    "Random windows to start dreams from: without the last step of an episode, and without repetition where there are enough"
     K, B, T = z.shape[:3]
     seams = F.pad(done.cumsum(-1), (1, 0))
-    whole = (seams[:, :, L - 1 : -1] - seams[:, :, : T - L + 1] == 0).flatten(1)
+    whole = (seams[:, :, L:] - seams[:, :, : T - L + 1] == 0).flatten(1)
     # a random order in which windows over a seam come last, and are used only if there is nothing else
     order = (uniform(whole.shape, gen, z.device) + whole).argsort(-1, descending=True)
     good = whole.sum(-1, keepdim=True)

@@ -157,7 +157,7 @@ class Replay:
         rng: np.random.Generator,  # whose draws decide
         B: int,  # windows per task
         T: int,  # steps per window
-        within_episode: bool = False,  # only windows within one episode
+        within_episode: bool = False,  # only windows within one episode, before its last step
         newest: float = 0.0,  # share of the windows, in [0, 1], drawn from the newest tenth of all starts
         rewarded: float = 0.0,  # share of the windows, in [0, 1], drawn around a step with a reward
         ahead: int = 0,  # steps after the window in which that reward may come as well
@@ -173,7 +173,7 @@ class Replay:
         # where episodes are shorter than a window, some windows stay as they are
         attempts = 20 if within_episode else 0
         for _ in range(attempts):
-            bad = np.stack([ring.maps['done'][r[:, :-1]].any(-1) for ring, r in zip(self.rings, rows)])
+            bad = np.stack([ring.maps['done'][r].any(-1) for ring, r in zip(self.rings, rows)])
             if not bad.any():
                 break
             rows = np.where(bad[..., None], draw(), rows)
