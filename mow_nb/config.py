@@ -147,6 +147,7 @@ class AgentConfig:
     lam: float = number(0.95, 0, 1)  # 0 trusts the critic, 1 the dream (as in STORM)
     entropy: float = number(3e-4, 0)  # weight of the entropy (as in STORM)
     entropy_target: float = number(0.0, 0, 1)  # share of the entropy's range at the end of a run; 0 = fixed weight
+    entropy_fall: float = number(2.0, 0.1, 10)  # power of the way left to that target; 1 = a straight line
     slow_decay: float = number(0.98, 0, 1)  # of the critic's slow copy (as in STORM)
     scale_decay: float = number(0.99, 0, 1)  # of the return scale (as in STORM)
     scale_floor: float = number(1.0, above=0)  # least scale an advantage is divided by (as in STORM)

@@ -187,7 +187,8 @@ class ActorCritic(nn.Module):
         progress: Tensor | float,  # share of the behaviour's updates that are done, in [0, 1]
     ) -> None:
         "Lower the entropy weight of tasks with more entropy than the target, raise it with less, in [1e-5, `entropy`]"
-        target = self.cfg.entropy_target + (1 - self.cfg.entropy_target) * (1 - progress) ** 2
+        c = self.cfg
+        target = c.entropy_target + (1 - c.entropy_target) * (1 - progress) ** c.entropy_fall
         self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, self.cfg.entropy)
 
     def critic_targets(
