@@ -231,7 +231,7 @@ def contexts(
     L: int,  # steps of a window, at most T
     gen: torch.Generator,  # draws the windows
 ) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
-    "Random windows to start dreams from: without the last step of an episode, and without repetition where there are enough"
+    "Random windows to start dreams from: none twice, and none with the last step of an episode, where there are enough"
     K, B, T = z.shape[:3]
     seams = F.pad(done.cumsum(-1), (1, 0))
     whole = (seams[:, :, L:] - seams[:, :, : T - L + 1] == 0).flatten(1)

@@ -25,9 +25,10 @@ from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
 from ..model.ranks import Ranks, check_alike, connect, launched
 from ..store import checkpoint
-from ..store.journal import Journal, check_memory, plan_text
+from ..store.journal import Journal, check_memory, plan, plan_text
 from ..store.presets import check
 from ..store.replay import Replay
+from ..store.ring import check_room
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .cli import main as plain_main
@@ -308,6 +309,7 @@ def _train(config, path, ranks, resume, quiet):
 
         def lock():
             check_memory(config)
+            check_room(path / 'replay', plan(config)['disk'])  # of all ranks; each checks its own part again
             deal(config, ranks.size)
             last.enter_context(lock_run(path))
             check_can_open(config, path, resume)
