@@ -47,15 +47,17 @@ class Heads(nn.Module):
 
     def __init__(
         self,
-        width: int,  # of the hidden state (D; 2 D with `skip`) and of the hidden layers
+        width: int,  # D, of the hidden layers
         d_task: int,  # W, 0 = off
         d_z: int,  # Z
         bins: int,  # of the two-hot code of rewards
         labels: Sequence[int],  # (K,) cluster of each task
         n_tasks: int,  # K, or 0 for no task head
+        d_hidden: int | None = None,  # of a hidden state, if it is wider; the task head reads its first D numbers
     ):
         super().__init__()
-        bank = lambda layers, d_out: ClusterBank(lambda: Head(width, d_task, width, layers, d_out), labels)
+        d_in = d_hidden or width
+        bank = lambda layers, d_out: ClusterBank(lambda: Head(d_in, d_task, width, layers, d_out), labels)
         self.prior, self.rew, self.cont = bank(0, d_z), bank(2, bins), bank(2, 1)
         self.task = MLP(width, width, 2, n_tasks) if n_tasks else None
 

@@ -58,7 +58,8 @@ class WorldModel(nn.Module):
         self.dec = ClusterBank(lambda: Decoder(v.size, v.stem, W, self.d_z), labels)
         self.pictures = Pictures(cfg.pictures, n_tasks, v.size)
         self.dyn = Dynamics(self.d_z, d_act, W, n_tasks, **asdict(cfg.dynamics))
-        self.heads = Heads(cfg.dynamics.d_hidden, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
+        asked = n_tasks if cfg.task_weight else 0
+        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, asked, self.dyn.d_hidden)
         self.log_sigma = nn.Parameter(torch.zeros(n_tasks if cfg.harmonious else 0))
         self.rewards = Rewards(cfg.rewards, n_tasks, cfg.bins)
 
@@ -183,7 +184,7 @@ class WorldModel(nn.Module):
             dyn=within_episodes(dyn_loss(state.post, state.prior), batch.done),
             rep=within_episodes(rep_loss(state.post, state.prior), batch.done),
         )
-        return out if heads.task is None else out | dict(task=task_loss(heads.task(h)))
+        return out if heads.task is None else out | dict(task=task_loss(heads.task(h[..., : self.dyn.width])))
 
     def weights(self) -> dict[str, float]:  # loss name to weight
         "Weights of the losses, by name"
@@ -231,14 +232,15 @@ def contexts(
     L: int,  # steps of a window, at most T
     gen: torch.Generator,  # draws the windows
 ) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
-    "Random windows to start dreams from: none twice, and none with the last step of an episode, where there are enough"
+    "Random windows to start dreams from; one with the end of an episode, or a second time, only for want of others"
     K, B, T = z.shape[:3]
     seams = F.pad(done.cumsum(-1), (1, 0))
-    whole = (seams[:, :, L:] - seams[:, :, : T - L + 1] == 0).flatten(1)
-    # a random order in which windows over a seam come last, and are used only if there is nothing else
-    order = (uniform(whole.shape, gen, z.device) + whole).argsort(-1, descending=True)
-    good = whole.sum(-1, keepdim=True)
-    good = torch.where(good > 0, good, whole.shape[1])
+    first = seams[:, :, : T - L + 1]
+    # 2 without a seam, 1 if the episode ends with the window, 0 with a seam inside
+    worth = ((seams[:, :, L:] == first).long() + (seams[:, :, L - 1 : -1] == first)).flatten(1)
+    # a random order in which the best come first; the others are used only if there is nothing better
+    order = (uniform(worth.shape, gen, z.device) + worth).argsort(-1, descending=True)
+    good = (worth == worth.amax(-1, keepdim=True)).sum(-1, keepdim=True)
     place = order.gather(-1, torch.arange(M, device=z.device) % good)[..., None]
     b, t = place // (T - L + 1), place % (T - L + 1) + torch.arange(L, device=z.device)
     k = torch.arange(K, device=z.device)[:, None, None]

@@ -170,13 +170,13 @@ class Replay:
             return (start[..., None] + np.arange(T)) % self.rows
 
         rows = draw()
-        # where episodes are shorter than a window, some windows stay as they are
-        attempts = 20 if within_episode else 0
-        for _ in range(attempts):
-            bad = np.stack([ring.maps['done'][r].any(-1) for ring, r in zip(self.rings, rows)])
-            if not bad.any():
-                break
-            rows = np.where(bad[..., None], draw(), rows)
+        # where episodes are no longer than a window, it may end with one; where they are shorter, it stays as it is
+        for last in (None, -1) if within_episode else ():
+            for _ in range(20):
+                bad = np.stack([ring.maps['done'][r[:, :last]].any(-1) for ring, r in zip(self.rings, rows)])
+                if not bad.any():
+                    return rows
+                rows = np.where(bad[..., None], draw(), rows)
         return rows
 
     def window_weights(
