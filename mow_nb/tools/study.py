@@ -91,6 +91,8 @@ def read_study(
         table = _study_table(path)
         common, variants = table['change'], {}
         for variant, said in table['variants'].items():
+            if said is False:
+                continue
             said = dict(preset=said) if isinstance(said, str) else dict(said)
             base, alone = said.pop('preset'), said.pop('each_task', False)
             variants[variant] = base, common | said, alone
