@@ -93,7 +93,7 @@ class DynamicsConfig:
     experts: int = number(12, 0, 4096)  # E; 0 = none, the mixer feeds the shared Transformer (paper, 3 to 12)
     active: int = number(4, 0, 4096)  # n, experts that each task wakes (ours)
     shared: bool = True  # is there a shared Transformer? (paper; off in an ablation)
-    skip: bool = False  # hidden states hold what enters the shared Transformer as well (ours; off: paper)
+    skip: bool = False  # hidden states end with the latent that was read, for actor and critic (ours)
     routing: str = choice('task', 'token')  # what picks experts (paper; tokens in an ablation)
     router_width: int = number(128, 1, 16_384)  # hidden width of the router (ours)
     tau: float = number(5.0, 0.001)  # temperature of the first update, falls to 1 (ours)
@@ -107,11 +107,6 @@ class DynamicsConfig:
             raise ConfigError(f'active={self.active} must lie in 1..{self.experts}, the number of experts')
         if not self.experts and not self.shared:
             raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
-
-    @property
-    def d_hidden(self) -> int:  # D; 2 D with `skip`, where there are experts below a shared Transformer
-        "Width of a hidden state"
-        return self.width * (2 if self.skip and self.experts and self.shared else 1)
 
 
 # %% ../nbs/04_config.ipynb #c018
@@ -134,6 +129,12 @@ class WorldModelConfig:
     motion: float = number(0.0, 0)  # by how much more a pixel counts that has just changed; 0: paper, chapter 27
     rew_weight: float = number(1.0, 0)  # of the reward loss (paper)
     rewards: str = choice('plain', 'unit')  # 'plain': paper; 'unit': in a unit of each task (ours, chapter 26)
+
+    @property
+    def d_state(self) -> int:  # Z + D + W, and Z more with `dynamics.skip`
+        "Width of an agent state: latent, hidden state and task embedding"
+        d_z = self.vae.groups * self.vae.classes
+        return d_z * (2 if self.dynamics.skip else 1) + self.dynamics.width + self.d_task
 
 
 # %% ../nbs/04_config.ipynb #c020

@@ -47,7 +47,7 @@ class State:
     seen: Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22); here H and W are height and width
     post: Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
     z: Tensor  # (K, B, T, Z) one-hot sample of `post`, flat, straight-through gradient
-    h: Tensor  # (K, B, T, D) dynamics output after reading (z[t], act[t]); 2 D wide with `skip` (chapter 25)
+    h: Tensor  # (K, B, T, D) dynamics output after reading (z[t], act[t]), then, with `skip` (chapter 25), z[t]
     prior: Tensor  # (K, B, T, G, C) probabilities that h[t] gives to z[t+1], float32
     gates: Tensor  # (K, E) straight-through gates of the experts; E may be 0
 

@@ -170,9 +170,8 @@ class TaskModels:
         labels = [self.clusters.index(c) for c in mine]
         with torch.device('meta'):
             self.world = WorldModel(world.cfg, len(tasks), world.d_act, labels)
-            d_state = world.d_z + world.dyn.d_hidden + world.cfg.d_task
             masks = whole.discrete_mask[tasks], whole.continuous_mask[tasks]
-            self.actor_critic = ActorCritic(whole.cfg, d_state, whole.actor.d_continuous, *masks, labels)
+            self.actor_critic = ActorCritic(whole.cfg, world.cfg.d_state, whole.actor.d_continuous, *masks, labels)
         alias(self.world, world, tasks, self.clusters)
         alias(self.actor_critic, whole, tasks, self.clusters)
         self.copies = [pair for models in ((self.world, world), (self.actor_critic, whole)) for pair in apart(*models)]

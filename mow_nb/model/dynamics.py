@@ -11,7 +11,6 @@ from dataclasses import dataclass
 # %% ../../nbs/25_dynamics.ipynb #c004
 import numpy as np
 import torch
-import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -48,7 +47,7 @@ class Dynamics(nn.Module):
         super().__init__()
         c = DynamicsConfig(**fields)
         self.E, self.n = c.experts, c.active if c.experts else 0
-        self.routing, self.width, self.d_hidden = c.routing, c.width, c.d_hidden
+        self.routing, self.width, self.d_hidden = c.routing, c.width, c.width + (d_z if c.skip else 0)
         self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
         make = lambda size: TransformerBank(
             size, c.width, c.layers, c.heads, c.ff_factor * c.width, c.dropout, c.positions
@@ -75,18 +74,16 @@ class Dynamics(nn.Module):
         weights: ExpertWeights,  # from `expert_weights`
         caches: dict | None = None,  # from `kv_caches`, advanced by T steps; None: these T are the whole sequence
         gen: torch.Generator | None = None,  # draws dropout masks; None: no dropout
-    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) hidden states, of width 2 D with `skip`, and (K, E) gates
+    ) -> tuple[Tensor, Tensor]:  # (K, B, T, D) hidden states, of width D+Z with `skip`, and (K, E) gates
         "Hidden state after each of T steps of every task"
         x = join_task(torch.cat([z, act.to(z.dtype)], -1), e)
         caches = caches or {}
-        y, gates = self.mixture(x, e, weights, caches, gen)
-        if self.shared is None:
-            return y, gates
-        h = self.shared(rearrange(y, 'k b t d -> 1 (k b) t d'), weights.banks['shared'], caches.get('shared'), gen)
-        h = rearrange(h, '1 (k b) t d -> k b t d', k=len(x))
-        if self.d_hidden > self.width:
-            h = torch.cat([h, F.layer_norm(y, y.shape[-1:]).to(h.dtype)], -1)
-        return h, gates
+        h, gates = self.mixture(x, e, weights, caches, gen)
+        if self.shared is not None:
+            h = rearrange(h, 'k b t d -> 1 (k b) t d')
+            h = self.shared(h, weights.banks['shared'], caches.get('shared'), gen)
+            h = rearrange(h, '1 (k b) t d -> k b t d', k=len(x))
+        return h if self.d_hidden == self.width else torch.cat([h, z.to(h.dtype)], -1), gates
 
     def route(
         self,

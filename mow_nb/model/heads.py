@@ -30,15 +30,15 @@ class Head(nn.Module):
         d_out: int,  # width of the output
     ):
         super().__init__()
-        self.trunk = MLP(d_in + d_task, width, layers, d_out)
+        self.d_in, self.trunk = d_in, MLP(d_in + d_task, width, layers, d_out)
 
     def forward(
         self,
-        h: Tensor,  # (K, B, T, D) hidden states
+        h: Tensor,  # (K, B, T, D) hidden states; if they are wider, the first D numbers count
         e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, B, T, d_out) logits
         "Logits of the prediction after every step"
-        return self.trunk(join_task(h, e))
+        return self.trunk(join_task(h[..., : self.d_in], e))
 
 
 # %% ../../nbs/26_heads.ipynb #c013
@@ -47,17 +47,15 @@ class Heads(nn.Module):
 
     def __init__(
         self,
-        width: int,  # D, of the hidden layers
+        width: int,  # D, of the hidden state and of the hidden layers
         d_task: int,  # W, 0 = off
         d_z: int,  # Z
         bins: int,  # of the two-hot code of rewards
         labels: Sequence[int],  # (K,) cluster of each task
         n_tasks: int,  # K, or 0 for no task head
-        d_hidden: int | None = None,  # of a hidden state, if it is wider; the task head reads its first D numbers
     ):
         super().__init__()
-        d_in = d_hidden or width
-        bank = lambda layers, d_out: ClusterBank(lambda: Head(d_in, d_task, width, layers, d_out), labels)
+        bank = lambda layers, d_out: ClusterBank(lambda: Head(width, d_task, width, layers, d_out), labels)
         self.prior, self.rew, self.cont = bank(0, d_z), bank(2, bins), bank(2, 1)
         self.task = MLP(width, width, 2, n_tasks) if n_tasks else None
 

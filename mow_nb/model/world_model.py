@@ -58,8 +58,7 @@ class WorldModel(nn.Module):
         self.dec = ClusterBank(lambda: Decoder(v.size, v.stem, W, self.d_z), labels)
         self.pictures = Pictures(cfg.pictures, n_tasks, v.size)
         self.dyn = Dynamics(self.d_z, d_act, W, n_tasks, **asdict(cfg.dynamics))
-        asked = n_tasks if cfg.task_weight else 0
-        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, asked, self.dyn.d_hidden)
+        self.heads = Heads(cfg.dynamics.width, W, self.d_z, cfg.bins, labels, n_tasks if cfg.task_weight else 0)
         self.log_sigma = nn.Parameter(torch.zeros(n_tasks if cfg.harmonious else 0))
         self.rewards = Rewards(cfg.rewards, n_tasks, cfg.bins)
 

@@ -214,7 +214,7 @@ def check_memory(
     "Raise `ConfigError` if weights, gradients, moments, one batch and imagined latents exceed the free memory"
     t, m, K = config.train, config.model, len(check(config))
     batch = 4 * K * t.batch_size * t.seq_len * 3 * m.vae.size**2
-    dreams = 4 * K * t.n_imagined * (t.context + t.horizon) * (m.vae.groups * m.vae.classes + m.dynamics.d_hidden)
+    dreams = 4 * K * t.n_imagined * (t.context + t.horizon) * m.d_state
     need, have = 16 * count(config) + batch + dreams, memory()
     if need > have:
         raise ConfigError(

@@ -195,11 +195,10 @@ def build(
 
     tasks = tasks_of(config.tasks, config.full_actions)
     labels, m = labels or [0] * len(tasks), config.model
-    d_state = m.vae.groups * m.vae.classes + m.dynamics.d_hidden + m.d_task
     masks = torch.from_numpy(action_masks(tasks)), torch.from_numpy(continuous_masks(tasks, d_max(tasks)))
     with seeded(config.seed, 'weights'):
         world = WorldModel(m, len(tasks), action_width(tasks), labels)
-        return world, ActorCritic(config.agent, d_state, d_max(tasks), *masks, labels)
+        return world, ActorCritic(config.agent, m.d_state, d_max(tasks), *masks, labels)
 
 
 # %% ../../nbs/40_presets.ipynb #c038
