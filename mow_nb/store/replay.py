@@ -171,9 +171,9 @@ class Replay:
 
         rows = draw()
         # where episodes are no longer than a window, it may end with one; where they are shorter, it stays as it is
-        for last in (None, -1) if within_episode else ():
+        for seen in (T, T - 1) if within_episode else ():
             for _ in range(20):
-                bad = np.stack([ring.maps['done'][r[:, :last]].any(-1) for ring, r in zip(self.rings, rows)])
+                bad = np.stack([ring.maps['done'][r[:, :seen]].any(-1) for ring, r in zip(self.rings, rows)])
                 if not bad.any():
                     return rows
                 rows = np.where(bad[..., None], draw(), rows)
