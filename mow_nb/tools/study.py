@@ -90,9 +90,7 @@ def read_study(
     try:
         table = _study_table(path)
         common, variants = table['change'], {}
-        for variant, said in table['variants'].items():
-            if said is False:
-                continue
+        for variant, said in ((name, said) for name, said in table['variants'].items() if said is not False):
             said = dict(preset=said) if isinstance(said, str) else dict(said)
             base, alone = said.pop('preset'), said.pop('each_task', False)
             variants[variant] = base, common | said, alone
