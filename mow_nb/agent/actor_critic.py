@@ -117,7 +117,7 @@ class ActorCritic(nn.Module):
     def __init__(
         self,
         cfg: AgentConfig,  # settings
-        d_state: int,  # Z + D + W, width of an agent state
+        d_state: int,  # Z + D + W, with `skip` Z more; width of an agent state
         d_continuous: int,  # d_max, width of the continuous half
         discrete_masks: Tensor,  # (K, 18) bool, discrete actions that each task has
         continuous_masks: Tensor,  # (K, d_max) bool, continuous dimensions that each task has
