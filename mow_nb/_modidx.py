@@ -346,6 +346,7 @@ d = {
                 'config.html#dynamicsconfig.__post_init__',
                 'mow_nb/config.py',
             ),
+            'mow_nb.config.DynamicsConfig.d_hidden': ('config.html#dynamicsconfig.d_hidden', 'mow_nb/config.py'),
             'mow_nb.config.EvalConfig': ('config.html#evalconfig', 'mow_nb/config.py'),
             'mow_nb.config.RobotConfig': ('config.html#robotconfig', 'mow_nb/config.py'),
             'mow_nb.config.TrainConfig': ('config.html#trainconfig', 'mow_nb/config.py'),

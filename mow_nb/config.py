@@ -108,6 +108,13 @@ class DynamicsConfig:
         if not self.experts and not self.shared:
             raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
 
+    def d_hidden(
+        self,
+        d_z: int,  # Z
+    ) -> int:  # D, and Z more with `skip`
+        "Width of a hidden state"
+        return self.width + (d_z if self.skip else 0)
+
 
 # %% ../nbs/04_config.ipynb #c018
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class WorldModelConfig:
     def d_state(self) -> int:  # Z + D + W, and Z more with `dynamics.skip`
         "Width of an agent state: latent, hidden state and task embedding"
         d_z = self.vae.groups * self.vae.classes
-        return d_z * (2 if self.dynamics.skip else 1) + self.dynamics.width + self.d_task
+        return d_z + self.dynamics.d_hidden(d_z) + self.d_task
 
 
 # %% ../nbs/04_config.ipynb #c020

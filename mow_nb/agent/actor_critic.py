@@ -189,7 +189,7 @@ class ActorCritic(nn.Module):
         "Lower the entropy weight of tasks with more entropy than the target, raise it with less, in [1e-5, `entropy`]"
         c = self.cfg
         target = c.entropy_target + (1 - c.entropy_target) * (1 - progress) ** c.entropy_fall
-        self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, self.cfg.entropy)
+        self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, c.entropy)
 
     def critic_targets(
         self,

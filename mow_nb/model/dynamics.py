@@ -47,7 +47,7 @@ class Dynamics(nn.Module):
         super().__init__()
         c = DynamicsConfig(**fields)
         self.E, self.n = c.experts, c.active if c.experts else 0
-        self.routing, self.width, self.d_hidden = c.routing, c.width, c.width + (d_z if c.skip else 0)
+        self.routing, self.width, self.d_hidden = c.routing, c.width, c.d_hidden(d_z)
         self.tau, self.anneal, self.hold = c.tau, c.anneal, c.hold
         make = lambda size: TransformerBank(
             size, c.width, c.layers, c.heads, c.ff_factor * c.width, c.dropout, c.positions
