@@ -386,14 +386,18 @@ def plot_silhouette(
     curve: dict,  # N -> score, from `silhouette_curve`
     ax=None,  # axes to draw on; None makes new ones
     n: int = 0,  # the number of clusters in use, ringed; 0 for none
+    chance: float = -1.0,  # from `chance_silhouette`, drawn as a line; -1 = not measured
 ) -> object:  # the axes
     "Silhouette over the number of clusters N, with the suggested N marked"
     ax = ax or new_axes(3.4, 2.4)
     ax.plot(list(curve), list(curve.values()), 'o-', color='#0072B2', ms=4)
     if curve:
-        best = suggest_n(curve)
+        best = suggest_n(curve, chance)
         ax.axvline(best, ls=':', color='#888888')
         ax.annotate(f' suggested: {best}', (best, 0.02), xycoords=('data', 'axes fraction'), va='bottom', fontsize=8)
+    if chance > -1:
+        ax.axhline(chance, ls='--', lw=1, color='#888888')
+        ax.annotate('chance', (0.99, chance), xycoords=('axes fraction', 'data'), ha='right', va='bottom', fontsize=8)
     if n in curve:
         ax.plot(n, curve[n], 'o', ms=11, mfc='none', mec='#D55E00', mew=2)
     ax.set(xlabel='number of clusters N', ylabel='silhouette')

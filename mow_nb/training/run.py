@@ -222,6 +222,8 @@ class Run:
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
             self.learn(behaviour=False)
             self.after_update(journal, 'warm-up')
+        if self.since and self.learner.updates == self.config.train.warmup:
+            self.log(journal, 'warm-up')  # a row of both phases would divide the behaviour's sums by too many updates
 
     def assign_clusters(self) -> None:
         "Cluster the tasks by gradient once, and split the clusters of the learner"

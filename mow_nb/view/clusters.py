@@ -79,6 +79,7 @@ class Reclustered:
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
     agreement: float  # adjusted Rand index with the clusters of the run itself
+    chance: float = -1.0  # silhouette that chance reaches; -1 = not measured for this reduction and method
 
 
 def _grow(d, labels, method):
@@ -106,7 +107,9 @@ def recluster(
     "Clustering of a run's saved similarities with another number, reduction or method"
     similarity, method = np.asarray(found.similarity[source or found.source]), method or found.method
     curve = silhouette_curve(similarity, method)
-    suggested = suggest_n(curve)
+    as_run = (source or found.source, method) == (found.source, found.method)
+    chance = found.chance if as_run else -1.0
+    suggested = suggest_n(curve, chance)
     labels = cluster(similarity, n or suggested, method)
     tree = _grow(distances(similarity), labels, method)
     order = leaves_list(tree)
@@ -115,7 +118,8 @@ def recluster(
         place.setdefault(int(labels[k]), len(place))
     renumbered = np.array([place[int(label)] for label in labels])
     agreement = adjusted_rand(labels, found.labels)
-    return Reclustered(list(found.names), similarity, method, tree, order, renumbered, curve, suggested, agreement)
+    drawn = similarity, method, tree, order, renumbered, curve, suggested, agreement, chance
+    return Reclustered(list(found.names), *drawn)
 
 
 # %% ../../nbs/75_clusters.ipynb #c013
@@ -257,7 +261,7 @@ def plot_clusters(
     bar = fig.colorbar(picture, cax=fig.add_axes([0.137, 0.065, 0.38, 0.018]), orientation='horizontal')
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
-    tidy(plot_silhouette(g.silhouette, number, int(g.labels.max()) + 1), 'How well separated')
+    tidy(plot_silhouette(g.silhouette, number, int(g.labels.max()) + 1, g.chance), 'How well separated')
     _draw_words(words, g, known)
     return fig
 

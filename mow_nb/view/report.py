@@ -168,8 +168,8 @@ def _groups(summary):
         said += f" Later came {', '.join(found.later)}, placed by how well a cluster's VAE explains its pictures."
     cosines = found.similarity[found.source]
     heat = svg(plot_similarity, cosines, labels, found.names, alt=_likeness(cosines, found.labels), wide=K > 12)
-    best = f'Silhouette by number of clusters: highest for {found.suggested}'
-    quality = svg(plot_silhouette, found.silhouette, alt=best) if len(found.silhouette) > 1 else ''
+    best, scores = f'Silhouette by number of clusters: it suggests {found.suggested}', found.silhouette
+    quality = svg(plot_silhouette, scores, chance=found.chance, alt=best) if len(scores) > 1 else ''
     return join(tag('p', said), tag('ul', *items), grid(heat, quality))
 
 
