@@ -147,8 +147,8 @@ def test_undisturbed(alone):
         found, rows = checkpoint.load(alone / kind / 'checkpoints'), read_metrics(alone / kind)
         assert found.step == last and found.extra['grouped'] is True and found.extra['since'] == 0
         assert len(set(found.extra['labels'])) == 2
-        assert [r['updates'] for r in rows] == [*range(4, last, 4), last]
-        assert {r['phase'] for r in rows} == {'warm-up', 'live'}
+        assert [r['updates'] for r in rows] == [4, 8, 10, *range(12, last, 4), last]  # the warm-up ends with a row
+        assert [r['phase'] for r in rows] == ['warm-up'] * 3 + ['live'] * (len(rows) - 3)
         assert not found.extra['pool']['finished'], 'episodes pile up in the checkpoints'
         assert any(k.startswith('world.enc') and 'running_var' in k for k in found.tensors)
     state = found.extra['pool']['tasks']
