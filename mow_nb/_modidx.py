@@ -1457,6 +1457,10 @@ d = {
                 'rank_run.html#rankrun.merged_sums',
                 'mow_nb/tools/rank_run.py',
             ),
+            'mow_nb.tools.rank_run.RankRun.owes_evaluation': (
+                'rank_run.html#rankrun.owes_evaluation',
+                'mow_nb/tools/rank_run.py',
+            ),
             'mow_nb.tools.rank_run.RankRun.phases': ('rank_run.html#rankrun.phases', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.RankRun.refresh': ('rank_run.html#rankrun.refresh', 'mow_nb/tools/rank_run.py'),
             'mow_nb.tools.rank_run.RankRun.save': ('rank_run.html#rankrun.save', 'mow_nb/tools/rank_run.py'),

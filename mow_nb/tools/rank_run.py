@@ -256,6 +256,13 @@ class RankRun(Run):
         if evaluates or u % t.save_every == 0:
             self.look(evaluates)
 
+    def owes_evaluation(self) -> bool:  # the same on all ranks
+        "Whether an evaluation was due at the checkpoint's update, and a kill came before its record"
+        t, u = self.config.train, self.learner.updates
+        if not t.eval_every or u % t.eval_every or u <= t.warmup:
+            return False
+        return self.ranks.say(not (self.path / 'eval' / f'step-{u:09d}.json').exists())[0]
+
     def phases(
         self,
         journal: Journal | None,  # where lines go, on rank 0
@@ -268,6 +275,8 @@ class RankRun(Run):
             self.assign_clusters()
             self.save()
             return False
+        if self.owes_evaluation():
+            self.look(True)
         self.train_online(journal)
         if self.since:
             self.log(journal, 'live')
