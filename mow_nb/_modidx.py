@@ -1855,6 +1855,7 @@ d = {
             'mow_nb.training.run.Run.stop_if_asked': ('run.html#run.stop_if_asked', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.train_online': ('run.html#run.train_online', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.warmup': ('run.html#run.warmup', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.evaluation_due': ('run.html#evaluation_due', 'mow_nb/training/run.py'),
             'mow_nb.training.run.train': ('run.html#train', 'mow_nb/training/run.py'),
         },
         'mow_nb.training.share': {

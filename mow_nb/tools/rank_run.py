@@ -49,7 +49,7 @@ from ..training.grouping import groups_of
 from ..training.interrupt import GracefulInterrupt, SafeStdout
 from ..training.isolation import assert_finite
 from ..training.learner import pick_device
-from ..training.run import Run
+from ..training.run import Run, evaluation_due
 
 
 # %% ../../nbs/89_rank_run.ipynb #c006
@@ -252,16 +252,17 @@ class RankRun(Run):
         if u % t.log_every == 0:
             self.log(journal, phase)
             self.set_reward_units()
-        evaluates = bool(t.eval_every) and u % t.eval_every == 0 and phase == 'live'
+        evaluates = evaluation_due(t, u)
         if evaluates or u % t.save_every == 0:
             self.look(evaluates)
 
     def owes_evaluation(self) -> bool:  # the same on all ranks
         "Whether an evaluation was due at the checkpoint's update, and a kill came before its record"
-        t, u = self.config.train, self.learner.updates
-        if not t.eval_every or u % t.eval_every or u <= t.warmup:
-            return False
-        return self.ranks.say(not (self.path / 'eval' / f'step-{u:09d}.json').exists())[0]
+        u = self.learner.updates
+        return (
+            evaluation_due(self.config.train, u)
+            and self.ranks.say(not (self.path / 'eval' / f'step-{u:09d}.json').exists())[0]
+        )
 
     def phases(
         self,

@@ -105,10 +105,10 @@ def recluster(
     method: str = '',  # as in `cluster`; '' takes the run's
 ) -> Reclustered:  # ready to be drawn
     "Clustering of a run's saved similarities with another number, reduction or method"
-    similarity, method = np.asarray(found.similarity[source or found.source]), method or found.method
+    source, method = source or found.source, method or found.method
+    similarity = np.asarray(found.similarity[source])
     curve = silhouette_curve(similarity, method)
-    as_run = (source or found.source, method) == (found.source, found.method)
-    chance = found.chance if as_run else -1.0
+    chance = found.chance if (source, method) == (found.source, found.method) else -1.0
     suggested = suggest_n(curve, chance)
     labels = cluster(similarity, n or suggested, method)
     tree = _grow(distances(similarity), labels, method)
@@ -118,8 +118,9 @@ def recluster(
         place.setdefault(int(labels[k]), len(place))
     renumbered = np.array([place[int(label)] for label in labels])
     agreement = adjusted_rand(labels, found.labels)
-    drawn = similarity, method, tree, order, renumbered, curve, suggested, agreement, chance
-    return Reclustered(list(found.names), *drawn)
+    return Reclustered(
+        list(found.names), similarity, method, tree, order, renumbered, curve, suggested, agreement, chance
+    )
 
 
 # %% ../../nbs/75_clusters.ipynb #c013
