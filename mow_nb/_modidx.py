@@ -1788,6 +1788,7 @@ d = {
                 'mow_nb/training/learner.py',
             ),
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
+            'mow_nb.training.learner.choices_final': ('learner.html#choices_final', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.fast_bfloat16': ('learner.html#fast_bfloat16', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.keep_freed_memory': (
                 'learner.html#keep_freed_memory',
