@@ -1737,6 +1737,10 @@ d = {
                 'learner.html#learner.annealing',
                 'mow_nb/training/learner.py',
             ),
+            'mow_nb.training.learner.Learner.choices_final': (
+                'learner.html#learner.choices_final',
+                'mow_nb/training/learner.py',
+            ),
             'mow_nb.training.learner.Learner.compile_parts': (
                 'learner.html#learner.compile_parts',
                 'mow_nb/training/learner.py',
@@ -1788,7 +1792,6 @@ d = {
                 'mow_nb/training/learner.py',
             ),
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
-            'mow_nb.training.learner.choices_final': ('learner.html#choices_final', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.fast_bfloat16': ('learner.html#fast_bfloat16', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.keep_freed_memory': (
                 'learner.html#keep_freed_memory',

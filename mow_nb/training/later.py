@@ -42,7 +42,7 @@ from ..store.run_folder import lock_run, read_config, read_table, run_path, to_t
 from ..store.snapshot import mark_saved
 from ..store.swap import link_tree, replaced
 from .clustering import load_analysis, save_analysis
-from .learner import choices_final, pick_device
+from .learner import Learner, pick_device
 from mow_nb.training.place import (
     RunState,
     cluster_in,
@@ -289,7 +289,7 @@ def _without_play(state, k):
     (folder,) = task_folders([task.name])
     tensors, labels = without_task(state.tensors, old['labels'], k)
     choices = state.tensors.get('world.dyn.chosen', ())
-    if len(choices) and choices_final(state.config, old['updates']):
+    if len(choices) and Learner.choices_final(state.config, old['updates']):
         tensors = without_unused_experts(tensors, choices)
     tensors.pop(f'episode.{task.name}')
     apart = lambda table, name: {key: v for key, v in table.items() if key != name}

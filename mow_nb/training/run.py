@@ -42,7 +42,7 @@ from .clustering import save_analysis
 from .grouping import better_groups, find_groups, hand_over
 from .interrupt import GracefulInterrupt, SafeStdout, Stopped
 from .isolation import assert_finite
-from .learner import Learner, choices_final, pick_device
+from .learner import Learner, pick_device
 
 
 # %% ../../nbs/65_run.ipynb #c006
@@ -176,7 +176,7 @@ class Run:
         assert_finite(self.sums, self.names, self.learner.updates)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
-        final = choices_final(self.config, self.learner.updates)
+        final = self.learner.choices_final(self.config, self.learner.updates)
         row |= weights_row(self.learner.world, self.names, final) | returns_row(self.pool.finished)
         row |= faults_row(self.pool.faults, self.pool.lost, self.pool.played, self.names)
         if self.config.cluster.every:
