@@ -76,7 +76,7 @@ docs: setup ## make the site, to be read without network: _docs/index.html
 	@$(BIN)/python tests/site/build.py _docs
 
 example: setup ## make the runs again that come with the library (hours)
-	@$(BIN)/mow train evening --name example --resume
+	@$(BIN)/mow train evening --name example --train.train-every 6 --resume
 	@$(BIN)/mow train evening-robots --name example-robots --seed 1 --train.cooldown 0.1 \
 		--tasks reach-v3,drawer-close-v3,door-close-v3 --resume
 	@$(BIN)/python -c "from mow_nb.store.run_folder import SHIPPED; from mow_nb.training.share import ship; \
