@@ -30,26 +30,28 @@ from .summary import Summary, gather, mean_and_stderr
 
 
 # %% ../../nbs/73_scores.ipynb #c007
+def _last(summary):
+    "The last evaluation of the agent, or one without episodes"
+    return summary.records[-1] if summary.records else dict(episodes={})
+
+
 def score_intervals(
     summary: Summary,  # of a run
     level: float = 0.95,  # of the intervals
-) -> dict:  # task, and 'mean' -> (mean return, normalised `Estimate`); empty before the first evaluation
-    "Mean returns and normalised scores of the last evaluation, with bootstrap intervals over episodes"
-    if not summary.records:
-        return {}
-    returns, scores = {}, {}
+) -> dict:  # task, and 'mean' -> (mean return, `Estimate` of the score); empty before the first evaluation
+    "Mean returns and scores of the last evaluation, normalised or shares of success, with intervals over episodes"
+    returns, scores, won = {}, {}, {}
     for t in summary.tasks:
-        played = summary.records[-1]['episodes'].get(t.name, [])
-        if played:
+        if played := _last(summary)['episodes'].get(t.name, []):
             returns[t.name] = float(np.mean([p['ret'] for p in played]))
+            won[t.name] = successes(played)
             # one episode that was cut is enough for an estimate that is not a number
-            scores[t.name] = np.array([[task_score(t, [p]) for p in played]])
+            score = [p['success'] if won[t.name] else task_score(t, [p]) for p in played]
+            scores[t.name] = np.array([score], dtype=float)
 
-    def estimate(name, x):
-        return interval(x, mean, np_rng(0, f'interval {name}'), level=level)
-
-    out = {name: (returns[name], estimate(name, x)) for name, x in scores.items()}
-    if len(out) > 1 and len({x.shape for x in scores.values()}) == 1:
+    estimate = lambda name, x: interval(x, mean, np_rng(0, f'interval {name}'), level=level)
+    out = {name: (returns[name], won[name] or estimate(name, x)) for name, x in scores.items()}
+    if len(out) > 1 and len({(x.shape, won[name] is None) for name, x in scores.items()}) == 1:
         out['mean'] = np.nan, estimate('mean', np.concatenate([*scores.values()]))
     return out
 
@@ -108,7 +110,9 @@ def plot_scores(
     ax.xaxis.set_major_formatter(lambda v, _: f'{v:.0%}')
     cuts = dict.fromkeys(f'{s.records[-1]["max_steps"]:,}' for s in runs if s.records)
     rule = f'; episodes cut after {" and ".join(cuts)} steps' if cuts else ''
-    ax.set_xlabel(f'0% random play, 100% reference{rule}', fontsize=8.5)
+    robots = {successes(played) is not None for played in _last(first)['episodes'].values()}
+    scale = '0% random play, 100% reference' + '; robots: share of success' * (True in robots)
+    ax.set_xlabel(('share of episodes with success' if robots == {True} else scale) + rule, fontsize=8.5)
     if any(known):
         ax.annotate(
             'return (random)   score  [95%]', (1.02, 1.01), xycoords='axes fraction', fontsize=8, color='#5c636b'
@@ -149,6 +153,7 @@ def _score_row(summary, task, players, ruled):
 
 
 # %% ../../nbs/73_scores.ipynb #c015
+_SCORE = 'Score: 0 % random play, 100 % the reference, unknown with cut episodes; of robots, share of success. '
 _ONE_RUN = 'The intervals belong to the episodes of one agent each, and do not say what other seeds would have done.'
 _ONE_SEED = (
     'Human-normalised, without intervals: those that people publish come from several runs with different seeds, '
@@ -220,11 +225,6 @@ def _shipped_scores(summary):
 
 
 # %% ../../nbs/73_scores.ipynb #c021
-def _last(summary):
-    "The last evaluation of the agent, or one without episodes"
-    return summary.records[-1] if summary.records else dict(episodes={})
-
-
 def score_section(
     summary: Summary,  # of a run
 ) -> Markup:  # what stands below the title
@@ -356,13 +356,13 @@ def comparison(
     means = [_with_interval(scores[name].get('mean', (0, None))[1], '%') for name in runs]
     scaled.append(['mean over its tasks', *means, *[''] * len(runs)])
     head = ['task', *(f'{name}: return' for name in runs), *(f'{name}: more than {base}' for name in differences)]
-    scale = ['task', *(f'{name}: normalised' for name in runs), *(f'{name}: random player' for name in runs)]
+    scale = ['task', *(f'{name}: score' for name in runs), *(f'{name}: random player' for name in runs)]
     return join(
         tag(
             'p', 'Mean returns of the last evaluation and their differences, in brackets 95 % intervals over episodes.'
         ),
         tag('ul', *(tag('li', f'{name}: {_rule(s)}') for name, s in runs.items())),
         table(head, earned),
-        tag('p', 'Normalised: 0 % is random play, 100 % the reference; not known where an episode was cut. ', _ONE_RUN),
+        tag('p', _SCORE, _ONE_RUN),
         table(scale, scaled),
     )
