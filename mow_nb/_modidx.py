@@ -835,6 +835,7 @@ d = {
             'mow_nb.model.ranks.launched': ('ranks.html#launched', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.owners': ('ranks.html#owners', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.sum_bytes': ('ranks.html#sum_bytes', 'mow_nb/model/ranks.py'),
+            'mow_nb.model.ranks.take_card': ('ranks.html#take_card', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.tree_sum': ('ranks.html#tree_sum', 'mow_nb/model/ranks.py'),
             'mow_nb.model.ranks.whole_nodes': ('ranks.html#whole_nodes', 'mow_nb/model/ranks.py'),
         },

@@ -14,6 +14,7 @@ __all__ = [
     'ThreadRanks',
     'in_threads',
     'launched',
+    'take_card',
     'connect',
     'check_alike',
 ]
@@ -419,6 +420,16 @@ def launched() -> bool:  # True under torchrun
     return 'TORCHELASTIC_RUN_ID' in os.environ and 'RANK' in os.environ
 
 
+def take_card() -> None:
+    "Give each rank of a machine a card of its own; ConfigError where there are too few"
+    local, cards = int(os.environ.get('LOCAL_RANK', 0)), torch.cuda.device_count()
+    if local >= cards:
+        raise ConfigError(f'rank {local} of this machine has no card, there are {cards}: --nproc-per-node {cards}')
+    torch.cuda.set_device(local)
+    # else a collective on a card would return at once, and no rank would notice that another hangs
+    os.environ.setdefault('TORCH_NCCL_BLOCKING_WAIT', '1')
+
+
 def connect(
     seconds: float,  # that a rank waits for another
     fast: bool = False,  # sums in whatever order
@@ -427,6 +438,8 @@ def connect(
     "Meet the other ranks that torchrun has started"
     env = os.environ
     rank, size, wait = int(env['RANK']), int(env['WORLD_SIZE']), timedelta(seconds=seconds)
+    if device == 'cuda':
+        take_card()
     host = env.get('TORCHELASTIC_USE_AGENT_STORE') != 'True' and rank == 0
     store = dist.TCPStore(env['MASTER_ADDR'], int(env['MASTER_PORT']), size, host, timeout=wait)
     # each start has keys of its own: what a start that failed has left there must not be taken for an answer

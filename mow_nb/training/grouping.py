@@ -163,6 +163,8 @@ def better_groups(
 ) -> list[int]:  # K clusters, the present ones where nothing is gained
     "Clusters of the tasks from now on"
     sim, n = found.similarity[found.source], int(found.labels.max()) + 1
+    if n == 1 and mean_silhouette(sim, old) <= found.chance:
+        return [0] * len(old)  # by the silhouette alone one cluster, which has none, could hardly ever win
     tried = [matched(cluster(sim, n, method), old) for method in METHODS]
     new = max(tried, key=lambda labels: mean_silhouette(sim, labels))
     return new if mean_silhouette(sim, new) > mean_silhouette(sim, old) + margin else list(old)

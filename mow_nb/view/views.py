@@ -296,7 +296,8 @@ def _draw_clusters(summary, n, source, method, task):
     task = task if task in g.names else ''
     matrix = plot_clusters(g, summary.colors, truths(tasks), task)
     faces = [plot_map(g, summary.colors, frames, task), plot_members(g, tasks, summary.colors, frames, task)]
-    said = clusters_words(g) + moves_words(summary.rows)
+    later = ', '.join(f'{name} (cluster {c + 1})' for name, c in summary.groups.later.items())
+    said = clusters_words(g) + moves_words(summary.rows) + (f' Came later, not compared: {later}.' if later else '')
     return said, [(matrix, cluster_spots(matrix, g)), *((fig, face_spots(fig, g)) for fig in faces)]
 
 
