@@ -46,7 +46,7 @@ def score_intervals(
             returns[t.name] = float(np.mean([p['ret'] for p in played]))
             won[t.name] = successes(played)
             # one episode that was cut is enough for an estimate that is not a number
-            score = [p['success'] if won[t.name] else task_score(t, [p]) for p in played]
+            score = [p.get('success') if won[t.name] else task_score(t, [p]) for p in played]
             scores[t.name] = np.array([score], dtype=float)
 
     estimate = lambda name, x: interval(x, mean, np_rng(0, f'interval {name}'), level=level)
