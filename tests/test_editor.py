@@ -29,8 +29,18 @@ def public_classes():
 CLASSES = public_classes()
 
 
+@pytest.fixture(scope='module')
+def fresh_cache(tmp_path_factory):
+    "A cache of parsed files of its own: one that a killed process left half-written at home would fail here"
+    import jedi
+
+    kept, jedi.settings.cache_directory = jedi.settings.cache_directory, str(tmp_path_factory.mktemp('jedi'))
+    yield
+    jedi.settings.cache_directory = kept
+
+
 @pytest.mark.parametrize('module', CLASSES)
-def test_editor_completes_every_method(module):
+def test_editor_completes_every_method(module, fresh_cache):
     "jedi, which completes names in Jupyter and most editors, knows each public method of each public class"
     import jedi
 
