@@ -182,6 +182,7 @@ class ClusterConfig:
     grouping: str = choice('gradient', 'random', 'one', 'looks')  # 'random': same sizes; 'looks': known ones
     n: int = number(12, 0, 4096)  # N clusters; 0: the silhouette decides, 1 where chance is as good (ours)
     reduction: str = choice('projection', 'even', 'layer_means')  # of gradients; 'layer_means': paper
+    through: str = choice('trained', 'fresh')  # network whose gradients are compared; 'trained': paper
     method: str = choice('spectral', 'average', 'complete', 'single')  # others: linkages (ours)
     batches: int = number(8, 1, 4096)  # batches over which a task's gradient is averaged (ours)
     every: int = number(0, 0)  # updates between two comparisons while training; 0 = never again (paper)

@@ -302,11 +302,19 @@ class PocketEnv(gym.Env):
         size: int = SIDE,  # pixels of a side, a multiple of 32
         length: int = LENGTH,  # steps of an episode
     ):
-        self.kind, self.look = _split(task)
-        self.length, self.ground = length, background(self.look, size)
-        self.player, self.target = (patches(self.kind, who, self.look, size) for who in ('player', 'target'))
+        self.kind, look = _split(task)
+        self.length, self.size = length, size
+        self.wear(look)
         self.action_space = gym.spaces.Discrete(N_MOVES[self.kind])
         self.observation_space = gym.spaces.Box(0, 255, (size, size, 3), np.uint8)
+
+    def wear(
+        self,
+        look: str,  # one of LOOKS
+    ) -> None:
+        "Change the look, from the next picture on; the game stays the same"
+        self.look, self.ground = look, background(look, self.size)
+        self.player, self.target = (patches(self.kind, who, look, self.size) for who in ('player', 'target'))
 
     def reset(
         self,

@@ -9,6 +9,7 @@ __all__ = [
     'reductions',
     'reduced_gradients',
     'groups_of',
+    'fresh_learner',
     'find_groups',
     'matched',
     'mean_silhouette',
@@ -31,6 +32,7 @@ from torch.nn import Parameter
 from ..config import Config
 from ..core import generator, np_rng
 from ..envs.pocket import TRUTH_VISUAL
+from ..store.presets import changed
 from mow_nb.training.clustering import (
     METHODS,
     Analysis,
@@ -115,6 +117,15 @@ def groups_of(
     return found
 
 
+def fresh_learner(
+    learner: Learner,  # of a run
+) -> Learner:  # of the same sizes, with one cluster
+    "A learner with the weights that the run began with, plain pictures and one copy of everything"
+    fresh = Learner(changed(learner.config, {'model.pictures': 'plain'}))
+    fresh.world.rewards.load_state_dict(learner.world.rewards.state_dict())
+    return fresh
+
+
 def find_groups(
     learner: Learner,  # warmed up
     sample: Callable,  # number of the batch -> Batch
@@ -122,7 +133,8 @@ def find_groups(
 ) -> Analysis:  # its labels are those of `cluster.grouping`
     "Cluster labels of the tasks, with the similarities and the silhouette they were decided on"
     c, seed, chance = learner.config.cluster, learner.config.seed, -1.0
-    grads = batch_gradients(learner, sample, c.batches)
+    looked_at = learner if c.through == 'trained' else fresh_learner(learner)
+    grads = batch_gradients(looked_at, sample, c.batches)
     if not c.n:
         reduce = lambda rows: reductions(rows)[c.reduction]
         chance = chance_silhouette(grads, reduce, np_rng(seed, 'chance', step=learner.updates), c.method)
