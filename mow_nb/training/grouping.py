@@ -223,20 +223,14 @@ def hand_over(
     changed = {c for pair in zip(was, learner.labels) if pair[0] != pair[1] for c in pair} & set(learner.labels)
     owned = [p for c in changed for p in cluster_parameters(learner)[c].values()]
     learns = [k for k, c in enumerate(learner.labels) if c in changed]
-    rates = [group['lr'] for group in learner.model_opt.param_groups]
-    for group in learner.model_opt.param_groups:
-        group['lr'] = 0.1 * group['lr']  # the norms' running statistics have to keep up
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
         state = world.train().observe(batch := sample(i), gen)
         loss = world.objective(world.losses(batch, state), state.gates, learns)
-        for p, g in zip(owned, torch.autograd.grad(loss, owned)):
-            p.grad = g
+        loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do
         torch.nn.utils.clip_grad_norm_(owned, learner.config.train.model_clip)
         learner.model_opt.step()  # what has no gradient stays
         learner.model_opt.zero_grad()
-    for group, rate in zip(learner.model_opt.param_groups, rates):
-        group['lr'] = rate
     after, noise = held_losses(learner, aside).mean(0), before.std(0)
     made = bool((after <= before.mean(0) + noise).all())
     if not made:
