@@ -188,9 +188,11 @@ def deal(
 ) -> list[int]:  # rank of each task
     "Owner of each task: even shares, a cluster's tasks together; ConfigError where tasks are not grouped once"
     tasks, t, c = check(config), config.train, config.cluster
-    for name, value, one_process in (('every', c.every, c.every), ('n', c.n, not c.n)):
-        if one_process:
-            raise ConfigError(f'cluster.{name}={value} is for one process: torchrun groups once, into a given number')
+    allowed = dict(every=not c.every, n=c.n, through=c.through == 'trained')
+    for name, fine in allowed.items():
+        if not fine:
+            can = 'torchrun groups once, by the trained network, into a given number'
+            raise ConfigError(f'cluster.{name}={getattr(c, name)} is for one process: {can}')
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))
     return owners([task_cost(task, t.train_every, pick_device(t.device)) for task in tasks], order, ranks)
 

@@ -223,6 +223,7 @@ def hand_over(
     changed = {c for pair in zip(was, learner.labels) if pair[0] != pair[1] for c in pair} & set(learner.labels)
     owned = [p for c in changed for p in cluster_parameters(learner)[c].values()]
     learns = [k for k, c in enumerate(learner.labels) if c in changed]
+    learner.model_opt.zero_grad()  # those of the last update would move what is to stand still
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
         state = world.train().observe(batch := sample(i), gen)
