@@ -219,32 +219,27 @@ def collect(
 
 
 # %% ../../nbs/83_study.ipynb #c014
+def _check_begun(job, root):
+    "`ConfigError` if there is a run of that name with other settings"
+    path = run_path(job.name, root)
+    if (path / 'config.toml').exists() and (other := config_differences([read_config(path), job.config])):
+        told = f'{path} was begun with other settings ({", ".join(other)})'
+        raise ConfigError(f'{told}: move it away, or choose another --root')
+
+
 def _start(job, root):
     "Process that trains"
-    path = run_path(job.name, root)
-    begun = (path / 'config.toml').exists()
-    if begun and (other := config_differences([read_config(path), job.config])):
-        raise ConfigError(
-            f'{path} was begun with other settings ({", ".join(other)}): move it away, or choose another --root'
-        )
-    words = shlex.split(command(job.config, path))[1:]
-    said = _said(job, root)
+    words, said = shlex.split(command(job.config, run_path(job.name, root)))[1:], _said(job, root)
+    call = [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet']
     said.parent.mkdir(parents=True, exist_ok=True)
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}
+    env, none = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}, subprocess.DEVNULL
     with said.open('w') as errors:  # a file, since a pipe that nobody empties stops whoever writes into it
-        return subprocess.Popen(
-            [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet'],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-        )
+        return subprocess.Popen(call, env=env, stdin=none, stdout=none, stderr=errors)
 
 
 def _said(job, root):
     "File of what a process said on stderr"
-    path = run_path(job.name, root)
-    return path.with_name(f'{path.name}.stderr')
+    return (path := run_path(job.name, root)).with_name(f'{path.name}.stderr')
 
 
 def _ended(process):
@@ -276,8 +271,7 @@ def done_already(
     results: Path,  # directory of all results
 ) -> bool:  # False also where the config was another one
     "Whether the result of this very config is there"
-    file = result_file(job, results)
-    return file.exists() and get_json(file).get('digest') == job.digest
+    return (file := result_file(job, results)).exists() and get_json(file).get('digest') == job.digest
 
 
 def run_study(
@@ -289,12 +283,14 @@ def run_study(
     seeds=None,  # those that are run; None = all
     quiet: bool = False,  # no progress bar
 ) -> list[Path]:  # the results that were added
-    "Run what is missing of a study, and keep its results"
+    "Run what is missing of a study, and keep its results; `MowError` at the end if some did not come to one"
     from tqdm import tqdm
 
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
-    running, added, counted = {}, [], 0
+    for job in todo:
+        _check_begun(job, root)
+    running, added, failed, counted = {}, [], [], 0
     bar = tqdm(total=total, unit='update', disable=quiet or not sys.stderr.isatty(), desc=study.name)
     try:
         while todo or running:
@@ -306,19 +302,16 @@ def run_study(
                 seconds = _ended(process)
                 if seconds is not None:
                     del running[job]
-                    seconds = _add_seconds(run_path(job.name, root), seconds)
-                    added.append(_finish(job, process, results, root, seconds))
+                    told = _finish(job, process, results, root, seconds)
+                    (failed if told else added).append(told or result_file(job, results))  # the others go on
                     counted += job.config.train.updates
             bar.n = counted + sum(_updates(job, root) for job in running)
             bar.set_postfix(left=len(todo), running=len(running))
     finally:
-        for process in running.values():
-            process.terminate()  # a run that is told to stop saves itself
-        for job, process in running.items():
-            while (seconds := _ended(process)) is None:
-                time.sleep(0.1)
-            _add_seconds(run_path(job.name, root), seconds)
+        _stop(running, root)
         bar.close()
+    if failed:
+        raise MowError('\n'.join(failed))
     return added
 
 
@@ -332,23 +325,32 @@ def _add_seconds(path, seconds):
 
 
 def _finish(job, process, results, root, seconds):
-    "The result of a process that has ended, as a file"
-    said = _said(job, root).read_text().strip().splitlines()
+    "Write the result of a process that has ended; why there is none, or ''"
+    said, seconds = _said(job, root).read_text().strip().splitlines(), _add_seconds(run_path(job.name, root), seconds)
     if process.returncode:
-        last = said[-1] if said else f'ended with exit code {process.returncode}'
-        raise MowError(f'{job.name}: {last}')
+        return f'{job.name}: {said[-1] if said else f"ended with exit code {process.returncode}"}'
     file = result_file(job, results)
     with disk(f'cannot write {file}'):
         file.parent.mkdir(parents=True, exist_ok=True)
     put(file, json.dumps(collect(job, run_path(job.name, root), seconds), indent=1) + '\n')
-    return file
+    return ''
+
+
+def _stop(running, root):
+    "Tell runs to stop, which save themselves, and wait for them"
+    for process in running.values():
+        process.terminate()
+    for job, process in running.items():
+        while (seconds := _ended(process)) is None:
+            time.sleep(0.1)
+        _add_seconds(run_path(job.name, root), seconds)
 
 
 # %% ../../nbs/83_study.ipynb #c024
 def read_results(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
-) -> dict:  # variant -> seed -> dict of 'shares' (task -> score), 'losses', 'processor' (seconds), 'updates', 'weights'
+) -> dict:  # variant -> seed -> dict: 'shares' by task, 'losses', 'processor' seconds, 'updates', 'weights', 'machines'
     "Finished seeds of every variant"
     out = {variant: {} for variant in study.variants}
     for variant in study.variants:
@@ -365,6 +367,7 @@ def read_results(
                 processor=sum(r['processor_seconds'] for r in found),
                 updates=found[0]['updates'],
                 weights=sum(r['weights'] for r in found) if told else float('nan'),
+                machines={r['machine'] for r in found},
             )
     return out
 
@@ -396,7 +399,9 @@ def write_table(
     if not rows:
         return f'no variant of {study.name} has finished a seed yet'
     tables = [show(rows, study.reference).text for show in (study_table, cost_table)]
-    text = '\n\n'.join([study.question, *tables]) + '\n'
+    by_seed = [r for seeds in read_results(study, results).values() for r in seeds.values()]
+    machines = sorted(set().union(*(r['machines'] for r in by_seed)))
+    text = '\n\n'.join([study.question, *tables, f'Measured on: {"; ".join(machines)}']) + '\n'
     folder = Path(results) / study.name
     put(folder / 'table.md', text)
     ax = plot_study(rows, study.reference)
