@@ -210,8 +210,9 @@ def chance_silhouette(
     method: str = 'spectral',  # as in `cluster`
     deals: int = 19,  # how many; 19 for a level of 5 %
 ) -> float:  # -1 where nothing can be judged
-    "Best silhouette that tasks without differences reach: the largest over random deals of all batches to the tasks"
-    heap, best = grads.flatten(0, 1), [-1.0]
+    "Best silhouette that tasks without differences reach: the largest over random deals of what batches differ by"
+    alike, best = grads - grads.mean(0) + grads.mean((0, 1)), [-1.0]
+    heap = alike.flatten(0, 1)
     for _ in range(deals):
         dealt = heap[torch.from_numpy(rng.permutation(len(heap)))].unflatten(0, grads.shape[:2]).mean(0)
         best.append(max(silhouette_curve(cosine_similarity(reduce(dealt)), method).values(), default=-1.0))
