@@ -63,13 +63,14 @@ class Pictures(nn.Module):
     @torch.no_grad()
     def fit(
         self,
-        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1], a sample of every task
+        obs: Tensor,  # (k, B, T, 3, size, size) in [0, 1], a sample of each of these tasks
+        tasks: slice | list = slice(None),  # numbers of k tasks; default: all
     ) -> None:
         "Set mean and variance of every pixel to those of a sample"
         if self.kind == 'plain':
             return
-        self.mean.copy_(obs.mean((1, 2)))
-        self.var.copy_(obs.var((1, 2), unbiased=False))
+        self.mean[tasks] = obs.mean((1, 2))
+        self.var[tasks] = obs.var((1, 2), unbiased=False)
 
     @torch.no_grad()
     def update_statistics(

@@ -214,24 +214,31 @@ def hand_over(
     held: int = 8,  # batches kept aside to measure the losses
 ) -> Move:  # what came of it
     "Give tasks other clusters, whose networks are first trained alone; undone where a task loses"
-    aside = [sample(steps + i) for i in range(held)]
-    start, was = {k: v.clone() for k, v in learner.state_dict().items()}, learner.labels
+    aside, start = [sample(steps + i) for i in range(held)], {k: v.clone() for k, v in learner.state_dict().items()}
+    was, moved = learner.labels, [k for k, pair in enumerate(zip(learner.labels, labels)) if pair[0] != pair[1]]
+    # a look that is new to its units would drown the others of the cluster
+    learner.world.pictures.fit(torch.cat([b.obs[moved] for b in aside], 1), moved)
     before = held_losses(learner, aside)
     learner.split_clusters(labels, sample(0))
     learner.cool()
-    world = learner.world
+    world, opt = learner.world, learner.model_opt
     changed = {c for pair in zip(was, learner.labels) if pair[0] != pair[1] for c in pair} & set(learner.labels)
     owned = [p for c in changed for p in cluster_parameters(learner)[c].values()]
-    learns = [k for k, c in enumerate(learner.labels) if c in changed]
-    learner.model_opt.zero_grad()  # those of the last update would move what is to stand still
+    learns, rates = [k for k, c in enumerate(learner.labels) if c in changed], [g['lr'] for g in opt.param_groups]
+    opt.zero_grad()  # those of the last update would move what is to stand still
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
         state = world.train().observe(batch := sample(i), gen)
-        loss = world.objective(world.losses(batch, state), state.gates, learns)
+        # of logarithms, or the task that has come, whose loss is the largest by far, would have it all
+        loss = world.task_losses(world.losses(batch, state))[learns].log().sum()
         loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do
         torch.nn.utils.clip_grad_norm_(owned, learner.config.train.model_clip)
-        learner.model_opt.step()  # what has no gradient stays
-        learner.model_opt.zero_grad()
+        for group, rate in zip(opt.param_groups, rates):
+            group['lr'] = rate * (1 - i / steps)
+        opt.step()  # what has no gradient stays
+        opt.zero_grad()
+    for group, rate in zip(opt.param_groups, rates):
+        group['lr'] = rate
     after, noise = held_losses(learner, aside).mean(0), before.std(0)
     made = bool((after <= before.mean(0) + noise).all())
     if not made:
