@@ -63,8 +63,8 @@ class Pictures(nn.Module):
     @torch.no_grad()
     def fit(
         self,
-        obs: Tensor,  # (k, B, T, 3, size, size) in [0, 1], a sample of each of these tasks
-        tasks: slice | list = slice(None),  # numbers of k tasks; default: all
+        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1], a sample of K tasks
+        tasks: slice | list = slice(None),  # their numbers; default: all tasks
     ) -> None:
         "Set mean and variance of every pixel to those of a sample"
         if self.kind == 'plain':
