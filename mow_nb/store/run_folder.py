@@ -283,6 +283,7 @@ _FREE = (
     'cluster.every',
     'cluster.margin',
     'cluster.handover',
+    'cluster.through',
     'eval.episodes',
     'eval.max_steps',
 )

@@ -223,8 +223,7 @@ def _check_begun(job, root):
     "`ConfigError` if there is a run of that name with other settings"
     path = run_path(job.name, root)
     if (path / 'config.toml').exists() and (other := config_differences([read_config(path), job.config])):
-        told = f'{path} was begun with other settings ({", ".join(other)})'
-        raise ConfigError(f'{told}: move it away, or choose another --root')
+        raise ConfigError(f'{path} has other settings ({", ".join(other)}): move it away, or choose another --root')
 
 
 def _start(job, root):
@@ -332,7 +331,11 @@ def _finish(job, process, results, root, seconds):
     file = result_file(job, results)
     with disk(f'cannot write {file}'):
         file.parent.mkdir(parents=True, exist_ok=True)
-    put(file, json.dumps(collect(job, run_path(job.name, root), seconds), indent=1) + '\n')
+    try:
+        result = collect(job, run_path(job.name, root), seconds)
+    except MowError as e:
+        return f'{job.name}: {e}'
+    put(file, json.dumps(result, indent=1) + '\n')
     return ''
 
 
@@ -399,9 +402,8 @@ def write_table(
     if not rows:
         return f'no variant of {study.name} has finished a seed yet'
     tables = [show(rows, study.reference).text for show in (study_table, cost_table)]
-    by_seed = [r for seeds in read_results(study, results).values() for r in seeds.values()]
-    machines = sorted(set().union(*(r['machines'] for r in by_seed)))
-    text = '\n\n'.join([study.question, *tables, f'Measured on: {"; ".join(machines)}']) + '\n'
+    machines = {m for by_seed in read_results(study, results).values() for r in by_seed.values() for m in r['machines']}
+    text = '\n\n'.join([study.question, *tables, f'Measured on: {"; ".join(sorted(machines))}']) + '\n'
     folder = Path(results) / study.name
     put(folder / 'table.md', text)
     ax = plot_study(rows, study.reference)

@@ -209,8 +209,10 @@ def chance_silhouette(
     rng: np.random.Generator,  # whose draws deal
     method: str = 'spectral',  # as in `cluster`
     deals: int = 19,  # how many; 19 for a level of 5 %
-) -> float:  # -1 where nothing can be judged
+) -> float:  # 1 for a single batch, -1 for fewer than three tasks: nothing can be judged
     "Best silhouette that tasks without differences reach: the largest over random deals of what batches differ by"
+    if len(grads) < 2:
+        return 1.0  # nothing is known of what batches differ by, and no silhouette is larger
     alike, best = grads - grads.mean(0) + grads.mean((0, 1)), [-1.0]
     heap = alike.flatten(0, 1)
     for _ in range(deals):

@@ -120,14 +120,14 @@ def groups_of(
 def fresh_learner(
     learner: Learner,  # of a run
 ) -> Learner:  # of the same sizes, with one cluster
-    "A learner with the weights that the run began with, plain pictures and one copy of everything"
-    fresh = Learner(changed(learner.config, {'model.pictures': 'plain'}))
+    "A learner as a run of these tasks would begin, with plain pictures and one copy of everything"
+    fresh = Learner(changed(learner.config, {'model.pictures': 'plain', 'train.compile': 'off'}))
     fresh.world.rewards.load_state_dict(learner.world.rewards.state_dict())
     return fresh
 
 
 def find_groups(
-    learner: Learner,  # warmed up
+    learner: Learner,  # of a run
     sample: Callable,  # number of the batch -> Batch
     names: list,  # K task names
 ) -> Analysis:  # its labels are those of `cluster.grouping`
@@ -188,7 +188,7 @@ class Move:
     "Result of a handover"
 
     labels: list  # K clusters from now on
-    before: Tensor  # (K,) mean loss of every task before
+    before: Tensor  # (K,) mean loss of every task before, pictures in the new units
     after: Tensor  # (K,) and after
     noise: Tensor  # (K,) standard deviation over the batches it was measured on, before
     made: bool  # False: a task lost too much, and all was put back
