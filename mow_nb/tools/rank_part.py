@@ -188,9 +188,8 @@ def deal(
 ) -> list[int]:  # rank of each task
     "Owner of each task: even shares, a cluster's tasks together; ConfigError where tasks are not grouped once"
     tasks, t, c = check(config), config.train, config.cluster
-    allowed = dict(every=not c.every, n=c.n, through=c.through == 'trained')
-    for name, fine in allowed.items():
-        if not fine:
+    for name, one_process in (('every', c.every), ('n', not c.n), ('through', c.through == 'fresh')):
+        if one_process:
             can = 'torchrun groups once, by the trained network, into a given number'
             raise ConfigError(f'cluster.{name}={getattr(c, name)} is for one process: {can}')
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))

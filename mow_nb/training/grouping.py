@@ -215,16 +215,16 @@ def hand_over(
 ) -> Move:  # what came of it
     "Give tasks other clusters, whose networks are first trained alone; undone where a task loses"
     aside, start = [sample(steps + i) for i in range(held)], {k: v.clone() for k, v in learner.state_dict().items()}
-    was, moved = learner.labels, [k for k, pair in enumerate(zip(learner.labels, labels)) if pair[0] != pair[1]]
+    was, moved = learner.labels, [k for k, old in enumerate(learner.labels) if old != labels[k]]
     # a look that is new to its units would drown the others of the cluster
     learner.world.pictures.fit(torch.cat([b.obs[moved] for b in aside], 1), moved)
     before = held_losses(learner, aside)
     learner.split_clusters(labels, sample(0))
     learner.cool()
     world, opt = learner.world, learner.model_opt
-    changed = {c for pair in zip(was, learner.labels) if pair[0] != pair[1] for c in pair} & set(learner.labels)
-    owned = [p for c in changed for p in cluster_parameters(learner)[c].values()]
-    learns, rates = [k for k, c in enumerate(learner.labels) if c in changed], [g['lr'] for g in opt.param_groups]
+    touched = {c for k in moved for c in (was[k], learner.labels[k])} & set(learner.labels)
+    owned = [p for c in touched for p in cluster_parameters(learner)[c].values()]
+    learns, rates = [k for k, c in enumerate(learner.labels) if c in touched], [g['lr'] for g in opt.param_groups]
     opt.zero_grad()  # those of the last update would move what is to stand still
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
