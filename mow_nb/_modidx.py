@@ -716,9 +716,11 @@ d = {
             'mow_nb.model.blocks.MLP.forward': ('blocks.html#mlp.forward', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks._dense': ('blocks.html#_dense', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks._stacked': ('blocks.html#_stacked', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.changed_clusters': ('blocks.html#changed_clusters', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.join_task': ('blocks.html#join_task', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.memory_order': ('blocks.html#memory_order', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.parents_of': ('blocks.html#parents_of', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.run_on_streams': ('blocks.html#run_on_streams', 'mow_nb/model/blocks.py'),
         },
         'mow_nb.model.dynamics': {

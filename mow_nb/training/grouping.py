@@ -32,6 +32,7 @@ from torch.nn import Parameter
 from ..config import Config
 from ..core import generator, np_rng
 from ..envs.pocket import TRUTH_VISUAL
+from ..model.blocks import changed_clusters, parents_of
 from ..store.presets import changed
 from mow_nb.training.clustering import (
     METHODS,
@@ -215,20 +216,22 @@ def hand_over(
 ) -> Move:  # what came of it
     "Give tasks other clusters, whose networks are first trained alone; undone where a task loses"
     aside, start = [sample(steps + i) for i in range(held)], {k: v.clone() for k, v in learner.state_dict().items()}
-    was, moved = learner.labels, [k for k, old in enumerate(learner.labels) if old != labels[k]]
+    was, touched, parents = learner.labels, changed_clusters(labels, learner.labels), parents_of(labels, learner.labels)
+    moved = [k for k, c in enumerate(labels) if parents[c] != was[k]]
     # a look that is new to its units would drown the others of the cluster
     learner.world.pictures.fit(torch.cat([b.obs[moved] for b in aside], 1), moved)
     before = held_losses(learner, aside)
     learner.split_clusters(labels, sample(0))
     learner.cool()
     world, opt = learner.world, learner.model_opt
-    touched = {c for k in moved for c in (was[k], learner.labels[k])} & set(learner.labels)
     owned = [p for c in touched for p in cluster_parameters(learner)[c].values()]
     learns, rates = [k for k, c in enumerate(learner.labels) if c in touched], [g['lr'] for g in opt.param_groups]
     opt.zero_grad()  # those of the last update would move what is to stand still
+    for c, member in [x for bank in world.train().banks().values() for x in enumerate(bank.members)]:
+        member.train(c in touched)  # norms of the others stand still as well
     for i in range(steps):
         gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
-        state = world.train().observe(batch := sample(i), gen)
+        state = world.observe(batch := sample(i), gen)
         # of logarithms, or the task that has come, whose loss is the largest by far, would have it all
         loss = world.task_losses(world.losses(batch, state))[learns].log().sum()
         loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do

@@ -9,9 +9,9 @@ __all__ = ['pick_device', 'fast_bfloat16', 'keep_freed_memory', 'Learner', 'reca
 import ctypes
 import dataclasses
 import re
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Callable
 
 # %% ../../nbs/62_learner.ipynb #c004
 import torch
@@ -21,6 +21,7 @@ from torch.nn import BatchNorm2d, Module
 from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
 from ..core import ConfigError
+from ..model.blocks import changed_clusters
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
@@ -312,6 +313,7 @@ class Learner:
             for name, p in model.named_parameters()
             if p in opt.state
         }
+        changed = changed_clusters(labels, self.labels)
         self.labels, world = [int(l) for l in labels], self.world
         world.split_clusters(self.labels)
         self.actor_critic.split_clusters(self.labels)
@@ -321,8 +323,9 @@ class Learner:
                 if found := old.get((model, source_name(model, name))):
                     opt.state[p] = {k: v.clone() for k, v in found.items()}
         if batch is not None:
-            e = world.task_vectors().detach()
-            recalibrate_batchnorm(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e))
+            e, members = world.task_vectors().detach(), [list(bank.members) for bank in world.banks().values()]
+            same = [m for bank in members for c, m in enumerate(bank) if c not in changed]
+            recalibrate_batchnorm(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e), same)
 
     def named_moments(self) -> dict[str, Tensor]:  # such as 'opt.world.embed.exp_avg'
         "Adam moments and step counts by parameter"
@@ -378,9 +381,11 @@ class Learner:
 def recalibrate_batchnorm(
     model: Module,  # whose batch norms get other inputs from now on; is set to evaluation mode
     forward: Callable,  # calls the model once on such inputs
+    but: Sequence = (),  # parts of the model that get the same inputs as before, and stay as they are
 ) -> None:
     "Set batch-norm statistics to those of new inputs, and scale and shift so that outputs stay the same"
-    seen, norms = {}, [m for m in model.modules() if isinstance(m, BatchNorm2d)]
+    kept = {m for part in but for m in part.modules()}
+    seen, norms = {}, [m for m in model.modules() if isinstance(m, BatchNorm2d) and m not in kept]
 
     def record(m, x):
         seen[m] = x[0].float().mean((0, 2, 3)), x[0].float().var((0, 2, 3), unbiased=False)
