@@ -12,6 +12,8 @@ from mow_nb.model.ranks import Ranks
 from mow_nb.store.checkpoint import checkpoints, load, weights_hash
 from mow_nb.store.journal import read_metrics
 from mow_nb.store.presets import changed, preset
+from mow_nb.store.run_folder import read_config
+from mow_nb.tools.cli import main
 from mow_nb.tools.rank_run import _train
 
 OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 54, 'train.save_every': 5, 'train.threads': 1}
@@ -47,7 +49,7 @@ def learned(path):
 
 
 def test_ranks_learn_as_one(tmp_path):
-    "Two ranks, one of them killed (SIGKILL) in training, then stopped at its launcher, then one rank"
+    "Two ranks, one of them killed (SIGKILL) in training, then stopped at its launcher, then one rank; every command"
     config = changed(preset('toy'), OPTIONS)
     _train(config, tmp_path / 'one', Ranks(), False, True)
     path = tmp_path / 'two'
@@ -65,6 +67,14 @@ def test_ranks_learn_as_one(tmp_path):
     assert learned(path) == learned(tmp_path / 'one')
     rows = [[(r['updates'], r['rounds'], r['rec']) for r in read_metrics(tmp_path / run)] for run in ('one', 'two')]
     assert rows[0] == rows[1]
+    for words in ('check', 'evaluate --episodes=2', 'report', 'hash', 'drop --tasks=track-night', 'check --quick'):
+        command, *options = words.split()
+        assert main([command, 'two', '--root', str(tmp_path), *options]) == 0, words
+    assert (path / 'report.html').exists()
+    # one process takes a task in and trains on what the ranks have trained
+    assert main(['add', 'two', '--root', str(tmp_path), '--tasks=track-night', '--quiet']) == 0
+    assert read_config(path).tasks == 'reach-night,track-sea,track-night'
+    assert load(path / 'checkpoints').step > learned(tmp_path / 'one')[0]
 
 
 def test_ranks_that_disagree(tmp_path):
