@@ -1331,6 +1331,10 @@ d = {
                 'rank_learner.html#ranklearner.balance_slopes',
                 'mow_nb/tools/rank_learner.py',
             ),
+            'mow_nb.tools.rank_learner.RankLearner.batch_gradients': (
+                'rank_learner.html#ranklearner.batch_gradients',
+                'mow_nb/tools/rank_learner.py',
+            ),
             'mow_nb.tools.rank_learner.RankLearner.clip': (
                 'rank_learner.html#ranklearner.clip',
                 'mow_nb/tools/rank_learner.py',
@@ -1365,10 +1369,6 @@ d = {
             ),
             'mow_nb.tools.rank_learner.RankLearner.recalibrate': (
                 'rank_learner.html#ranklearner.recalibrate',
-                'mow_nb/tools/rank_learner.py',
-            ),
-            'mow_nb.tools.rank_learner.RankLearner.reduced_gradients': (
-                'rank_learner.html#ranklearner.reduced_gradients',
                 'mow_nb/tools/rank_learner.py',
             ),
             'mow_nb.tools.rank_learner.RankLearner.share_rows': (

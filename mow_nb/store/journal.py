@@ -227,10 +227,11 @@ def plan_text(
     config: Config,  # checked
 ) -> str:  # one line for people
     "Plan of a run as a line of text"
-    p, K = plan(config), len(check(config))
+    p, K, c = plan(config), len(check(config)), config.cluster
     tasks = '1 task' if K == 1 else f'{K} tasks'
+    most = 'up to ' if not c.n and c.grouping != 'one' and K > 1 else ''
     return (
-        f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {p['parameters']:,} weights "
+        f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {most}{p['parameters']:,} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"
     )
 

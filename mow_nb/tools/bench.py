@@ -48,8 +48,9 @@ from ..training.learner import Learner
 def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
-    "Labels of `cluster.n` clusters of nearly one size; of one cluster if that is 0, or the grouping 'one'"
-    K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n or 1
+    "Labels of `cluster.n` clusters of nearly one size; as many as tasks if that is 0, one for the grouping 'one'"
+    K, c = len(check(config)), config.cluster
+    n = 1 if c.grouping == 'one' else c.n or K
     return [k * n // K for k in range(K)]
 
 

@@ -20,7 +20,7 @@ from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
 from ..model.ranks import Ranks
 from ..model.world_model import contexts
 from ..records import Rollout
-from ..training.clustering import SignProjection, even_tensors, layer_means
+from ..training.clustering import SignProjection, layer_means
 from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite, unstepped_state, zero_tasks
 from ..training.learner import Learner
 
@@ -362,14 +362,14 @@ class RankLearner(Learner):
                 m.running_var.copy_(var)
         self.connect_tasks()
 
-    def reduced_gradients(
+    def batch_gradients(
         self,
         sample,  # number of the batch -> task -> batch
-        batches: int,  # how many to average over
+        batches: int,  # how many
         dim: int = 4096,  # R, width of the projection
-    ) -> dict[str, Tensor]:  # as `training.grouping.reduced_gradients`
-        "Gradient of all losses through each task's own copy of VAE and heads, averaged over batches and reduced"
-        sketch, total = SignProjection(dim, self.config.seed), 0.0
+    ) -> Tensor:  # as `training.grouping.batch_gradients`; the mean alone, (1, K, ...), if `cluster.n` is given
+        "Each task's gradient with respect to the VAE and heads of its cluster on every batch, reduced tensor by tensor"
+        sketch, out = SignProjection(dim, self.config.seed), []
         self.connect_tasks(together=False)
         for i in range(batches):
             draw = lambda tasks: [generator(self.config.seed, 'group', self.names[k], i, self.device) for k in tasks]
@@ -378,10 +378,11 @@ class RankLearner(Learner):
                 m.clear()
             torch.autograd.backward([m.world.task_losses(found[m][1]).sum() for m in self.parts])
             rows = {m.tasks[0]: self._reduced(m, sketch) for m in self.parts}
-            total = total + torch.stack([rows[k] for k in self.mine])
+            out.append(torch.stack([rows[k] for k in self.mine]))
         self.connect_tasks()
-        means, sketches = self.ranks.rows(total / batches, self.owner, 'grouping').split([1, dim], -1)
-        return dict(layer_means=means[:, :, 0], projection=sketches.sum(1), even=even_tensors(sketches))
+        # how much batches differ is asked for where chance has to be known, and is too much to send otherwise
+        mine = torch.stack(out, 1) if not self.config.cluster.n else torch.stack(out).mean(0)[:, None]
+        return self.ranks.rows(mine, self.owner, 'grouping').transpose(0, 1)
 
     def _reduced(self, m, sketch):
         "Means and sketches of one task's gradients, tensor by tensor"

@@ -187,11 +187,9 @@ def deal(
     labels: list | None = None,  # K cluster labels; None = all together
 ) -> list[int]:  # rank of each task
     "Owner of each task: even shares, a cluster's tasks together; ConfigError where tasks are not grouped once"
-    tasks, t, c = check(config), config.train, config.cluster
-    for name, one_process in (('every', c.every), ('n', not c.n), ('through', c.through == 'fresh')):
-        if one_process:
-            can = 'torchrun groups once, by the trained network, into a given number'
-            raise ConfigError(f'cluster.{name}={getattr(c, name)} is for one process: {can}')
+    tasks, t = check(config), config.train
+    if config.cluster.every:
+        raise ConfigError(f'cluster.every={config.cluster.every} is for one process: torchrun groups once')
     order = sorted(range(len(tasks)), key=lambda k: ((labels or [0] * len(tasks))[k], k))
     return owners([task_cost(task, t.train_every, pick_device(t.device)) for task in tasks], order, ranks)
 

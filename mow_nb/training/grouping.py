@@ -102,13 +102,15 @@ def reduced_gradients(
 def groups_of(
     config: Config,  # of the run
     names: list,  # K task names
-    reduced: dict[str, Tensor],  # from `reductions`
+    grads: Tensor,  # (n, K, tensors, dim+1) from `batch_gradients`; if `cluster.n` is given, their mean will do
     step: int,  # updates so far
-    chance: float = -1.0,  # from `chance_silhouette`; -1 = not measured
 ) -> Analysis:  # its labels are those of `cluster.grouping`
     "Cluster labels of the tasks, from the gradients that are compared"
-    c = config.cluster
-    found = analyse(names, reduced, c.n, c.reduction, c.method, step, chance)
+    c, chance = config.cluster, -1.0
+    if not c.n:
+        reduce = lambda rows: reductions(rows)[c.reduction]
+        chance = chance_silhouette(grads, reduce, np_rng(config.seed, 'chance', step=step), c.method)
+    found = analyse(names, reductions(grads.mean(0)), c.n, c.reduction, c.method, step, chance)
     if c.grouping == 'random':
         return replace(found, labels=random_groups(found.labels, np_rng(config.seed, 'random groups')))
     if c.grouping == 'one':
@@ -120,9 +122,10 @@ def groups_of(
 
 def fresh_learner(
     learner: Learner,  # of a run
+    make: Callable = Learner,  # config -> learner of its kind
 ) -> Learner:  # of the same sizes, with one cluster
     "A learner as a run of these tasks would begin, with plain pictures and one copy of everything"
-    fresh = Learner(changed(learner.config, {'model.pictures': 'plain', 'train.compile': 'off'}))
+    fresh = make(changed(learner.config, {'model.pictures': 'plain', 'train.compile': 'off'}))
     fresh.world.rewards.load_state_dict(learner.world.rewards.state_dict())
     return fresh
 
@@ -133,13 +136,9 @@ def find_groups(
     names: list,  # K task names
 ) -> Analysis:  # its labels are those of `cluster.grouping`
     "Cluster labels of the tasks, with the similarities and the silhouette they were decided on"
-    c, seed, chance = learner.config.cluster, learner.config.seed, -1.0
+    c = learner.config.cluster
     looked_at = learner if c.through == 'trained' else fresh_learner(learner)
-    grads = batch_gradients(looked_at, sample, c.batches)
-    if not c.n:
-        reduce = lambda rows: reductions(rows)[c.reduction]
-        chance = chance_silhouette(grads, reduce, np_rng(seed, 'chance', step=learner.updates), c.method)
-    return groups_of(learner.config, names, reductions(grads.mean(0)), learner.updates, chance)
+    return groups_of(learner.config, names, batch_gradients(looked_at, sample, c.batches), learner.updates)
 
 
 # %% ../../nbs/63_grouping.ipynb #c027
