@@ -367,7 +367,7 @@ class RankLearner(Learner):
         sample,  # number of the batch -> task -> batch
         batches: int,  # how many
         dim: int = 4096,  # R, width of the projection
-    ) -> Tensor:  # as `training.grouping.batch_gradients`; the mean alone, (1, K, ...), if `cluster.n` is given
+    ) -> Tensor:  # (batches, K, tensors, dim+1), as in chapter 63; the mean alone, (1, ...), if `cluster.n` is given
         "Each task's gradient with respect to the VAE and heads of its cluster on every batch, reduced tensor by tensor"
         sketch, out = SignProjection(dim, self.config.seed), []
         self.connect_tasks(together=False)
