@@ -49,9 +49,8 @@ def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
     "Labels of `cluster.n` clusters of nearly one size; as many as tasks if that is 0, one for the grouping 'one'"
-    K = len(check(config))
-    n = 1 if config.cluster.grouping == 'one' else config.cluster.n or K
-    return [k * n // K for k in range(K)]
+    K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n
+    return [k * (n or K) // K for k in range(K)]
 
 
 # %% ../../nbs/80_bench.ipynb #c007
