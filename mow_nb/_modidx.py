@@ -1642,6 +1642,7 @@ d = {
                 'mow_nb/training/grouping.py',
             ),
             'mow_nb.training.grouping.reductions': ('grouping.html#reductions', 'mow_nb/training/grouping.py'),
+            'mow_nb.training.grouping.train_clusters': ('grouping.html#train_clusters', 'mow_nb/training/grouping.py'),
         },
         'mow_nb.training.interrupt': {
             'mow_nb.training.interrupt.GracefulInterrupt': (

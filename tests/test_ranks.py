@@ -17,7 +17,7 @@ from mow_nb.tools.cli import main
 from mow_nb.tools.rank_run import _train
 
 OPTIONS = {'train.warmup': 4, 'train.prefill': 20, 'train.env_steps': 54, 'train.save_every': 5, 'train.threads': 1}
-OPTIONS |= {'cluster.through': 'fresh'}
+OPTIONS |= {'cluster.n': 0, 'cluster.through': 'fresh', 'cluster.method': 'average'}
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
 
 

@@ -202,9 +202,14 @@ def parents_of(
     labels: Sequence[int],  # (K,) new cluster of each task; K may have grown at the end
     was: Sequence[int],  # (K,) its cluster until now
 ) -> tuple[int, ...]:  # (N,) for each new cluster, the old one that served most of its tasks
-    "Old cluster that each new one is a copy of"
-    votes = [[old for old, new in zip(was, labels) if new == c] or was for c in range(max(labels) + 1)]
-    return tuple(Counter(v).most_common(1)[0][0] for v in votes)
+    "Old cluster that each new one is a copy of; of equals one that no other goes on from, then the first task's"
+    votes = [Counter([old for old, new in zip(was, labels) if new == c] or was) for c in range(max(labels) + 1)]
+    most = [[old for old, n in v.items() if n == max(v.values())] for v in votes]
+    parents = [olds[0] if len(olds) == 1 else None for olds in most]
+    for c, olds in enumerate(most):
+        if parents[c] is None:
+            parents[c] = next((old for old in olds if old not in parents), olds[0])
+    return tuple(parents)
 
 
 def changed_clusters(

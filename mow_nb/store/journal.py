@@ -201,7 +201,7 @@ def plan(
 ) -> dict[str, int]:  # 'updates', 'parameters', 'memory' and 'disk' in bytes
     "Number of updates and parameters, bytes of memory and of disk that a run needs"
     tasks, t = check(config), config.train
-    N = config.cluster.n or len(tasks)
+    N = config.cluster.n or max(1, len(tasks) - 1)  # a silhouette knows no cluster for each task
     labels = [k % N for k in range(len(tasks))] if config.cluster.grouping != 'one' else None
     n = count(config, labels)
     disk = planned_bytes(len(tasks), t.env_steps, config.model.vae.size, action_width(tasks))
@@ -229,7 +229,7 @@ def plan_text(
     "Plan of a run as a line of text"
     p, K, c = plan(config), len(check(config)), config.cluster
     tasks = '1 task' if K == 1 else f'{K} tasks'
-    most = 'up to ' if not c.n and c.grouping != 'one' and K > 1 else ''
+    most = 'up to ' if not c.n and c.grouping != 'one' and K > 2 else ''
     return (
         f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {most}{p['parameters']:,} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"

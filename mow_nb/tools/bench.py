@@ -48,9 +48,9 @@ from ..training.learner import Learner
 def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
-    "Labels of `cluster.n` clusters of nearly one size; as many as tasks if that is 0, one for the grouping 'one'"
+    "Labels of `cluster.n` clusters of nearly one size; if that is 0 of as many as there may be"
     K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n
-    return [k * (n or K) // K for k in range(K)]
+    return [k * (n or max(1, K - 1)) // K for k in range(K)]
 
 
 # %% ../../nbs/80_bench.ipynb #c007

@@ -16,6 +16,7 @@ from ..agent.task_models import Cluster, TaskModels, hand_out, handed, kind_of
 from ..config import Config
 from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
+from ..model.blocks import changed_clusters
 from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
 from ..model.ranks import Ranks
 from ..model.world_model import contexts
@@ -331,15 +332,17 @@ class RankLearner(Learner):
         batches: dict | None = None,  # task -> batch, to recalibrate the batch norms on; None = leave them
     ) -> None:
         "Split the clusters: each new one starts from copies of its parent's weights and Adam moments"
+        changed = changed_clusters(labels, self.labels)
         Learner.split_clusters(self, labels)
         self.connect_tasks()
         if batches is not None:
-            self.recalibrate(batches)
+            self.recalibrate(batches, changed)
 
     @torch.no_grad()
     def recalibrate(
         self,
         batches: dict,  # task -> (1, B, T, ...) batch
+        clusters: set,  # numbers of those that have other tasks than before
     ) -> None:
         "Set batch-norm statistics to those of the clusters' tasks, and scale and shift so that outputs stay the same"
         self.world.eval()
@@ -347,7 +350,7 @@ class RankLearner(Learner):
         worlds = {m: m.world.eval() for m in self.parts}
         es = {m: w.task_vectors() for m, w in worlds.items()}
         seen = {m: w.pictures(m.join(batches).obs) for m, w in worlds.items()}
-        for c in self.clusters.values():
+        for c in (cluster for i, cluster in self.clusters.items() if i in clusters):
             c.recorded = []
             logits, zs = c.code('enc', seen, es), {}
             for m in c.models:
@@ -381,7 +384,7 @@ class RankLearner(Learner):
             out.append(torch.stack([rows[k] for k in self.mine]))
         self.connect_tasks()
         # how much batches differ is asked for where chance has to be known, and is too much to send otherwise
-        mine = torch.stack(out, 1) if not self.config.cluster.n else torch.stack(out).mean(0)[:, None]
+        mine = torch.stack(out, 1) if not self.config.cluster.n else (sum(out) / batches)[:, None]
         return self.ranks.rows(mine, self.owner, 'grouping').transpose(0, 1)
 
     def _reduced(self, m, sketch):

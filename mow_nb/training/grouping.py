@@ -16,6 +16,7 @@ __all__ = [
     'better_groups',
     'Move',
     'held_losses',
+    'train_clusters',
     'hand_over',
 ]
 
@@ -206,6 +207,34 @@ def held_losses(
     return torch.stack([world.task_losses(world.losses(b, state)) for b, state in seen])
 
 
+# %% ../../nbs/63_grouping.ipynb #c041
+def train_clusters(
+    learner: Learner,  # whose world model is trained
+    clusters: set,  # numbers of those that learn
+    sample: Callable,  # number of the batch -> Batch
+    steps: int,  # updates
+) -> None:
+    "Train VAEs and heads of some clusters, all else standing still, at rates that fall to 0"
+    world, opt, config = learner.world.train(), learner.model_opt, learner.config
+    owned = [p for c in clusters for p in cluster_parameters(learner)[c].values()]
+    tasks, rates = [k for k, c in enumerate(learner.labels) if c in clusters], [g['lr'] for g in opt.param_groups]
+    opt.zero_grad()  # gradients of the last update would move what is to stand still
+    for c, member in [x for bank in world.banks().values() for x in enumerate(bank.members)]:
+        member.train(c in clusters)  # norms of the others stand still as well
+    for i in range(steps):
+        state = world.observe(batch := sample(i), generator(config.seed, 'handover', step=i, device=learner.device))
+        # of logarithms, or the task that has come, whose loss is the largest by far, would have it all
+        loss = world.task_losses(world.losses(batch, state))[tasks].log().sum()
+        loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do
+        torch.nn.utils.clip_grad_norm_(owned, config.train.model_clip)
+        for group, rate in zip(opt.param_groups, rates):
+            group['lr'] = rate * (1 - i / steps)
+        opt.step()  # what has no gradient stays
+        opt.zero_grad()
+    for group, rate in zip(opt.param_groups, rates):
+        group['lr'] = rate
+
+
 def hand_over(
     learner: Learner,  # whose tasks move
     labels: list[int],  # K new clusters
@@ -215,32 +244,17 @@ def hand_over(
 ) -> Move:  # what came of it
     "Give tasks other clusters, whose networks are first trained alone; undone where a task loses"
     aside, start = [sample(steps + i) for i in range(held)], {k: v.clone() for k, v in learner.state_dict().items()}
-    was, touched, parents = learner.labels, changed_clusters(labels, learner.labels), parents_of(labels, learner.labels)
-    moved = [k for k, c in enumerate(labels) if parents[c] != was[k]]
-    # a look that is new to its units would drown the others of the cluster
-    learner.world.pictures.fit(torch.cat([b.obs[moved] for b in aside], 1), moved)
+    was, parents = learner.labels, parents_of(labels, learner.labels)
+    new = changed_clusters(labels, was)
+    # a look that is new to its units would drown the others of the cluster; of a split either half may be the new one
+    moved = [k for k, c in enumerate(labels) if parents[c] != was[k] or parents.count(parents[c]) > 1]
+    if moved:
+        learner.world.pictures.fit(torch.cat([b.obs[moved] for b in aside], 1), moved)
     before = held_losses(learner, aside)
     learner.split_clusters(labels, sample(0))
     learner.cool()
-    world, opt = learner.world, learner.model_opt
-    owned = [p for c in touched for p in cluster_parameters(learner)[c].values()]
-    learns, rates = [k for k, c in enumerate(learner.labels) if c in touched], [g['lr'] for g in opt.param_groups]
-    opt.zero_grad()  # those of the last update would move what is to stand still
-    for c, member in [x for bank in world.train().banks().values() for x in enumerate(bank.members)]:
-        member.train(c in touched)  # norms of the others stand still as well
-    for i in range(steps):
-        gen = generator(learner.config.seed, 'handover', step=i, device=learner.device)
-        state = world.observe(batch := sample(i), gen)
-        # of logarithms, or the task that has come, whose loss is the largest by far, would have it all
-        loss = world.task_losses(world.losses(batch, state))[learns].log().sum()
-        loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do
-        torch.nn.utils.clip_grad_norm_(owned, learner.config.train.model_clip)
-        for group, rate in zip(opt.param_groups, rates):
-            group['lr'] = rate * (1 - i / steps)
-        opt.step()  # what has no gradient stays
-        opt.zero_grad()
-    for group, rate in zip(opt.param_groups, rates):
-        group['lr'] = rate
+    if new:
+        train_clusters(learner, new, sample, steps)
     after, noise = held_losses(learner, aside).mean(0), before.std(0)
     made = bool((after <= before.mean(0) + noise).all())
     if not made:

@@ -150,6 +150,7 @@ def _groups(summary):
     if found is None:
         return note(summary.why_no_groups)
     K, labels = len(found.names), found.labels.tolist()
+    n = len(set(labels))
     how = f"by the cosine between their gradients ({found.source.replace('_', ' ')}, {found.method} clustering)"
     if summary.config.cluster.grouping == 'random':
         how = 'at random, in clusters of the sizes that the gradients suggested'
@@ -161,7 +162,7 @@ def _groups(summary):
         chips = [chip(name, summary.colors.get(name, '#888888')) for name in members]
         items.append(tag('li', f'Cluster {label + 1}: ', *chips))
     said = (
-        f'After {found.step:,} updates, {K} tasks were put into {len(set(labels))} clusters, {how}. '
+        f'After {found.step:,} updates, {K} tasks were put into {n} cluster{"s" * (n > 1)}, {how}. '
         f'Tasks of one cluster share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
     )
     if found.later:
