@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'Kind',
     'cluster_parameters',
     'batch_gradients',
     'reductions',
@@ -23,6 +24,7 @@ __all__ = [
 # %% ../../nbs/63_grouping.ipynb #c002
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 # %% ../../nbs/63_grouping.ipynb #c003
 import numpy as np
@@ -121,12 +123,15 @@ def groups_of(
     return found
 
 
+Kind = TypeVar('Kind', bound=Learner)
+
+
 def fresh_learner(
-    learner: Learner,  # of a run
-    make: Callable = Learner,  # config -> learner of its kind
-) -> Learner:  # of the same sizes, with one cluster
+    learner: Kind,  # of a run
+    make: Callable[[Config], Kind] | None = None,  # config -> learner; None = the class of the given one
+) -> Kind:  # of the same sizes, with one cluster
     "A learner as a run of these tasks would begin, with plain pictures and one copy of everything"
-    fresh = make(changed(learner.config, {'model.pictures': 'plain', 'train.compile': 'off'}))
+    fresh = (make or type(learner))(changed(learner.config, {'model.pictures': 'plain', 'train.compile': 'off'}))
     fresh.world.rewards.load_state_dict(learner.world.rewards.state_dict())
     return fresh
 
