@@ -1130,6 +1130,7 @@ d = {
             'mow_nb.store.presets.cost': ('presets.html#cost', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.count': ('presets.html#count', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.is_run': ('presets.html#is_run', 'mow_nb/store/presets.py'),
+            'mow_nb.store.presets.most_clusters': ('presets.html#most_clusters', 'mow_nb/store/presets.py'),
             'mow_nb.store.presets.preset': ('presets.html#preset', 'mow_nb/store/presets.py'),
         },
         'mow_nb.store.replay': {

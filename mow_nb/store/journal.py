@@ -34,7 +34,7 @@ from ..core import ConfigError
 from ..envs.tasks import action_width
 from ..files import disk, get, memory, put
 from ..model.world_model import WorldModel
-from .presets import check, count
+from .presets import check, count, most_clusters
 from .ring import planned_bytes
 
 
@@ -201,9 +201,8 @@ def plan(
 ) -> dict[str, int]:  # 'updates', 'parameters', 'memory' and 'disk' in bytes
     "Number of updates and parameters, bytes of memory and of disk that a run needs"
     tasks, t = check(config), config.train
-    N = config.cluster.n or max(1, len(tasks) - 1)  # a silhouette knows no cluster for each task
-    labels = [k % N for k in range(len(tasks))] if config.cluster.grouping != 'one' else None
-    n = count(config, labels)
+    N = most_clusters(config)
+    n = count(config, [k % N for k in range(len(tasks))])
     disk = planned_bytes(len(tasks), t.env_steps, config.model.vae.size, action_width(tasks))
     return dict(updates=t.updates, parameters=n, memory=16 * n, disk=disk)
 
@@ -227,9 +226,9 @@ def plan_text(
     config: Config,  # checked
 ) -> str:  # one line for people
     "Plan of a run as a line of text"
-    p, K, c = plan(config), len(check(config)), config.cluster
+    p, K = plan(config), len(check(config))
     tasks = '1 task' if K == 1 else f'{K} tasks'
-    most = 'up to ' if not c.n and c.grouping != 'one' and K > 2 else ''
+    most = 'up to ' if not config.cluster.n and most_clusters(config) > 1 else ''
     return (
         f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {most}{p['parameters']:,} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"

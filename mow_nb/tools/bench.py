@@ -40,7 +40,7 @@ from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
 from ..one_task import OneTask
 from ..records import Batch
-from ..store.presets import changed, check
+from ..store.presets import changed, check, most_clusters
 from ..training.learner import Learner
 
 
@@ -49,8 +49,8 @@ def groups(
     config: Config,  # of the run
 ) -> list[int]:  # K labels
     "Labels of `cluster.n` clusters of nearly one size; if that is 0 of as many as there may be"
-    K, n = len(check(config)), 1 if config.cluster.grouping == 'one' else config.cluster.n
-    return [k * (n or max(1, K - 1)) // K for k in range(K)]
+    K, n = len(check(config)), most_clusters(config)
+    return [k * n // K for k in range(K)]
 
 
 # %% ../../nbs/80_bench.ipynb #c007

@@ -46,7 +46,7 @@ from mow_nb.tools.rank_part import (
     newest,
 )
 from ..training.clustering import save_analysis
-from ..training.grouping import fresh_learner, groups_of
+from ..training.grouping import find_groups
 from ..training.interrupt import GracefulInterrupt, SafeStdout
 from ..training.isolation import assert_finite
 from ..training.learner import pick_device
@@ -120,12 +120,11 @@ class RankRun(Run):
 
     def assign_clusters(self) -> None:
         "Cluster the tasks by gradient once, and split the clusters of the learner"
-        c, learner = self.config.cluster, self.learner
-        if c.grouping != 'one' and len(self.tasks) > 1 and not self.grouped:
+        learner = self.learner
+        if self.config.cluster.grouping != 'one' and len(self.tasks) > 1 and not self.grouped:
             make = partial(RankLearner, ranks=self.ranks, owner=learner.owner)
-            looked_at = learner if c.through == 'trained' else fresh_learner(learner, make)
-            grads = looked_at.batch_gradients(lambda i: self.sample('group', i), c.batches)
-            found = groups_of(self.config, self.names, grads, learner.updates)
+            sample = lambda i: self.sample('group', i)
+            found = find_groups(learner, sample, self.names, make, RankLearner.batch_gradients)
             self.ranks.first(lambda: save_analysis(self.path / 'analysis', found))
             labels = self.ranks.say(found.labels.tolist())[0]
             learner.split_clusters(labels, self.sample('settle', batch_size=max(8, self.config.train.batch_size)))

@@ -137,14 +137,16 @@ def fresh_learner(
 
 
 def find_groups(
-    learner: Learner,  # of a run
+    learner: Kind,  # of a run
     sample: Callable,  # number of the batch -> Batch
     names: list,  # K task names
+    make: Callable[[Config], Kind] | None = None,  # as in `fresh_learner`
+    gradients: Callable = batch_gradients,  # (learner, sample, batches) -> (n, K, tensors, dim+1)
 ) -> Analysis:  # its labels are those of `cluster.grouping`
     "Cluster labels of the tasks, with the similarities and the silhouette they were decided on"
     c = learner.config.cluster
-    looked_at = learner if c.through == 'trained' else fresh_learner(learner)
-    return groups_of(learner.config, names, batch_gradients(looked_at, sample, c.batches), learner.updates)
+    looked_at = learner if c.through == 'trained' else fresh_learner(learner, make)
+    return groups_of(learner.config, names, gradients(looked_at, sample, c.batches), learner.updates)
 
 
 # %% ../../nbs/63_grouping.ipynb #c027
@@ -224,8 +226,9 @@ def train_clusters(
     owned = [p for c in clusters for p in cluster_parameters(learner)[c].values()]
     tasks, rates = [k for k, c in enumerate(learner.labels) if c in clusters], [g['lr'] for g in opt.param_groups]
     opt.zero_grad()  # gradients of the last update would move what is to stand still
-    for c, member in [x for bank in world.banks().values() for x in enumerate(bank.members)]:
-        member.train(c in clusters)  # norms of the others stand still as well
+    for bank in world.banks().values():
+        for c, member in enumerate(bank.members):
+            member.train(c in clusters)  # norms of the others stand still as well
     for i in range(steps):
         state = world.observe(batch := sample(i), generator(config.seed, 'handover', step=i, device=learner.device))
         # of logarithms, or the task that has come, whose loss is the largest by far, would have it all

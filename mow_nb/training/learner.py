@@ -323,8 +323,8 @@ class Learner:
                 if found := old.get((model, source_name(model, name))):
                     opt.state[p] = {k: v.clone() for k, v in found.items()}
         if batch is not None:
-            e, members = world.task_vectors().detach(), [list(bank.members) for bank in world.banks().values()]
-            same = [m for bank in members for c, m in enumerate(bank) if c not in changed]
+            e = world.task_vectors().detach()
+            same = [m for bank in world.banks().values() for c, m in enumerate(bank.members) if c not in changed]
             recalibrate_batchnorm(world, lambda: world.dec(world.encode(batch.obs, e, self.gen('settle'))[1], e), same)
 
     def named_moments(self) -> dict[str, Tensor]:  # such as 'opt.world.embed.exp_avg'
