@@ -267,9 +267,11 @@ def use(control):
 
 # ---- the driver itself
 
+# drawn as the views draw: a figure of pyplot is also shown by whatever message another thread of the kernel takes,
+# half drawn, so that a picture of the same values looked different in two runs of fifteen
 SMALL = '''
-import ipywidgets as w, matplotlib.pyplot as plt
-from IPython.display import display
+import io, ipywidgets as w
+from matplotlib.figure import Figure
 parts = dict(
     bars=w.IntSlider(3, 1, 9, description='Bars'),
     colour=w.Dropdown(options=['C0', 'C1'], description='Colour'),
@@ -277,18 +279,17 @@ parts = dict(
     kind=w.ToggleButtons(options=['bar', 'barh'], description='Kind'),
     dead=w.Dropdown(options=['a', 'b'], description='Dead'),
 )
-out = w.Output()
+picture = w.Image()
 def draw(_=None):
-    with out:
-        out.clear_output(wait=True)
-        fig, ax = plt.subplots(figsize=(4, 2))
-        bars = range(parts['bars'].value)
-        getattr(ax, parts['kind'].value)(bars, bars, color=parts['colour'].value)
-        ax.grid(parts['grid'].value)
-        plt.show()
+    fig, out = Figure(figsize=(4, 2)), io.BytesIO()
+    ax, bars = fig.subplots(), range(parts['bars'].value)
+    getattr(ax, parts['kind'].value)(bars, bars, color=parts['colour'].value)
+    ax.grid(parts['grid'].value)
+    fig.savefig(out)
+    picture.value = out.getvalue()
 for part in parts.values(): part.observe(draw, 'value')
 draw()
-display(w.VBox([*parts.values(), out]))
+w.VBox([*parts.values(), picture])
 '''
 ONCE = '''
 if 'ran' in globals():

@@ -39,7 +39,7 @@ from ..store.run_folder import EXAMPLE, SHIPPED, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, film, status_lines
 from .summary import Summary, gather, named_runs
-from .views import WIDTH, clusters, message, progress, rollouts, routing, script
+from .views import ALONE, WIDTH, clusters, message, progress, rollouts, routing, script
 
 # %% ../../nbs/79_explorer.ipynb #c008
 _STICK = dict(UP='ArrowUp', DOWN='ArrowDown', LEFT='ArrowLeft', RIGHT='ArrowRight', FIRE=' ')
@@ -120,23 +120,24 @@ class Play(anywidget.AnyWidget):
         message: dict,  # 'do': look, press, undo, reset, begin or film, and what belongs to it
     ) -> None:
         "Do what the page asks for and send what there is to see then: one message for one request"
-        do, threads = message['do'], torch.get_num_threads()
-        torch.set_num_threads(1)  # so little is computed at a time that a second thread only makes it wait
-        try:
-            if do == 'film':
-                name = f'{self.dream.task.name}.gif'
-                return self.send({'is': 'film', 'name': name}, [film(self.dream)])
-            if do == 'begin':
-                self.begin(message['task'], message['start'])
-            elif do == 'press':
-                self.press(message)
-            elif do in ('undo', 'reset'):
-                getattr(self.dream, do)()
-        except MowError as wrong:
-            return self.send({'is': 'wrong', 'words': str(wrong)})
-        finally:
-            torch.set_num_threads(threads)
-        self.tell(only_last=do == 'press')
+        with ALONE:
+            do, threads = message['do'], torch.get_num_threads()
+            torch.set_num_threads(1)  # so little is computed at a time that a second thread only makes it wait
+            try:
+                if do == 'film':
+                    name = f'{self.dream.task.name}.gif'
+                    return self.send({'is': 'film', 'name': name}, [film(self.dream)])
+                if do == 'begin':
+                    self.begin(message['task'], message['start'])
+                elif do == 'press':
+                    self.press(message)
+                elif do in ('undo', 'reset'):
+                    getattr(self.dream, do)()
+            except MowError as wrong:
+                return self.send({'is': 'wrong', 'words': str(wrong)})
+            finally:
+                torch.set_num_threads(threads)
+            self.tell(only_last=do == 'press')
 
     def press(
         self,
@@ -194,9 +195,10 @@ def _beside(view, summary, second):
     return f'<br>beside it in Progress: {_about(second, view.beside)}'
 
 
-def _pickers(view):
-    "Pictures and the menu of a view in which a task can be picked, each with the trait that says which"
-    return [*((picture, 'picked') for picture in view.pictures), (view.controls['task'], 'value')]
+def _pickers(views):
+    "Each view with every picture and menu of it in which a task can be picked, and the trait that says which"
+    pictures = [(view, picture, 'picked') for view in views for picture in view.pictures]
+    return pictures + [(view, view.controls['task'], 'value') for view in views]
 
 
 def explore(
@@ -214,24 +216,27 @@ def explore(
     stale, now = set(), {}  # views to be read when they are opened; what the run has written
 
     def turn(*_):
-        title = list(views)[tab.selected_index or 0]
-        if title in stale:
-            stale.discard(title)
-            views[title].read(now['summary'])
+        with ALONE:
+            title = list(views)[tab.selected_index or 0]
+            if title in stale:
+                stale.discard(title)
+                views[title].read(now['summary'])
 
     def refresh(*_):
-        now['summary'] = gather(path)
-        head.value = _about(path, now['summary']) + _beside(of_files['Progress'], now['summary'], second)
-        stale.update(views)
-        turn()
+        with ALONE:
+            now['summary'] = gather(path)
+            head.value = _about(path, now['summary']) + _beside(of_files['Progress'], now['summary'], second)
+            stale.update(views)
+            turn()
 
-    def pick(task):
-        stale.update(name for name, view in of_files.items() if view.highlight(task))
-        turn()
+    def pick(view, task):
+        with ALONE:
+            if not view.busy:  # a picture that is being drawn is not picked by anybody
+                stale.update(name for name, other in of_files.items() if other.highlight(task))
+                turn()
 
-    for view in of_files.values():
-        for source, trait in _pickers(view):
-            source.observe(lambda change, view=view: None if view.busy else pick(change.new), trait)
+    for view, source, trait in _pickers(of_files.values()):
+        source.observe(lambda change, view=view: pick(view, change.new), trait)
     tab.observe(turn, 'selected_index')
     again.on_click(refresh)
     refresh()

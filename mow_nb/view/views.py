@@ -5,6 +5,7 @@
 # %% auto #0
 __all__ = [
     'WIDTH',
+    'ALONE',
     'png',
     'message',
     'script',
@@ -26,8 +27,10 @@ __all__ = [
 import html
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
+from threading import RLock
 
 # %% ../../nbs/78_views.ipynb #c003
 import anywidget
@@ -65,6 +68,7 @@ from .summary import Summary
 
 # %% ../../nbs/78_views.ipynb #c006
 WIDTH = '1140px'  # a laptop's window, less its margins
+ALONE = RLock()  # held while the page is answered: a kernel may call from two threads at once
 
 
 def png(
@@ -122,9 +126,8 @@ class View:
             if isinstance(control, w.ToggleButtons):
                 control.style.button_width = '70px'
             control.observe(lambda change: self.show(), 'value')
-        self.said, self.pictures = w.HTML(), []
-        for _ in range(3):
-            self.pictures.append(Picture(name=name, layout=w.Layout(width='100%', display='none')))
+        self.said, hidden = w.HTML(), dict(width='100%', display='none')
+        self.pictures = [Picture(name=name, layout=w.Layout(**hidden)) for _ in range(3)]
         row = w.HBox(list(controls.values()), layout=w.Layout(flex_flow='row wrap'))
         self.box = w.VBox([row, self.said, *self.pictures], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
 
@@ -133,32 +136,33 @@ class View:
         summary: Summary,  # of a run, or what is there so far
     ) -> None:
         "Fit the controls to a run and draw; controls stay as they are where there is nothing to fit them to"
-        self.busy, self.summary = True, summary
-        try:
-            self.fit(summary, self.controls)
-        except NotYet:
-            pass
-        finally:
-            self.busy = False
-        self.show()
+        with ALONE:
+            self.busy, self.summary = True, summary
+            try:
+                with suppress(NotYet):
+                    self.fit(summary, self.controls)
+            finally:
+                self.busy = False
+            self.show()
 
     def show(self) -> None:
         "Draw for the present values of the controls, or say what is missing"
-        if self.busy or self.summary is None:
-            return
-        values = {name: control.value for name, control in self.controls.items()}
-        try:
-            words, figures = self.draw(self.summary, **values)
-            self.said.value = f'<p style="max-width:100ch;line-height:1.5">{html.escape(words)}</p>'
-        except NotYet as missing:
-            words, figures, self.said.value = '', [], message(missing)
-        self.busy = True  # what is set here was not picked by anybody
-        for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
-            with image.hold_sync():  # one message
-                image.value, image.alt = png(fig) if isinstance(fig, Figure) else fig or b'', words
-                image.spots, image.picked = [asdict(s) for s in spots], values.get('task', '')
-            image.layout.display = 'none' if fig is None else ''
-        self.busy = False
+        with ALONE:
+            if self.busy or self.summary is None:
+                return
+            values = {name: control.value for name, control in self.controls.items()}
+            try:
+                words, figures = self.draw(self.summary, **values)
+                self.said.value = f'<p style="max-width:100ch;line-height:1.5">{html.escape(words)}</p>'
+            except NotYet as missing:
+                words, figures, self.said.value = '', [], message(missing)
+            self.busy = True  # what is set here was not picked by anybody
+            for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
+                with image.hold_sync():  # one message
+                    image.value, image.alt = png(fig) if isinstance(fig, Figure) else fig or b'', words
+                    image.spots, image.picked = [asdict(s) for s in spots], values.get('task', '')
+                image.layout.display = 'none' if fig is None else ''
+            self.busy = False
 
     def highlight(
         self,
@@ -209,9 +213,8 @@ def clusters_words(
         return f'{what} Here {"all tasks are in one cluster" if N == 1 else "every task is a cluster of its own"}.'
     within, across = g.similarity[same & off], g.similarity[~same]
     s = g.silhouette[N]
-    verdict = 'these are clusters that stand apart' if s > 0.5 else 'the clusters stand apart, but not far'
-    if s < 0.25:
-        verdict = 'there is hardly a border between the clusters'
+    near = 'there is hardly a border between the clusters' if s < 0.25 else 'the clusters stand apart, but not far'
+    verdict = 'these are clusters that stand apart' if s > 0.5 else near
     return (
         f'{what} Here it is {within.mean():.2f} within clusters and {across.mean():.2f} between them: '
         f'{verdict} (silhouette {s:.2f}).'
@@ -279,9 +282,7 @@ def moves_words(
         to = {name: int(c) for name, c in now['cluster'].items() if before['cluster'].get(name, c) != c}
         to = to if before['phase'] == now['phase'] else {}  # clusters are found for the first time: nobody has moved
         moved += [f"{name} to {c} by update {now['updates']:,}" for name, c in to.items()]
-    if not rows:
-        return ''
-    return f" Tasks that moved to another cluster: {', '.join(moved) or 'none'}."
+    return f" Tasks that moved to another cluster: {', '.join(moved) or 'none'}." if rows else ''
 
 
 # %% ../../nbs/78_views.ipynb #c019
