@@ -124,7 +124,7 @@ class View:
             control.style.description_width = 'initial'
             control.layout = w.Layout(width='340px' if wide else 'auto', margin='2px 14px 2px 0')
             if isinstance(control, w.ToggleButtons):
-                control.style.button_width = '70px'
+                control.style.button_width, control.layout.width = '70px', '250px'
             control.observe(lambda change: self.show(), 'value')
         self.said, hidden = w.HTML(), dict(width='100%', display='none')
         self.pictures = [Picture(name=name, layout=w.Layout(**hidden)) for _ in range(3)]
@@ -232,7 +232,8 @@ def routing_words(
         return f'{what} Here routing is uniform: nothing has been learned yet about who needs whom.'
     sets, unused = len({tuple(row) for row in awake.tolist()}), int((~awake.any(0)).sum())
     kinds = f'{K} tasks make {sets} different choices' if sets > 1 else f'all {K} tasks wake the same experts'
-    return f'{what} Here {kinds}; {unused or "no"} expert{"s are" if unused > 1 else " is"} never woken.'
+    asleep = f'{unused} expert{"s are" if unused > 1 else " is"} never woken' if unused else 'every expert is woken'
+    return f'{what} Here {kinds}; {asleep}.'
 
 
 # %% ../../nbs/78_views.ipynb #c016
@@ -260,10 +261,10 @@ def progress_words(
 ) -> str:  # two sentences
     "How a measure has changed since the start, and in how many tasks the last evaluation is above random play"
     first, last = trend([curve(summary.rows, measure, name) for name in summary.colors])
-    words = measures(summary).get(measure, measure)
-    said = f'The curve is the {words}, per task, over training.'
+    said = f'The curve is the {measures(summary).get(measure, measure)}, per task, over training.'
     if not np.isnan(first):
-        said += f' Its mean over tasks went from {first:.3g} to {last:.3g}.'
+        first, last = (f'{x:,.0f}' if abs(x) >= 1000 else f'{x:.3g}' for x in (first, last))
+        said += f' Its mean over tasks went from {first} to {last}.'
     if not above:
         return f'{said} No score is known yet.'
     return (
