@@ -124,7 +124,7 @@ class View:
             control.style.description_width = 'initial'
             control.layout = w.Layout(width='340px' if wide else 'auto', margin='2px 14px 2px 0')
             if isinstance(control, w.ToggleButtons):
-                control.style.button_width, control.layout.width = '70px', '250px'
+                control.style.button_width, control.layout.display = '70px', 'flex'
             control.observe(lambda change: self.show(), 'value')
         self.said, hidden = w.HTML(), dict(width='100%', display='none')
         self.pictures = [Picture(name=name, layout=w.Layout(**hidden)) for _ in range(3)]
