@@ -720,6 +720,7 @@ d = {
             'mow_nb.model.blocks.dropout': ('blocks.html#dropout', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.join_task': ('blocks.html#join_task', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.memory_order': ('blocks.html#memory_order', 'mow_nb/model/blocks.py'),
+            'mow_nb.model.blocks.move_batchnorm': ('blocks.html#move_batchnorm', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.parents_of': ('blocks.html#parents_of', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.run_on_streams': ('blocks.html#run_on_streams', 'mow_nb/model/blocks.py'),
         },

@@ -13,6 +13,7 @@ __all__ = [
     'ClusterBank',
     'parents_of',
     'changed_clusters',
+    'move_batchnorm',
 ]
 
 # %% ../../nbs/20_blocks.ipynb #c002
@@ -219,3 +220,18 @@ def changed_clusters(
     "New clusters that do not serve just the tasks of the old one they are copies of"
     tasks = lambda labels, c: [k for k, label in enumerate(labels) if label == c]
     return {c for c, parent in enumerate(parents_of(labels, was)) if tasks(labels, c) != tasks(was, parent)}
+
+
+# %% ../../nbs/20_blocks.ipynb #d107e3d5
+@torch.no_grad()
+def move_batchnorm(
+    norm: nn.BatchNorm2d,  # of C channels, changed in place
+    mean: Tensor,  # (C,) of its new inputs
+    var: Tensor,  # (C,) of them
+) -> None:
+    "Set the running statistics of a batch norm, and scale and shift so that its outputs stay the same"
+    old, new = (norm.running_var + norm.eps).sqrt(), (var + norm.eps).sqrt()
+    norm.bias += norm.weight * (mean - norm.running_mean) / old
+    norm.weight *= new / old
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(var)

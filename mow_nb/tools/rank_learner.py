@@ -16,7 +16,7 @@ from ..agent.task_models import Cluster, TaskModels, hand_out, handed, kind_of
 from ..config import Config
 from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
-from ..model.blocks import changed_clusters
+from ..model.blocks import changed_clusters, move_batchnorm
 from ..model.losses import balance_loss, harmonious_loss, harmonious_optimum
 from ..model.ranks import Ranks
 from ..model.world_model import contexts
@@ -358,11 +358,7 @@ class RankLearner(Learner):
                     zs[m] = m.world.encode_seen(seen[m], es[m], self.draw('settle', m.tasks))[1]
             c.code('dec', zs, es)
             for m, mean, var in c.recorded:
-                old, new = (m.running_var + m.eps).sqrt(), (var + m.eps).sqrt()
-                m.bias += m.weight * (mean - m.running_mean) / old
-                m.weight *= new / old
-                m.running_mean.copy_(mean)
-                m.running_var.copy_(var)
+                move_batchnorm(m, mean, var)
         self.connect_tasks()
 
     def batch_gradients(

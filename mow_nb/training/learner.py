@@ -21,7 +21,7 @@ from torch.nn import BatchNorm2d, Module
 from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
 from ..core import ConfigError
-from ..model.blocks import changed_clusters
+from ..model.blocks import changed_clusters, move_batchnorm
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
 from ..records import Batch, State
@@ -396,11 +396,7 @@ def recalibrate_batchnorm(
     for h in hooks:
         h.remove()
     for m, (mean, var) in seen.items():
-        old, new = (m.running_var + m.eps).sqrt(), (var + m.eps).sqrt()
-        m.bias += m.weight * (mean - m.running_mean) / old
-        m.weight *= new / old
-        m.running_mean.copy_(mean)
-        m.running_var.copy_(var)
+        move_batchnorm(m, mean, var)
 
 
 # %% ../../nbs/62_learner.ipynb #c039
