@@ -259,6 +259,15 @@ def test_imports_that_leave(words, tmp_path, monkeypatch, capsys):
     assert error.startswith('mow: --import') and error.count('\n') == 1, error
 
 
+@pytest.mark.parametrize('words', [[], ['--help'], ['--version'], ['tasks', 'track-sea']])
+def test_imports_come_first(words, tmp_path, monkeypatch, capsys):
+    "neighbours of row 2.17: `--import` may stand before the command, or before none"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / 'fine.py').write_text('')
+    assert main(['--import', 'fine', *words]) == 0
+    assert capsys.readouterr().out
+
+
 @pytest.mark.parametrize('reward', [1e300, -1e39])
 def test_rewards_that_do_not_fit(reward):
     "neighbours of row 2.2: a reward that would be stored as infinity is refused; the largest that fits is taken"

@@ -241,7 +241,8 @@ class RemoteEnv(Env):
         return _as_env(first, self.size)
 
     def _send(self, action):
-        self.worker.send(_native_action(action, self.space))
+        with _env_errors(self.task):
+            self.worker.send(_native_action(action, self.space))
 
     def _recv(self):
         with _env_errors(self.task):

@@ -227,10 +227,7 @@ def _full_disk(root: Path):
     "Turn an error of the disk into our own, and leave nothing half-written"
     try:
         with disk(f'no checkpoint could be written in {root}'):
-            try:
-                yield
-            except SafetensorError as e:
-                raise OSError(str(e)) from e
+            yield
     except BaseException as e:
         if isinstance(e, Exception):
             for p in Path(root).glob('.tmp-*'):
@@ -258,10 +255,14 @@ def write_shards(
     per_task=(),  # names whose leading axis is K
     mine=None,  # file name -> bool: does this process write it? None = all of them
 ) -> None:
-    "Write the files of `shard`, or those that are this process's own"
-    for file, part in shard(tensors, per_task).items():
-        if mine is None or mine(file):
-            save_file(part, path / file)
+    "Write the files of `shard`, or those that are this process's own; `DiskError` if the disk is full"
+    with disk(f'no checkpoint could be written in {path.parent}'):
+        for file, part in shard(tensors, per_task).items():
+            try:
+                if mine is None or mine(file):
+                    save_file(part, path / file)
+            except SafetensorError as e:
+                raise OSError(str(e)) from e
 
 
 def _write(tmp: Path, step: int, tensors: dict, text: str, per_task, mine, others) -> None:

@@ -43,7 +43,6 @@ def load_mirror(
     }
     for f, block in blocks.items():
         for k, r in enumerate(rings):
-            r.check(np.arange(min(r.done, r.rows)), r.done)
             # in pieces: the whole file need not pass through memory at once
             for i in range(0, r.rows, 4096):
                 block[k, i : i + 4096] = torch.from_numpy(r.maps[f][i : i + 4096].copy())
@@ -197,17 +196,22 @@ class Replay:
             n = stop - low[k]
             recent = max(1, n // 10)
             plain = (1 - newest) / n + newest / recent * (start >= stop - recent)
-            inside = np.searchsorted(paid, start + T + ahead) - np.searchsorted(paid, start)
-            out[k] = plain / ((1 - rewarded) * plain + rewarded * inside / (len(paid) * (T + ahead)))
+            # the starts that `windows` may choose for each paid step: fewer of them near the ends of the replay
+            first = np.clip(paid - T - ahead + 1, low[k], stop - 1)
+            last = np.clip(paid + 1, first + 1, stop)
+            sums = np.append(0.0, np.cumsum(1 / (last - first)))
+            near = sums[np.searchsorted(first, start, 'right')] - sums[np.searchsorted(last, start, 'right')]
+            out[k] = plain / ((1 - rewarded) * plain + rewarded * near / len(paid))
         return out
 
     def _take(self, rows) -> dict:  # field -> (K, B, T, ...); frames uint8, the rest float32
         task = np.arange(len(rows))[:, None, None]
+        for k, ring in enumerate(self.rings):
+            ring.check(rows[k], int(self.total[k]))
         if self.mirror:
             return {f: block[task, rows] for f, block in self.mirror.items()}
         out = {f: np.empty((*rows.shape, *shape), kind) for f, (shape, kind) in self.fields.items()}
         for k, ring in enumerate(self.rings):
-            ring.check(rows[k], int(self.total[k]))
             # 'clip' because numpy buffers the whole output in the default mode
             for f, o in out.items():
                 np.take(ring.maps[f], rows[k], axis=0, out=o[k], mode='clip')

@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # %% ../../nbs/47_swap.ipynb #c003
@@ -81,7 +81,8 @@ def _try_exchange(path):
         exchange(*pair)
     finally:
         for p in pair:
-            p.rmdir()
+            with suppress(OSError):  # the first trouble is the one to be told
+                p.rmdir()
 
 
 @contextmanager

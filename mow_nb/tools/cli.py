@@ -16,6 +16,7 @@ __all__ = [
     'bench_command',
     'doctor_command',
     'usage',
+    'split_imports',
     'main',
 ]
 
@@ -309,14 +310,22 @@ def usage() -> str:  # lines for the terminal
     )
 
 
-def _imported(args):
-    "The words without `--import MODULE`, whose modules are imported; they may lie in the present directory"
+def split_imports(
+    args: list[str],  # words after 'mow'
+) -> tuple[list[str], list[str]]:  # the words without them, modules
+    "Take `--import MODULE` and `--import=MODULE` out of a command line"
     out, modules = [], []
     for i, word in enumerate(args):
         if word == '--import' or word.startswith('--import='):
             modules += [word[9:]] if '=' in word else args[i + 1 : i + 2]
         elif i == 0 or args[i - 1] != '--import':
             out.append(word)
+    return out, modules
+
+
+def _imported(args):
+    "The words without `--import MODULE`, whose modules are imported; they may lie in the present directory"
+    out, modules = split_imports(args)
     if args[-1:] == ['--import'] or '' in modules:
         raise ConfigError('--import needs the name of a module')
     if modules:
@@ -347,14 +356,11 @@ def main(
 ) -> int:  # exit code
     "Run one command line of `mow`"
     args = sys.argv[1:] if args is None else args
-    if not args or args[0] in ('-h', '--help', 'help'):
-        print(usage())
-        return 0
-    if args[0] == '--version':
-        print(__version__)
-        return 0
     try:
         args = _imported(args)
+        if not args or args[0] in ('-h', '--help', 'help', '--version'):
+            print(__version__ if args[:1] == ['--version'] else usage())
+            return 0
         if args[0] not in COMMANDS:
             raise ConfigError(suggest(args[0], COMMANDS, 'command'))
         COMMANDS[args[0]](args[1:], *([train] if train and args[0] == 'train' else []))

@@ -33,6 +33,7 @@ from ..store.ring import check_room
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .cli import main as plain_main
+from .cli import split_imports
 from .rank_learner import RankLearner
 from mow_nb.tools.rank_part import (
     PatientInterrupt,
@@ -370,7 +371,7 @@ def main(
 ) -> int:  # exit code
     "Run one command line of `mow`, as a rank if torchrun has started this process"
     args = sys.argv[1:] if args is None else args
-    if launched() and args[:1] != ['train']:
+    if launched() and split_imports(args)[0][:1] != ['train']:
         if os.environ['RANK'] == '0':
             print('mow: torchrun is for `train`: the other commands need one process', file=sys.stderr)
         return ConfigError.exit_code

@@ -46,6 +46,7 @@ from ..store.presets import changed, check, count, preset
 from ..store.run_folder import read_config, run_path, versions
 from .bench import machine
 from ..training.clustering import load_analysis
+from ..training.interrupt import GracefulInterrupt, Stopped
 from ..view.summary import command, config_differences
 
 
@@ -94,9 +95,8 @@ def read_study(
             said = dict(preset=said) if isinstance(said, str) else dict(said)
             base, alone = said.pop('preset'), said.pop('each_task', False)
             variants[variant] = base, common | said, alone
-        study = Study(
-            path.name.removesuffix('.toml'), table['question'], table['reference'], tuple(table['seeds']), variants
-        )
+        called, seeds = path.name.removesuffix('.toml'), tuple(table['seeds'])
+        study = Study(called, table['question'], table['reference'], seeds, variants)
     except (KeyError, TypeError, ValueError, AttributeError) as e:  # tomllib's own error is a ValueError
         raise ConfigError(f'{path}: not a study ({type(e).__name__}: {e})') from None
     if not all(type(said) is str for said in (study.question, study.reference, *(v[0] for v in variants.values()))):
@@ -146,9 +146,10 @@ def jobs_of(
     seeds=None,  # those that are asked for; None = all
 ) -> list[Job]:  # seed by seed, so that an unfinished study has whole rows
     "Trainings of a study"
-    for v in variants or ():
-        if v not in study.variants:
-            raise ConfigError(suggest(v, study.variants, 'variant'))
+    for kind, asked, known in (('variant', variants, study.variants), ('seed', seeds, study.seeds)):
+        for one in asked or ():
+            if one not in known:
+                raise ConfigError(suggest(str(one), [*map(str, known)], kind))
     jobs = []
     for seed in study.seeds if seeds is None else seeds:
         for variant in variants or study.variants:
@@ -198,11 +199,7 @@ def collect(
     last, grouped = metrics[-1], path / 'analysis'
     groups = load_analysis(grouped).labels.tolist() if (grouped / 'clusters.json').exists() else [0] * len(rows)
     return dict(
-        study=job.study,
-        variant=job.variant,
-        seed=job.seed,
-        task=job.task,
-        digest=job.digest,
+        **{name: getattr(job, name) for name in ('study', 'variant', 'seed', 'task', 'digest')},
         command=command(job.config, path),
         updates=records[-1]['updates'],
         env_steps=job.config.train.env_steps,
@@ -219,26 +216,30 @@ def collect(
 
 
 # %% ../../nbs/83_study.ipynb #c014
-def _check_begun(job, root):
-    "`ConfigError` if there is a run of that name with other settings"
-    path = run_path(job.name, root)
-    if (path / 'config.toml').exists() and (other := config_differences([read_config(path), job.config])):
-        raise ConfigError(f'{path} has other settings ({", ".join(other)}): move it away, or choose another --root')
+def _check_begun(jobs, root):
+    "`ConfigError` if there is a run of such a name with other settings; where there is none, its time starts at zero"
+    for job in jobs:
+        path = run_path(job.name, root)
+        if not (path / 'config.toml').exists():
+            _beside(job, root, 'seconds').unlink(missing_ok=True)
+        elif other := config_differences([read_config(path), job.config]):
+            raise ConfigError(f'{path} has other settings ({", ".join(other)}): move it away, or choose another --root')
 
 
 def _start(job, root):
     "Process that trains"
-    words, said = shlex.split(command(job.config, run_path(job.name, root)))[1:], _said(job, root)
+    words, said = shlex.split(command(job.config, run_path(job.name, root)))[1:], _beside(job, root, 'stderr')
     call = [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet']
     said.parent.mkdir(parents=True, exist_ok=True)
     env, none = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}, subprocess.DEVNULL
     with said.open('w') as errors:  # a file, since a pipe that nobody empties stops whoever writes into it
-        return subprocess.Popen(call, env=env, stdin=none, stdout=none, stderr=errors)
+        # in a session of its own: Ctrl-C is for us, and we ask it to stop, once
+        return subprocess.Popen(call, env=env, stdin=none, stdout=none, stderr=errors, start_new_session=True)
 
 
-def _said(job, root):
-    "File of what a process said on stderr"
-    return (path := run_path(job.name, root)).with_name(f'{path.name}.stderr')
+def _beside(job, root, kind):
+    "File beside a run: what its process said on 'stderr', or the processor 'seconds' of all its sittings"
+    return (path := run_path(job.name, root)).with_name(f'{path.name}.{kind}')
 
 
 def _ended(process):
@@ -285,39 +286,40 @@ def run_study(
     "Run what is missing of a study, and keep its results; `MowError` at the end if some did not come to one"
     from tqdm import tqdm
 
+    if cores < 0:
+        raise ConfigError(f'cores={cores}: must be 0, for one training per core, or more')
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
-    for job in todo:
-        _check_begun(job, root)
+    _check_begun(todo, root)
     running, added, failed, counted = {}, [], [], 0
-    bar = tqdm(total=total, unit='update', disable=quiet or not sys.stderr.isatty(), desc=study.name)
-    try:
-        while todo or running:
-            while todo and len(running) < cores:
-                job = todo.pop(0)
-                running[job] = _start(job, root)
-            time.sleep(1.0)
-            for job, process in list(running.items()):
-                seconds = _ended(process)
-                if seconds is not None:
-                    del running[job]
-                    told = _finish(job, process, results, root, seconds)
-                    (failed if told else added).append(told or result_file(job, results))  # the others go on
-                    counted += job.config.train.updates
-            bar.n = counted + sum(_updates(job, root) for job in running)
-            bar.set_postfix(left=len(todo), running=len(running))
-    finally:
-        _stop(running, root)
-        bar.close()
+    shown = dict(total=total, unit='update', desc=study.name, disable=quiet or None)  # None: only in a terminal
+    with GracefulInterrupt() as interrupt, tqdm(**shown) as bar:
+        try:
+            while (todo or running) and not interrupt.asked:
+                while todo and len(running) < cores:
+                    job = todo.pop(0)
+                    running[job] = _start(job, root)
+                time.sleep(1.0)
+                for job, process in list(running.items()):
+                    if (seconds := _ended(process)) is not None:
+                        told = _finish(job, running.pop(job), results, root, seconds)
+                        (failed if told else added).append(told or result_file(job, results))  # the others go on
+                        counted += job.config.train.updates
+                bar.n = counted + sum(_updates(job, root) for job in running)
+                bar.set_postfix(left=len(todo), running=len(running))
+        finally:
+            _stop(running, root)
+    if interrupt.asked:
+        raise Stopped(interrupt.asked)
     if failed:
         raise MowError('\n'.join(failed))
     return added
 
 
 # %% ../../nbs/83_study.ipynb #c017
-def _add_seconds(path, seconds):
+def _add_seconds(job, root, seconds):
     "Processor time of all sittings of a run"
-    file = path.with_name(f'{path.name}.seconds')
+    file = _beside(job, root, 'seconds')
     total = seconds + (float(file.read_text()) if file.exists() else 0.0)
     put(file, f'{total:.1f}')
     return total
@@ -325,7 +327,7 @@ def _add_seconds(path, seconds):
 
 def _finish(job, process, results, root, seconds):
     "Write the result of a process that has ended; why there is none, or ''"
-    said, seconds = _said(job, root).read_text().strip().splitlines(), _add_seconds(run_path(job.name, root), seconds)
+    said, seconds = _beside(job, root, 'stderr').read_text().strip().splitlines(), _add_seconds(job, root, seconds)
     if process.returncode:
         return f'{job.name}: {said[-1] if said else f"ended with exit code {process.returncode}"}'
     file = result_file(job, results)
@@ -346,7 +348,7 @@ def _stop(running, root):
     for job, process in running.items():
         while (seconds := _ended(process)) is None:
             time.sleep(0.1)
-        _add_seconds(run_path(job.name, root), seconds)
+        _add_seconds(job, root, seconds)
 
 
 # %% ../../nbs/83_study.ipynb #c024

@@ -165,10 +165,17 @@ def ship(
     agent, config = load(run), read_config(run)
     if path.exists() and not (path / 'config.toml').exists():
         raise ConfigError(f'{path} holds something else than a run: name a new directory')
+    for part in ('analysis', 'eval', 'config.toml', 'metrics.jsonl'):
+        if not (run / part).exists():
+            raise ConfigError(f'{run} has no {part}: let the run finish, and evaluate it, first')
+    new = path.with_name(f'.next-{path.name}')
+    with disk(f'cannot write {path}'):
+        shutil.rmtree(new, ignore_errors=True)
+        for part in ('analysis', 'eval'):
+            shutil.copytree(run / part, new / part)
+        for part in ('config.toml', 'metrics.jsonl'):
+            shutil.copy(run / part, new / part)
+    save_pretrained(agent, config, new / 'agent', small=True)
     with disk(f'cannot write {path}'):
         shutil.rmtree(path, ignore_errors=True)
-        for part in ('analysis', 'eval'):
-            shutil.copytree(run / part, path / part)
-        for part in ('config.toml', 'metrics.jsonl'):
-            shutil.copy(run / part, path / part)
-    save_pretrained(agent, config, path / 'agent', small=True)
+        new.rename(path)

@@ -35,6 +35,7 @@ import traitlets
 from ..core import ConfigError, MowError
 from ..envs.tasks import Task
 from ..files import disk, put
+from ..store.checkpoint import checkpoints
 from ..store.run_folder import EXAMPLE, SHIPPED, find_run
 from .clusters import NotYet
 from .dream import Dream, agent_of, film, status_lines
@@ -74,7 +75,7 @@ class Play(anywidget.AnyWidget):
 
     def __init__(self):
         super().__init__()
-        self.summary = self.agent = self.dream = None
+        self.summary = self.agent = self.dream = self.known = None  # `known`: which checkpoint, and which tasks
         self.said = w.HTML()
         self.box = w.VBox([self.said, self], layout=w.Layout(max_width=WIDTH, overflow='hidden'))
         self.on_msg(lambda widget, message, buffers: self.answer(message))
@@ -83,13 +84,14 @@ class Play(anywidget.AnyWidget):
         self,
         summary: Summary,  # of a run
     ) -> None:
-        "Load the agent of a run when it is first needed, and start a game of its first task"
-        self.summary = summary
+        "Load the agent of a run when it is needed or has learned on, and start a game of the same task or the first"
+        self.summary, tasks = summary, list(summary.colors)
+        newest = [path.name for path in checkpoints(summary.path / 'checkpoints')[:1]], tasks
         try:
-            if self.agent is None:
-                self.agent = agent_of(summary.path)
-            if self.dream is None:
-                self.begin(next(iter(summary.colors)))
+            if self.known != newest:
+                self.agent, self.known = agent_of(summary.path), newest
+                old = self.dream and self.dream.task.name
+                self.begin(old if old in tasks else tasks[0], self.dream.start if self.dream else 0)
             self.said.value = ''
         except (NotYet, MowError) as missing:
             self.said.value = message(missing)
@@ -100,13 +102,14 @@ class Play(anywidget.AnyWidget):
         start: int = 0,  # which start
     ) -> None:
         "Start a game, and tell the page its tasks, moves and keys"
-        if self.dream:
-            self.dream.env.close()
-        self.dream = Dream(self.agent, self.summary.config, task, start)
+        old, self.dream = self.dream, Dream(self.agent, self.summary.config, task, start)
+        if old:  # closed only now: where no new game can be begun it goes on
+            old.env.close()
         playing, colors = self.dream.task, self.summary.colors
         self.game = dict(
             tasks=list(colors),
             task=task,
+            updates=self.agent.updates,
             starts=4,
             start=start,
             color=colors[task],
@@ -133,8 +136,11 @@ class Play(anywidget.AnyWidget):
                     self.press(message)
                 elif do in ('undo', 'reset'):
                     getattr(self.dream, do)()
-            except MowError as wrong:
-                return self.send({'is': 'wrong', 'words': str(wrong)})
+            except Exception as wrong:  # whatever it is, the page waits for an answer
+                self.send({'is': 'wrong', 'words': str(wrong)})
+                if not isinstance(wrong, MowError):
+                    raise
+                return
             finally:
                 torch.set_num_threads(threads)
             self.tell(only_last=do == 'press')
@@ -219,8 +225,8 @@ def explore(
         with ALONE:
             title = list(views)[tab.selected_index or 0]
             if title in stale:
-                stale.discard(title)
                 views[title].read(now['summary'])
+                stale.discard(title)
 
     def refresh(*_):
         with ALONE:

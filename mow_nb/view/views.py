@@ -340,7 +340,7 @@ def routing() -> View:  # tasks and experts
         when, at = routed(summary)[0], controls['at']
         before, newest = at.value, at.index == len(at.options) - 1
         at.options = [(f'{updates:,}', i) for i, updates in enumerate(when)]
-        at.value = len(when) - 1 if newest else before
+        at.value = len(when) - 1 if newest else min(before, len(when) - 1)  # a run may have gone back
 
     def draw(summary, at, task):
         history, names = routed(summary), list(summary.colors)

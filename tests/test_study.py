@@ -1,0 +1,46 @@
+"""A study that is stopped, from its terminal or by another process: its trainings save themselves and end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mow_nb.store.checkpoint import checkpoints
+from mow_nb.store.journal import read_metrics
+from mow_nb.store.run_folder import lock_run
+
+STUDY = """question = "how does it end?"
+reference = "full"
+seeds = [0]
+[change]
+"train.save_every" = 100000
+"train.env_steps" = 4000
+[variants]
+full = "toy"
+"""
+
+
+@pytest.mark.parametrize(
+    ('stop', 'number'),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],
+    ids=['ctrl-c, which every process of the terminal hears', 'a signal to the study alone'],
+)
+def test_stopped(stop, number, tmp_path):
+    "Nothing that was learned is lost, and nobody trains on"
+    (tmp_path / 'own.toml').write_text(STUDY)
+    words = [sys.executable, '-m', 'mow_nb', 'study', 'own.toml']
+    study = subprocess.Popen(words, cwd=tmp_path, start_new_session=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    run, end = tmp_path / 'runs' / 'own-full-seed0', time.monotonic() + 120
+    while not (run / 'metrics.jsonl').exists() or len(read_metrics(run)) < 4:
+        assert time.monotonic() < end and study.poll() is None
+        time.sleep(0.2)
+    stop(study.pid, number)
+    assert study.wait(60) == 128 + number
+    newest = int(checkpoints(run / 'checkpoints')[0].name.removeprefix('step-'))
+    assert newest >= read_metrics(run)[-1]['updates']
+    with lock_run(run):  # refused where somebody still trains
+        pass
+    assert not (tmp_path / 'results').exists()
