@@ -231,7 +231,7 @@ def move_batchnorm(
 ) -> None:
     "Set the running statistics of a batch norm, and scale and shift so that its outputs stay the same"
     old, new = (norm.running_var + norm.eps).sqrt(), (var + norm.eps).sqrt()
-    norm.bias += norm.weight * (mean - norm.running_mean) / old
-    norm.weight *= new / old
+    norm.bias.add_(norm.weight * (mean - norm.running_mean) / old)
+    norm.weight.mul_(new / old)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(var)
