@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,20 @@ def test_stopped(stop, number, tmp_path):
     with lock_run(run):  # refused where somebody still trains
         pass
     assert not (tmp_path / 'results').exists()
+
+
+def test_tasks_of_ones_own(tmp_path):
+    "What `--import` has brought to a study is there for its trainings too"
+    (tmp_path / 'mine.py').write_text(
+        f'import sys\nsys.path.append({str(Path(__file__).parent)!r})\n'
+        "import odd\nfrom mow_nb import register\nregister('own', odd.Own, n_actions=3)\n"
+    )
+    short = '"train.env_steps" = 40\ntasks = "own"\n"cluster.n" = 1\n[variants]'
+    own = STUDY.replace('"train.env_steps" = 4000\n[variants]', short)
+    (tmp_path / 'own.toml').write_text(own)
+    words = [sys.executable, '-m', 'mow_nb', '--import', 'mine', 'study', 'own.toml']
+    said = subprocess.run(
+        words, cwd=tmp_path, env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert (tmp_path / 'results' / 'own' / 'own-full-seed0.json').exists()

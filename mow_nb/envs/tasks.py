@@ -4,6 +4,7 @@
 
 # %% auto #0
 __all__ = [
+    'IMPORTED',
     'Task',
     'acts_of',
     'register',
@@ -48,6 +49,7 @@ class Task:
 
 # %% ../../nbs/10_tasks.ipynb #c009
 _USER: dict[str, tuple[Task, object]] = {}
+IMPORTED: list[str] = []  # modules that `--import` has named: processes that are started for a run need them too
 
 
 def _built_in():

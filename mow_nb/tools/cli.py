@@ -31,7 +31,7 @@ from pathlib import Path
 # %% ../../nbs/86_cli.ipynb #c003
 from .. import __version__
 from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowError, suggest
-from ..envs.tasks import bounds, tasks_of
+from ..envs.tasks import IMPORTED, bounds, tasks_of
 from ..store.presets import check
 from ..suites import task_sets
 from .changing import add_command, command_parser, drop_command, go_on, run_of, train_run
@@ -335,6 +335,7 @@ def _imported(args):
             importlib.import_module(name.removesuffix('.py'))
         except FOREIGN_ERRORS as e:
             raise ConfigError(f"--import {name}: {type(e).__name__}: {' '.join(str(e).split())}") from e
+    IMPORTED[:] = modules
     return out
 
 

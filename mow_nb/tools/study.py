@@ -37,7 +37,7 @@ import numpy as np
 
 from ..config import Config, flat
 from ..core import ConfigError, MowError, np_rng, suggest
-from ..envs.tasks import tasks_of
+from ..envs.tasks import IMPORTED, tasks_of
 from ..eval.comparison import LOSSES, compare_variants, cost_table, plot_study, study_table
 from ..eval.evaluation import load_records, score_rows
 from ..files import disk, get_json, put
@@ -229,7 +229,8 @@ def _check_begun(jobs, root):
 def _start(job, root):
     "Process that trains"
     words, said = shlex.split(command(job.config, run_path(job.name, root)))[1:], _beside(job, root, 'stderr')
-    call = [sys.executable, '-m', 'mow_nb', *words, '--root', str(root), '--resume', '--quiet']
+    own = [f'--import={module}' for module in IMPORTED]
+    call = [sys.executable, '-m', 'mow_nb', *own, *words, '--root', str(root), '--resume', '--quiet']
     said.parent.mkdir(parents=True, exist_ok=True)
     env, none = {**os.environ, 'OMP_NUM_THREADS': '1', 'MKL_NUM_THREADS': '1'}, subprocess.DEVNULL
     with said.open('w') as errors:  # a file, since a pipe that nobody empties stops whoever writes into it
@@ -245,10 +246,9 @@ def _beside(job, root, kind):
 def _ended(process):
     "Seconds of processor time if the process has ended, else None"
     pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-    if not pid:
-        return None
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_utime + usage.ru_stime
+    if pid:
+        process.returncode = os.waitstatus_to_exitcode(status)
+        return usage.ru_utime + usage.ru_stime
 
 
 def _updates(job, root):
