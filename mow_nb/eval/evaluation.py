@@ -281,17 +281,19 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "Path of the file of a record; one with fewer episodes than the file that is there gets a name of its own"
+    "Path of the file of a record; one with fewer or shorter episodes than that which is there gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:
         stem = f"step-{record['updates']:09d}"
-    there = Path(folder) / f'{stem}.json'
     try:
-        larger = _episodes(read_record(there)) > _episodes(record)
+        there = read_record(Path(folder) / f'{stem}.json')
+        fewer, shorter = _episodes(there) > _episodes(record), there['max_steps'] > record['max_steps']
     except CheckpointError:
-        larger = False  # missing, or not worth keeping
-    return Path(folder) / f'{stem}-episodes-{_episodes(record)}.json' if larger else there
+        fewer = shorter = False  # missing, or not worth keeping
+    stem += f'-episodes-{_episodes(record)}' if fewer else ''
+    stem += f"-steps-{record['max_steps']}" if shorter else ''
+    return Path(folder) / f'{stem}.json'
 
 
 def save_record(

@@ -24,6 +24,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -76,6 +77,8 @@ def _study_table(path):
     "What a study's file says, on top of what the study that it names as its base says"
     own = tomllib.loads(path.read_text(encoding='utf-8'))
     base = tomllib.loads(_study_file(own.pop('base')).read_text(encoding='utf-8')) if 'base' in own else {}
+    if unknown := [name for name in own if name not in ('question', 'reference', 'seeds', 'change', 'variants')]:
+        raise ValueError(f'{unknown[0]} means nothing here')
     if 'base' in base:
         raise ValueError('its base has a base itself')
     if not base.get('variants') and not own.get('variants'):
@@ -174,9 +177,7 @@ def scale_score(
     row: dict,  # one row of `score_rows`
 ) -> float:  # 0 is random play or no success, 1 the reference player or success every time
     "Score of one task on the common scale"
-    if np.isfinite(row['normalised']):
-        return float(row['normalised'])
-    return float(row['success'].value) if row['success'] is not None else float('nan')
+    return float(row['normalised'] if np.isfinite(row['normalised']) else getattr(row['success'], 'value', np.nan))
 
 
 def _late_mean(metrics, name, task):
@@ -216,9 +217,13 @@ def collect(
 
 
 # %% ../../nbs/83_study.ipynb #c014
-def _check_begun(jobs, root):
-    "`ConfigError` if there is a run of such a name with other settings; where there is none, its time starts at zero"
+def _check_begun(jobs, results, root):
+    """Refuse a run of such a name with other settings, and results that cannot be written. Where there is no run, its
+    time starts at zero"""
     for job in jobs:
+        file = result_file(job, results)
+        with disk(f'cannot write {file}'):
+            file.parent.mkdir(parents=True, exist_ok=True)
         path = run_path(job.name, root)
         if not (path / 'config.toml').exists():
             _beside(job, root, 'seconds').unlink(missing_ok=True)
@@ -290,7 +295,7 @@ def run_study(
         raise ConfigError(f'cores={cores}: must be 0, for one training per core, or more')
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
-    _check_begun(todo, root)
+    _check_begun(todo, results, root)
     running, added, failed, counted = {}, [], [], 0
     shown = dict(total=total, unit='update', desc=study.name, disable=quiet or None)  # None: only in a terminal
     with GracefulInterrupt() as interrupt, tqdm(**shown) as bar:
@@ -331,8 +336,6 @@ def _finish(job, process, results, root, seconds):
     if process.returncode:
         return f'{job.name}: {said[-1] if said else f"ended with exit code {process.returncode}"}'
     file = result_file(job, results)
-    with disk(f'cannot write {file}'):
-        file.parent.mkdir(parents=True, exist_ok=True)
     try:
         result = collect(job, run_path(job.name, root), seconds)
     except MowError as e:
@@ -344,7 +347,7 @@ def _finish(job, process, results, root, seconds):
 def _stop(running, root):
     "Tell runs to stop, which save themselves, and wait for them"
     for process in running.values():
-        process.terminate()
+        os.kill(process.pid, signal.SIGTERM)  # `Popen.terminate` would wait for one that has ended, and lose its time
     for job, process in running.items():
         while (seconds := _ended(process)) is None:
             time.sleep(0.1)
@@ -408,7 +411,6 @@ def write_table(
     text = '\n\n'.join([study.question, *tables, f'Measured on: {"; ".join(sorted(machines))}']) + '\n'
     folder = Path(results) / study.name
     put(folder / 'table.md', text)
-    ax = plot_study(rows, study.reference)
     with disk(f'cannot write {folder}'):
-        ax.figure.savefig(folder / 'figure.png', dpi=120, bbox_inches='tight')
+        plot_study(rows, study.reference).figure.savefig(folder / 'figure.png', dpi=120, bbox_inches='tight')
     return text
