@@ -304,8 +304,9 @@ def usage() -> str:  # lines for the terminal
             *(f'  mow {f.__doc__}' for f in COMMANDS.values()),
             '',
             'With tasks of your own: --import MODULE, which registers them.',
-            'Exit codes: 0 done, 2 configuration, 3 checkpoint, 4 not a finite number,',
-            '            5 environments, 6 disk, 7 another rank, 128 + n stopped by signal n',
+            'Exit codes: 0 done, 1 some runs of a study failed, 2 configuration,',
+            '            3 checkpoint, 4 not a finite number, 5 environments, 6 disk,',
+            '            7 another rank, 128 + n stopped by signal n',
         ]
     )
 
@@ -331,6 +332,8 @@ def _imported(args):
     if modules:
         sys.path.insert(0, os.getcwd())
     for name in modules:
+        if name.startswith('.') or '/' in name:
+            raise ConfigError(f'--import {name}: give the name of a module, such as {Path(name).stem}')
         try:
             importlib.import_module(name.removesuffix('.py'))
         except FOREIGN_ERRORS as e:

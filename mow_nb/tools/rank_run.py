@@ -361,7 +361,8 @@ def _phases(run, journal):
     try:
         return run.phases(journal)
     except KeyboardInterrupt:
-        print(f'interrupted at update {run.learner.updates:,}, round {run.rounds:,}; go on with --resume')
+        place = f'update {run.learner.updates:,}, round {run.rounds:,}'
+        print(f'interrupted at {place}; go on with train --name {run.path.name} --resume')
         raise
 
 

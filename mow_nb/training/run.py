@@ -383,7 +383,7 @@ def train(
                 run.phases(journal)
         except KeyboardInterrupt:
             place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-            print(f'interrupted at {place}; go on with resume=True or --resume')
+            print(f'interrupted at {place}; go on with mow train --name {path.name} --resume')
             raise
     with redirect_stdout(run.stdout):
         run.finish()
