@@ -1285,7 +1285,6 @@ d = {
             'mow_nb.tools.cli.hash_command': ('cli.html#hash_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.main': ('cli.html#main', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.report_command': ('cli.html#report_command', 'mow_nb/tools/cli.py'),
-            'mow_nb.tools.cli.split_imports': ('cli.html#split_imports', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.study_command': ('cli.html#study_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.tasks_command': ('cli.html#tasks_command', 'mow_nb/tools/cli.py'),
             'mow_nb.tools.cli.train_command': ('cli.html#train_command', 'mow_nb/tools/cli.py'),
@@ -1311,6 +1310,7 @@ d = {
             'mow_nb.tools.options.parse_options': ('options.html#parse_options', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.parse_value': ('options.html#parse_value', 'mow_nb/tools/options.py'),
             'mow_nb.tools.options.presets_text': ('options.html#presets_text', 'mow_nb/tools/options.py'),
+            'mow_nb.tools.options.split_imports': ('options.html#split_imports', 'mow_nb/tools/options.py'),
         },
         'mow_nb.tools.rank_learner': {
             'mow_nb.tools.rank_learner.RankLearner': ('rank_learner.html#ranklearner', 'mow_nb/tools/rank_learner.py'),

@@ -16,7 +16,6 @@ __all__ = [
     'bench_command',
     'doctor_command',
     'usage',
-    'split_imports',
     'main',
 ]
 
@@ -35,7 +34,7 @@ from ..envs.tasks import IMPORTED, bounds, tasks_of
 from ..store.presets import check
 from ..suites import task_sets
 from .changing import add_command, command_parser, drop_command, go_on, run_of, train_run
-from .options import advise_preset, parse_config, parse_value, presets_text
+from .options import advise_preset, parse_config, parse_value, presets_text, split_imports
 
 
 # %% ../../nbs/86_cli.ipynb #c006
@@ -309,19 +308,6 @@ def usage() -> str:  # lines for the terminal
             '            7 another rank, 128 + n stopped by signal n',
         ]
     )
-
-
-def split_imports(
-    args: list[str],  # words after 'mow'
-) -> tuple[list[str], list[str]]:  # the words without them, modules
-    "Take `--import MODULE` and `--import=MODULE` out of a command line"
-    out, modules = [], []
-    for i, word in enumerate(args):
-        if word == '--import' or word.startswith('--import='):
-            modules += [word[9:]] if '=' in word else args[i + 1 : i + 2]
-        elif i == 0 or args[i - 1] != '--import':
-            out.append(word)
-    return out, modules
 
 
 def _imported(args):

@@ -33,7 +33,7 @@ from ..store.ring import check_room
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .cli import main as plain_main
-from .cli import split_imports
+from .options import split_imports
 from .rank_learner import RankLearner
 from mow_nb.tools.rank_part import (
     PatientInterrupt,
