@@ -268,7 +268,7 @@ def use(control):
 # ---- the driver itself
 
 # drawn as the views draw: a figure of pyplot is also shown by whatever message another thread of the kernel takes,
-# half drawn, so that a picture of the same values looked different in two runs of fifteen
+# half drawn, so that a picture of the same values looked different in 3 runs of 31
 SMALL = '''
 import io, ipywidgets as w
 from matplotlib.figure import Figure

@@ -217,9 +217,9 @@ def collect(
 
 
 # %% ../../nbs/83_study.ipynb #c014
-def _check_begun(jobs, results, root):
-    """Refuse a run of such a name with other settings, and results that cannot be written. Where there is no run, its
-    time starts at zero"""
+def _prepare(jobs, results, root):
+    """Make the directory of results, and let the time of a run that is not there start at zero; `DiskError` where that
+    cannot be, `ConfigError` for a run of that name with other settings"""
     for job in jobs:
         file = result_file(job, results)
         with disk(f'cannot write {file}'):
@@ -295,7 +295,7 @@ def run_study(
         raise ConfigError(f'cores={cores}: must be 0, for one training per core, or more')
     todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
-    _check_begun(todo, results, root)
+    _prepare(todo, results, root)
     running, added, failed, counted = {}, [], [], 0
     shown = dict(total=total, unit='update', desc=study.name, disable=quiet or None)  # None: only in a terminal
     with GracefulInterrupt() as interrupt, tqdm(**shown) as bar:

@@ -89,9 +89,9 @@ class Play(anywidget.AnyWidget):
         newest = [path.name for path in checkpoints(summary.path / 'checkpoints')[:1]], tasks
         try:
             if self.known != newest:
-                self.agent, self.known = agent_of(summary.path), newest
-                old = self.dream and self.dream.task.name
+                self.agent, old = agent_of(summary.path), self.dream and self.dream.task.name
                 self.begin(old if old in tasks else tasks[0], self.dream.start if self.dream else 0)
+                self.known = newest  # only now: a game that could not be begun is tried again
             self.said.value = ''
         except (NotYet, MowError) as missing:
             self.said.value = message(missing)
