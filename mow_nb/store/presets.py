@@ -8,6 +8,7 @@ __all__ = [
     'PRESETS',
     'MEASURED',
     'changed',
+    'dotted',
     'preset',
     'is_run',
     'cost',
@@ -76,11 +77,14 @@ def _sub(name, part, changes):
 
 
 # %% ../../nbs/40_presets.ipynb #c009
-def _dotted(table, prefix=''):
+def dotted(
+    table: dict,  # names, dotted or not, and values or further tables
+    prefix: str = '',  # put before every name
+) -> dict:  # dotted name -> value
     "Nested tables as dotted names"
     out = {}
     for name, value in table.items():
-        out |= _dotted(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
+        out |= dotted(value, f'{prefix}{name}.') if isinstance(value, dict) else {prefix + name: value}
     return out
 
 
@@ -88,7 +92,7 @@ def _read(name):
     "Meaning and changes of the preset file of that name"
     table = tomllib.loads((files('mow_nb') / 'data' / 'presets' / f'{name}.toml').read_text(encoding='utf-8'))
     meaning, base = table.pop('meaning'), table.pop('base', None)
-    return meaning, (_read(base)[1] if base else {}) | _dotted(table)
+    return meaning, (_read(base)[1] if base else {}) | dotted(table)
 
 
 _NAMES = sorted(p.name.removesuffix('.toml') for p in (files('mow_nb') / 'data' / 'presets').iterdir())

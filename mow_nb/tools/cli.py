@@ -190,24 +190,31 @@ def study_command(
     args: list[str],  # words after 'study'
 ) -> None:
     "study STUDY [options]     make the missing runs of a study; its table"
+    from mow_nb.eval.study_file import read_study, study_names
+
     p = command_parser(
         'study', 'Make the runs that a study still lacks, and write its table and figure from all of them.'
     )
-    p.add_argument('study', help='name of a study that comes with the library, or a TOML file')
+    p.add_argument('study', help=f"a study of the library ({', '.join(study_names())}), or a TOML file")
     p.add_argument('--results', default='results', help="directory of all results; 'results' if not given")
     p.add_argument('--only', metavar='A,B', help='names of variants; all if not given')
     p.add_argument('--seeds', metavar='0,1', help='these seeds; all of the study if not given')
     p.add_argument('--cores', metavar='N', type=int, default=0, help='trainings at a time; one per core if not given')
     p.add_argument('--table', action='store_true', help='run nothing, only write the table')
     own = p.parse_args(args)
-    from mow_nb.tools.study import read_study, run_study, write_table
+    from mow_nb.tools.study import run_study, write_table
 
     study = read_study(own.study)
     only = own.only.split(',') if own.only else None
     seeds = [parse_value('seeds', 0, s) for s in own.seeds.split(',')] if own.seeds else None
-    if not own.table:
-        run_study(study, Path(own.results), own.root, own.cores, only, seeds)
-    print(write_table(study, Path(own.results)))
+    if own.table and (only or seeds):
+        raise ConfigError('--table is of the whole study: leave --only and --seeds out')
+    failed = [] if own.table else run_study(study, Path(own.results), own.root, own.cores, only, seeds)[1]
+    print(write_table(study, Path(own.results)), flush=True)
+    for line in failed:
+        print(f'mow: {line}', file=sys.stderr)
+    if failed:
+        raise MowError(f'{len(failed)} of the trainings came to no result: a second call tries them again')
 
 
 # %% ../../nbs/86_cli.ipynb #c021

@@ -4,14 +4,10 @@
 
 # %% auto #0
 __all__ = [
-    'Study',
-    'read_study',
-    'Job',
-    'jobs_of',
     'scale_score',
     'collect',
     'result_file',
-    'done_already',
+    'read_result',
     'run_study',
     'read_results',
     'study_rows',
@@ -19,31 +15,26 @@ __all__ = [
 ]
 
 # %% ../../nbs/83_study.ipynb #c002
-import hashlib
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-import tomllib
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 
-from ..config import Config, flat
-from ..core import ConfigError, MowError, np_rng, suggest
-from ..envs.tasks import IMPORTED, tasks_of
+from ..core import CheckpointError, ConfigError, MowError, np_rng
+from ..envs.tasks import IMPORTED
 from ..eval.comparison import LOSSES, compare_variants, cost_table, plot_study, study_table
 from ..eval.evaluation import load_records, score_rows
+from ..eval.study_file import Job, Study, common_tasks, jobs_of
 from ..files import disk, get_json, put
 from ..store.journal import read_metrics
-from ..store.presets import changed, check, count, preset
+from ..store.presets import check, count
 from ..store.run_folder import read_config, run_path, versions
 from .bench import machine
 from ..training.clustering import load_analysis
@@ -51,133 +42,14 @@ from ..training.interrupt import GracefulInterrupt, Stopped
 from ..view.summary import command, config_differences
 
 
-# %% ../../nbs/83_study.ipynb #c005
-@dataclass(frozen=True)
-class Study:
-    "A fixed table of runs"
-
-    name: str  # of the file, and of the directory of its results
-    question: str  # what it is to answer
-    reference: str  # the variant that the others are compared with
-    seeds: tuple  # of int, the same for every variant
-    variants: dict  # variant -> (preset, changes, whether each task gets an agent of its own)
-
-
-def _study_file(name):
-    "Path of a shipped study, or of a file of one's own"
-    shipped = files('mow_nb') / 'data' / 'studies'
-    known = sorted(p.name.removesuffix('.toml') for p in shipped.iterdir())
-    path = shipped / f'{name}.toml' if name in known else Path(name)
-    if not path.is_file():
-        raise ConfigError(suggest(name, known, 'study') + ', or the path of a TOML file')
-    return path
-
-
-def _study_table(path):
-    "What a study's file says, on top of what the study that it names as its base says"
-    own = tomllib.loads(path.read_text(encoding='utf-8'))
-    base = tomllib.loads(_study_file(own.pop('base')).read_text(encoding='utf-8')) if 'base' in own else {}
-    if unknown := [name for name in own if name not in ('question', 'reference', 'seeds', 'change', 'variants')]:
-        raise ValueError(f'{unknown[0]} means nothing here')
-    if 'base' in base:
-        raise ValueError('its base has a base itself')
-    if not base.get('variants') and not own.get('variants'):
-        raise ValueError('no variants')
-    return base | own | {part: base.get(part, {}) | own.get(part, {}) for part in ('change', 'variants')}
-
-
-def read_study(
-    name: str,  # of a study that comes with the library, or the path of a TOML file
-) -> Study:  # checked: every config of it can be built; raises ConfigError
-    "A study from its file"
-    path = _study_file(name)
-    try:
-        table = _study_table(path)
-        common, variants = table['change'], {}
-        for variant, said in ((name, said) for name, said in table['variants'].items() if said is not False):
-            said = dict(preset=said) if isinstance(said, str) else dict(said)
-            base, alone = said.pop('preset'), said.pop('each_task', False)
-            variants[variant] = base, common | said, alone
-        called, seeds = path.name.removesuffix('.toml'), tuple(table['seeds'])
-        study = Study(called, table['question'], table['reference'], seeds, variants)
-    except (KeyError, TypeError, ValueError, AttributeError) as e:  # tomllib's own error is a ValueError
-        raise ConfigError(f'{path}: not a study ({type(e).__name__}: {e})') from None
-    if not all(type(said) is str for said in (study.question, study.reference, *(v[0] for v in variants.values()))):
-        raise ConfigError(f'{path}: question, reference and presets must be words')
-    if study.reference not in variants:
-        raise ConfigError(f'{path}: reference: ' + suggest(study.reference, variants, 'variant'))
-    if not study.seeds or not all(type(s) is int for s in study.seeds) or len(set(study.seeds)) != len(study.seeds):
-        raise ConfigError(f'{path}: seeds must be different whole numbers, at least one')
-    for variant in variants:
-        if not re.fullmatch(r'[a-z0-9_]{1,32}', variant):
-            raise ConfigError(f'{path}: variant {variant!r} must be 1 to 32 small letters, digits or _')
-        for job in jobs_of(study, [variant], study.seeds[:1]):
-            check(job.config)
-    if not _common_tasks(study):
-        raise ConfigError(f'{path}: the variants have no task in common, on which they could be compared')
-    return study
-
-
-# %% ../../nbs/83_study.ipynb #c007
-@dataclass(frozen=True)
-class Job:
-    "One training of a study"
-
-    study: str  # name of the study
-    variant: str  # name of the variant
-    seed: int  # of everything
-    task: str  # the only task, or '' for all of them
-    config: Config  # of the run
-
-    @property
-    def name(self) -> str:  # such as 'pocket-mt_storm-seed0'
-        "Name of the run and of its result"
-        return '-'.join(filter(None, [self.study, self.variant, self.task, f'seed{self.seed}']))
-
-    @property
-    def digest(self) -> str:  # 16 hexadecimal digits
-        "SHA-256 of the settings that are not at their defaults, shortened"
-        # an option that comes later leaves what was measured before it where it was
-        default = flat(Config())
-        said = {k: v for k, v in sorted(flat(self.config).items()) if v != default[k]}
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-
-
-def jobs_of(
-    study: Study,  # from `read_study`
-    variants=None,  # names of those that are asked for; None = all
-    seeds=None,  # those that are asked for; None = all
-) -> list[Job]:  # seed by seed, so that an unfinished study has whole rows
-    "Trainings of a study"
-    for kind, asked, known in (('variant', variants, study.variants), ('seed', seeds, study.seeds)):
-        for one in asked or ():
-            if one not in known:
-                raise ConfigError(suggest(str(one), [*map(str, known)], kind))
-    jobs = []
-    for seed in study.seeds if seeds is None else seeds:
-        for variant in variants or study.variants:
-            base, changes, alone = study.variants[variant]
-            config = changed(preset(base), {'train.threads': 1} | changes | {'seed': seed})
-            names = [t.name for t in tasks_of(config.tasks, config.full_actions)] if alone else ['']
-            for task in names:
-                one = changed(config, {'tasks': task}) if task else config
-                jobs.append(Job(study.name, variant, seed, task, one))
-    return jobs
-
-
-def _common_tasks(study):
-    "Names of the tasks that all variants have"
-    seed = study.seeds[:1]
-    tasks = [[t.name for job in jobs_of(study, [v], seed) for t in check(job.config)] for v in study.variants]
-    return [name for name in tasks[0] if all(name in others for others in tasks)]
-
-
 # %% ../../nbs/83_study.ipynb #c012
 def scale_score(
     row: dict,  # one row of `score_rows`
 ) -> float:  # 0 is random play or no success, 1 the reference player or success every time
     "Score of one task on the common scale"
-    return float(row['normalised'] if np.isfinite(row['normalised']) else getattr(row['success'], 'value', np.nan))
+    if np.isfinite(row['normalised']):
+        return float(row['normalised'])
+    return float(row['success'].value) if row['success'] else float('nan')
 
 
 def _late_mean(metrics, name, task):
@@ -193,21 +65,24 @@ def collect(
     processor: float,  # seconds of processor time, all sittings together
 ) -> dict:  # plain values, for JSON
     "Result of one training"
-    records = load_records(path / 'eval')
-    if not records:
-        raise MowError(f'{path} has not been evaluated')
-    rows, metrics = score_rows(check(job.config), records[-1]), read_metrics(path)
-    last, grouped = metrics[-1], path / 'analysis'
+    records, metrics, grouped = load_records(path / 'eval'), read_metrics(path), path / 'analysis'
+    if not records or not metrics:
+        raise MowError(f'{path} has no {"metrics" if records else "evaluation"}')
+    rows = score_rows(check(job.config), records[-1])
     groups = load_analysis(grouped).labels.tolist() if (grouped / 'clusters.json').exists() else [0] * len(rows)
     return dict(
-        **{name: getattr(job, name) for name in ('study', 'variant', 'seed', 'task', 'digest')},
+        study=job.study,
+        variant=job.variant,
+        seed=job.seed,
+        task=job.task,
+        digest=job.digest,
         command=command(job.config, path),
         updates=records[-1]['updates'],
         env_steps=job.config.train.env_steps,
         weights=count(job.config, groups),
         groups=dict(zip((r['task'] for r in rows), groups)),
         losses={name: {r['task']: _late_mean(metrics, name, r['task']) for r in rows} for name in LOSSES},
-        wall_seconds=round(last['seconds'], 1),
+        wall_seconds=round(metrics[-1]['seconds'], 1),
         processor_seconds=round(processor, 1),
         machine=machine('cpu'),
         versions=versions(),
@@ -219,7 +94,7 @@ def collect(
 # %% ../../nbs/83_study.ipynb #c014
 def _prepare(jobs, results, root):
     """Make the directory of results, and let the time of a run that is not there start at zero; `DiskError` where that
-    cannot be, `ConfigError` for a run of that name with other settings"""
+    cannot be, `ConfigError` for a run of that name with other settings, `CheckpointError` for a time that is none"""
     for job in jobs:
         file = result_file(job, results)
         with disk(f'cannot write {file}'):
@@ -229,6 +104,7 @@ def _prepare(jobs, results, root):
             _beside(job, root, 'seconds').unlink(missing_ok=True)
         elif other := config_differences([read_config(path), job.config]):
             raise ConfigError(f'{path} has other settings ({", ".join(other)}): move it away, or choose another --root')
+        _seconds(job, root)  # raises where it is damaged, before anything runs
 
 
 def _start(job, root):
@@ -246,6 +122,15 @@ def _start(job, root):
 def _beside(job, root, kind):
     "File beside a run: what its process said on 'stderr', or the processor 'seconds' of all its sittings"
     return (path := run_path(job.name, root)).with_name(f'{path.name}.{kind}')
+
+
+def _seconds(job, root):
+    "Processor time of the sittings so far"
+    file = _beside(job, root, 'seconds')
+    try:
+        return float(file.read_text()) if file.exists() else 0.0
+    except ValueError:
+        raise CheckpointError(f'{file} is not a number of seconds: move it away') from None
 
 
 def _ended(process):
@@ -271,14 +156,32 @@ def result_file(
     return Path(results) / job.study / f'{job.name}.json'
 
 
-def done_already(
+def read_result(
     job: Job,  # which training
     results: Path,  # directory of all results
-) -> bool:  # False also where the config was another one
-    "Whether the result of this very config is there"
-    return (file := result_file(job, results)).exists() and get_json(file).get('digest') == job.digest
+) -> dict | None:  # 'shares' by task, 'losses', 'processor' seconds, 'updates', 'weights', 'machine'; None if missing
+    "What counts of a result of this very config; raises CheckpointError for a file that a training cannot have left"
+    file = result_file(job, results)
+    if not file.exists():
+        return None
+    try:
+        found = get_json(file)
+        if found['digest'] != job.digest:
+            return None
+        told = 'losses' in found  # results of old have neither losses nor weights
+        return dict(
+            shares={task: float(score['share']) for task, score in found['scores'].items()},
+            losses={name: dict(found['losses'][name]) for name in LOSSES} if told else {},
+            processor=float(found['processor_seconds']),
+            updates=int(found['updates']),
+            weights=float(found['weights']) if told else float('nan'),
+            machine=str(found['machine']),
+        )
+    except (CheckpointError, KeyError, TypeError, ValueError, AttributeError):
+        raise CheckpointError(f'{file} is not the result of a training: move it away to have it made again') from None
 
 
+# %% ../../nbs/83_study.ipynb #9db1fc40
 def run_study(
     study: Study,  # from `read_study`
     results: Path = Path('results'),  # directory of all results
@@ -287,13 +190,13 @@ def run_study(
     variants=None,  # names of those that are run; None = all
     seeds=None,  # those that are run; None = all
     quiet: bool = False,  # no progress bar
-) -> list[Path]:  # the results that were added
-    "Run what is missing of a study, and keep its results; `MowError` at the end if some did not come to one"
+) -> tuple[list[Path], list[str]]:  # results that were added; a line for each training that did not come to one
+    "Run what is missing of a study, and keep its results"
     from tqdm import tqdm
 
     if cores < 0:
         raise ConfigError(f'cores={cores}: must be 0, for one training per core, or more')
-    todo = [job for job in jobs_of(study, variants, seeds) if not done_already(job, results)]
+    todo = [job for job in jobs_of(study, variants, seeds) if read_result(job, results) is None]
     total, cores = sum(job.config.train.updates for job in todo), cores or len(os.sched_getaffinity(0))
     _prepare(todo, results, root)
     running, added, failed, counted = {}, [], [], 0
@@ -316,25 +219,30 @@ def run_study(
             _stop(running, root)
     if interrupt.asked:
         raise Stopped(interrupt.asked)
-    if failed:
-        raise MowError('\n'.join(failed))
-    return added
+    return added, failed
 
 
 # %% ../../nbs/83_study.ipynb #c017
 def _add_seconds(job, root, seconds):
     "Processor time of all sittings of a run"
-    file = _beside(job, root, 'seconds')
-    total = seconds + (float(file.read_text()) if file.exists() else 0.0)
-    put(file, f'{total:.1f}')
+    total = seconds + _seconds(job, root)
+    put(_beside(job, root, 'seconds'), f'{total:.1f}')
     return total
+
+
+def _how_ended(process, said):
+    "Why a process has failed: its last words, or else its end"
+    if said:
+        return said[-1]
+    code = process.returncode
+    return f'killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
 
 
 def _finish(job, process, results, root, seconds):
     "Write the result of a process that has ended; why there is none, or ''"
     said, seconds = _beside(job, root, 'stderr').read_text().strip().splitlines(), _add_seconds(job, root, seconds)
     if process.returncode:
-        return f'{job.name}: {said[-1] if said else f"ended with exit code {process.returncode}"}'
+        return f'{job.name}: {_how_ended(process, said)}'
     file = result_file(job, results)
     try:
         result = collect(job, run_path(job.name, root), seconds)
@@ -363,18 +271,17 @@ def read_results(
     out = {variant: {} for variant in study.variants}
     for variant in study.variants:
         for seed in study.seeds:
-            jobs = jobs_of(study, [variant], [seed])
-            if not all(done_already(job, results) for job in jobs):
+            found = [read_result(job, results) for job in jobs_of(study, [variant], [seed])]
+            if None in found:
                 continue
-            found = [get_json(result_file(job, results)) for job in jobs]
-            told = all('losses' in r for r in found)  # results of old have neither losses nor weights
+            told = all(r['losses'] for r in found)
             merged = lambda name: {task: loss for r in found for task, loss in r['losses'][name].items()}
             out[variant][seed] = dict(
-                shares={task: s['share'] for r in found for task, s in r['scores'].items()},
+                shares={task: share for r in found for task, share in r['shares'].items()},
                 losses={name: merged(name) for name in LOSSES} if told else {},
-                processor=sum(r['processor_seconds'] for r in found),
+                processor=sum(r['processor'] for r in found),
                 updates=found[0]['updates'],
-                weights=sum(r['weights'] for r in found) if told else float('nan'),
+                weights=sum(r['weights'] for r in found),
                 machines={r['machine'] for r in found},
             )
     return out
@@ -392,9 +299,13 @@ def study_rows(
     results: Path = Path('results'),  # directory of all results
 ) -> list[dict]:  # one per variant with a finished seed, as `compare_variants` gives them
     "Figures of every variant over the tasks that all variants have, with intervals"
+    return _rows(study, read_results(study, results))
+
+
+def _rows(study, found):
+    "The same from what `read_results` has found"
     alike = {variant for variant in study.variants if _same_units(study, variant)}
-    rng = np_rng(0, 'study', study.name)
-    return compare_variants(read_results(study, results), study.reference, _common_tasks(study), alike, rng)
+    return compare_variants(found, study.reference, common_tasks(study), alike, np_rng(0, 'study', study.name))
 
 
 # %% ../../nbs/83_study.ipynb #c030
@@ -403,13 +314,13 @@ def write_table(
     results: Path = Path('results'),  # directory of all results
 ) -> str:  # the tables, in Markdown
     "Tables and figure of a study, written to `table.md` and `figure.png` beside its results"
-    rows = study_rows(study, results)
+    folder, found = Path(results) / study.name, read_results(study, results)
+    rows = _rows(study, found)
     if not rows:
-        return f'no variant of {study.name} has finished a seed yet'
+        return f'no variant of {study.name} has finished a seed yet in {folder}'
     tables = [show(rows, study.reference).text for show in (study_table, cost_table)]
-    machines = {m for by_seed in read_results(study, results).values() for r in by_seed.values() for m in r['machines']}
+    machines = {machine for by_seed in found.values() for r in by_seed.values() for machine in r['machines']}
     text = '\n\n'.join([study.question, *tables, f'Measured on: {"; ".join(sorted(machines))}']) + '\n'
-    folder = Path(results) / study.name
     put(folder / 'table.md', text)
     with disk(f'cannot write {folder}'):
         plot_study(rows, study.reference).figure.savefig(folder / 'figure.png', dpi=120, bbox_inches='tight')
