@@ -63,7 +63,7 @@ def train_run(
     name: str,  # of its directory
     root: str,  # directory of all runs
     resume: bool,  # go on with it if it is there
-    quiet: bool,  # no progress
+    quiet: bool,  # no progress, no words
     train: Callable | None = None,  # what trains; None = `training.run.train`
 ) -> None:
     "Train a run, and say where it is and what may come next"
@@ -71,7 +71,8 @@ def train_run(
         from mow_nb.training.run import train
 
     path = train(config, name, root, resume, quiet)
-    print(f'trained: {path}   (next: mow report {path.name})')
+    if not quiet:
+        print(f'trained: {path}   (next: mow report {path.name})')
 
 
 def go_on(

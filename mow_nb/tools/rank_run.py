@@ -335,7 +335,7 @@ def _train(config, path, ranks, resume, quiet):
                 with closing(run.pool), redirect_stdout(run.stdout):
                     if journal is None:
                         ranks.first(lambda: open_run(config, path, resume))
-                        print(f'run {path}: {plan_text(config)}; {ranks.size} ranks')
+                        print(f'run {path}: {plan_text(config)}; {ranks.size} rank{"s" * (ranks.size > 1)}')
                     if run.load(found) and journal is None:
                         print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
                     journal = _journal(run, last) if journal is None else journal

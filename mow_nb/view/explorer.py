@@ -33,7 +33,7 @@ import torch
 import traitlets
 
 from ..core import ConfigError, MowError
-from ..envs.tasks import Task
+from ..envs.tasks import IMPORTED, Task
 from ..files import disk, put
 from ..store.checkpoint import checkpoints
 from ..store.run_folder import EXAMPLE, SHIPPED, find_run
@@ -261,6 +261,9 @@ def ready_notebook(
     file = Path(file)
     text = '*Refresh* reads again what a run has written in the meantime. Your own cells may stand here and below.'
     code = f'from mow_nb import explore\nexplore({path!r}{f", {beside!r}" if beside else ""})'
+    if IMPORTED:  # tasks of one's own, in modules that are found from here
+        own = ['import sys', f'sys.path.insert(0, {os.path.relpath(os.getcwd(), file.parent)!r})']
+        code = '\n'.join([*own, *(f'import {module.removesuffix(".py")}' for module in IMPORTED), code])
     folded = dict(jupyter=dict(source_hidden=True))
     cells = [
         dict(cell_type='code', id='explore', metadata=folded, execution_count=None, outputs=[], source=code),
