@@ -34,12 +34,14 @@ class StepGenerators:
         self,
         purpose: str,  # name of the random stream
         step: int,  # update that it is for
-    ) -> torch.Generator:  # the same object for the same purpose
+    ) -> torch.Generator:  # the same object for the same purpose; RuntimeError for a new one while `frozen`
         "Generator of a purpose, seeded for a step (not reseeded while `frozen`)"
+        if self.frozen:
+            if purpose not in self.by_purpose:
+                raise RuntimeError(f'a recording cannot begin to draw for {purpose!r}: no eager run before it did')
+            return self.by_purpose[purpose]
         if purpose not in self.by_purpose:
             self.by_purpose[purpose] = torch.Generator(self.device)
-        elif self.frozen:
-            return self.by_purpose[purpose]
         return self.by_purpose[purpose].manual_seed(counter_seed(self.seed, purpose, step=step))
 
     def reseed(

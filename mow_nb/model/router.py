@@ -96,9 +96,9 @@ class Router(nn.Module):
 
 # %% ../../nbs/24_router.ipynb #c037
 def anneal_schedule(
-    progress: float,  # fraction of the planned updates done, 0 to 1
+    progress: float,  # fraction of the warm-up done, 0 to 1
     tau_start: float,  # temperature of the first update
-    span: float,  # fraction of the updates over which it falls to 1; 0 = no annealing
+    span: float,  # fraction of the warm-up over which it falls to 1; 0 = no annealing
 ) -> tuple[float, float]:  # temperature, and scale of the noise from 1 to 0
     "Linear annealing of the router's temperature to 1 and of its noise to 0"
     left = max(0.0, 1 - progress / span) if span > 0 else 0.0

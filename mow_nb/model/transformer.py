@@ -128,11 +128,11 @@ def sorted_linear(
     if isinstance(s.ends, list):
         parts = flat.tensor_split([end * rows for end in s.ends[:-1]])
         return torch.cat([part @ w for part, w in zip(parts, s.w.unbind(0))]).unflatten(0, (-1, rows))
-    fill = -flat.shape[1] % 8
-    y = F.grouped_mm(F.pad(flat, (0, fill)), F.pad(s.w, (0, 0, 0, fill)), offs=s.ends * rows)
+    wide, d_out = -flat.shape[1] % 8, s.w.shape[2]
+    y = F.grouped_mm(F.pad(flat, (0, wide)), F.pad(s.w, (0, -d_out % 8, 0, wide)), offs=s.ends * rows)
     if y.requires_grad:
         y.register_hook(lambda grad: grad.contiguous())
-    return y.unflatten(0, (-1, rows))
+    return y[:, :d_out].unflatten(0, (-1, rows))
 
 
 def sort_by_expert(

@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
     def forward(
         self,
-        obs: Tensor,  # (K, B, T, 3, size, size) in [0, 1]
+        obs: Tensor,  # (K, B, T, 3, size, size) pictures in the units of chapter 22
         e: Tensor,  # (K, W) task embeddings
     ) -> Tensor:  # (K, B, T, Z) logits
         "Logits of the categorical latents of every picture"
