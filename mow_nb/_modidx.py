@@ -200,8 +200,13 @@ d = {
                 'distributions.html#broadcast_per_task',
                 'mow_nb/agent/distributions.py',
             ),
+            'mow_nb.agent.distributions.masked_categorical': (
+                'distributions.html#masked_categorical',
+                'mow_nb/agent/distributions.py',
+            ),
             'mow_nb.agent.distributions.ndtr': ('distributions.html#ndtr', 'mow_nb/agent/distributions.py'),
             'mow_nb.agent.distributions.npdf': ('distributions.html#npdf', 'mow_nb/agent/distributions.py'),
+            'mow_nb.agent.distributions.policy_of': ('distributions.html#policy_of', 'mow_nb/agent/distributions.py'),
         },
         'mow_nb.agent.player': {
             'mow_nb.agent.player.Agent': ('player.html#agent', 'mow_nb/agent/player.py'),
@@ -705,6 +710,7 @@ d = {
         'mow_nb.files': {
             'mow_nb.files._announced': ('files.html#_announced', 'mow_nb/files.py'),
             'mow_nb.files.disk': ('files.html#disk', 'mow_nb/files.py'),
+            'mow_nb.files.fsync_path': ('files.html#fsync_path', 'mow_nb/files.py'),
             'mow_nb.files.get': ('files.html#get', 'mow_nb/files.py'),
             'mow_nb.files.get_arrays': ('files.html#get_arrays', 'mow_nb/files.py'),
             'mow_nb.files.get_json': ('files.html#get_json', 'mow_nb/files.py'),
@@ -1076,7 +1082,6 @@ d = {
             'mow_nb.store.checkpoint._set_aside': ('checkpoint.html#_set_aside', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint._write': ('checkpoint.html#_write', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.checkpoints': ('checkpoint.html#checkpoints', 'mow_nb/store/checkpoint.py'),
-            'mow_nb.store.checkpoint.fsync_path': ('checkpoint.html#fsync_path', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.load': ('checkpoint.html#load', 'mow_nb/store/checkpoint.py'),
             'mow_nb.store.checkpoint.read_checkpoint': (
                 'checkpoint.html#read_checkpoint',
@@ -1186,7 +1191,6 @@ d = {
             'mow_nb.store.ring.check_room': ('ring.html#check_room', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.map_rows': ('ring.html#map_rows', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.planned_bytes': ('ring.html#planned_bytes', 'mow_nb/store/ring.py'),
-            'mow_nb.store.ring.planned_text': ('ring.html#planned_text', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.step_fields': ('ring.html#step_fields', 'mow_nb/store/ring.py'),
         },
         'mow_nb.store.run_folder': {

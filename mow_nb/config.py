@@ -202,7 +202,7 @@ class TrainConfig:
     warmup: int = number(5_000, 0)  # model updates on random play before tasks are grouped (paper: about 5,000)
     train_every: int = number(1, 1)  # rounds between two updates (STORM: 1)
     batch_size: int = number(16, 1, 1_000_000)  # B, sequences per task in a batch (STORM: 16)
-    seq_len: int = number(64, 1, 1_000_000)  # T, steps per sequence (STORM: 64)
+    seq_len: int = number(64, 2, 1_000_000)  # T, steps per sequence (STORM: 64)
     n_imagined: int = number(1024, 1, 1_000_000)  # M, dreams per task in an update (STORM: 1,024)
     starts: int = number(0, 0, 1_000_000)  # windows per task where dreams start; 0 = those of the batch
     newest: float = number(0.0, 0, 1)  # share of windows that start in the newest tenth of the replay (ours)

@@ -576,14 +576,19 @@ def test_row_1_3_only_the_agents_half(weight):
     assert any(not torch.equal(a, b) for a, b in zip(*(x.values() for x in actors)))
 
 
-def test_row_1_3_everybody(monkeypatch):
-    "row 1.3: where nobody in particular is to blame, no weight, moment or statistic moves, and all are counted"
+def test_row_1_3_everybody(tmp_path, monkeypatch):
+    """row 1.3: where nobody in particular is to blame, no weight, moment or statistic moves, and all are counted; a run
+    in which that is so in every update between two lines of its journal stops"""
     learner, batch = learner_and_batch()
     learner.update(batch)
     before = checkpoint.weights_hash(learner.state_dict())
     monkeypatch.setattr(torch.nn.utils, 'clip_grad_norm_', lambda params, most: torch.tensor(float('nan')))
     assert learner.update(batch)['skipped'].tolist() == [1, 1, 1]
     assert checkpoint.weights_hash(learner.state_dict()) == before
+    for tasks_ in ('track-night,reach-night,track-sea', 'track-night'):
+        config = changed(preset('toy'), {'tasks': tasks_, 'train.log_every': 2})
+        with pytest.raises(NonFiniteError, match='none of the last 2 updates'):
+            train(config, tasks_[-3:], root=tmp_path, quiet=True)
 
 
 def test_row_1_3_a_run_goes_on(tmp_path, monkeypatch, capsys):

@@ -5,7 +5,6 @@
 # %% auto #0
 __all__ = [
     'read_manifest',
-    'fsync_path',
     'write_manifest',
     'read_files',
     'verify',
@@ -38,7 +37,7 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save_file
 
 from ..core import CheckpointError, ConfigError
-from ..files import disk, get, put
+from ..files import disk, fsync_path, get, put
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c009
@@ -80,17 +79,6 @@ def _is_manifest(body):
 
 
 # %% ../../nbs/43_checkpoint.ipynb #c013
-def fsync_path(
-    path: Path,  # a file or a directory
-) -> None:
-    "Flush a file or a directory to disk and wait for it (`fsync`)"
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _digest(raw):
     return dict(size=len(raw), sha256=hashlib.sha256(raw).hexdigest())
 
@@ -299,6 +287,7 @@ def save(
             shutil.rmtree(p)
         _write(tmp, step, tensors, text, per_task, mine, others)
         _publish(tmp, final)
+        fsync_path(root.parent)
         for p in [p for p in checkpoints(root) if p != final][keep - 1 :]:
             _discard(p)
     return final

@@ -287,7 +287,7 @@ def progress(
     total: int,  # steps of the phase
     initial: int = 0,  # of them already done
     quiet: bool = False,  # say nothing; the variable TQDM_DISABLE asks for the same
-):  # a context whose `update(n)` counts n more
+):  # a context whose `update()` counts one more
     "Context that shows progress: a bar in a terminal or notebook, else plain lines"
     hidden = quiet or bool(os.environ.get('TQDM_DISABLE'))
     if hidden or sys.stdout.isatty() or 'ipykernel' in sys.modules:

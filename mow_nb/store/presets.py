@@ -165,8 +165,6 @@ def _relations(c, K):
         yield f'train.act_context={t.act_context} must be at most model.dynamics.positions={d.positions}'
     if t.context > t.seq_len:
         yield f'train.context={t.context} must be at most train.seq_len={t.seq_len}'
-    if c.model.motion and t.seq_len < 2:
-        yield 'model.motion compares a picture with the one before: train.seq_len=1 has to be at least 2'
     if c.agent.replay_critic and t.seq_len < t.context + 2:
         yield f'agent.replay_critic needs train.seq_len={t.seq_len} to be at least train.context + 2 = {t.context + 2}'
     if c.cluster.n > K and c.cluster.grouping != 'one':

@@ -18,6 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..core import CheckpointError, ConfigError
+from ..files import fsync_path
 from ..records import Batch
 from .ring import Ring, check_room, planned_bytes, step_fields
 
@@ -81,7 +82,7 @@ class Replay:
         if capacity < 1 or spare < 0:
             raise ConfigError(f'capacity = {capacity}, spare = {spare}: need at least 1 and 0')
         self.folders, self.capacity, self.rows = task_folders(tasks), capacity, capacity + spare
-        check_room(path, planned_bytes(len(self.folders), capacity, size, act_width, spare))
+        check_room(path, planned_bytes(len(self.folders), capacity, size, act_width, spare), self.folders)
         self.fields = step_fields(size, act_width)
         self.rings = [Ring(Path(path) / f, self.rows, size, act_width) for f in self.folders]
         self.total = np.array([r.done for r in self.rings])
@@ -276,7 +277,10 @@ class Replay:
         return sum(ring.scan(int(low), int(stop), most) for ring, low, stop in parts)
 
     def flush(self) -> None:
-        "Flush all rings to disk (`fsync`), to be called before a checkpoint"
+        "Flush all rings to disk (`fsync`), names included, to be called before a checkpoint"
         for ring in self.rings:
             for f in ring.files.values():
                 os.fsync(f.fileno())
+            fsync_path(ring.path)
+        for folder in (self.rings[0].path.parent, self.rings[0].path.parent.parent):
+            fsync_path(folder)

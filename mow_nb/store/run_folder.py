@@ -41,7 +41,7 @@ import numpy as np
 import tomli_w
 
 from ..config import Config, flat
-from ..core import CheckpointError, ConfigError
+from ..core import CheckpointError, ConfigError, DiskError
 from ..envs.tasks import tasks_of
 from ..files import disk, get, plain_tree, put
 from .checkpoint import checkpoints
@@ -161,7 +161,7 @@ def read_table(
 def lock_run(
     path: Path,  # the run's directory, made if missing
 ):
-    "Context that holds the exclusive lock of a run; `ConfigError` if another process holds it"
+    "Context that holds the exclusive lock of a run; `ConfigError` if another process does, `DiskError` if none can"
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
         plain_tree(path)
@@ -169,8 +169,10 @@ def lock_run(
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise ConfigError(f"run '{path.name}' is being trained already: wait, or stop that") from None
+        except OSError as e:
+            raise DiskError(f'{path} cannot be locked ({e.strerror}): keep runs on another file system') from None
         yield
 
 
@@ -222,8 +224,12 @@ def check_can_open(
     resume: bool = False,  # go on with a run that is there
 ) -> None:
     "Raise `ConfigError` if the directory holds a run with data that is not to be resumed, or has another config"
-    if not os.path.exists(path / 'config.toml') or not has_data(path):
+    if not has_data(path):
         return
+    if not os.path.exists(path / 'config.toml'):
+        raise ConfigError(
+            f'{path} holds the data of a run without its config.toml: put it back, or choose another name'
+        )
     if not resume:
         raise ConfigError(f"run '{path.name}' exists in {path.parent}/: resume it, or choose another name")
     check_same_config(flat(read_config(path)), config)
@@ -308,6 +314,8 @@ def check_same_run(
 ) -> None:
     "Raise `CheckpointError` if a checkpoint was made under another config than the run's"
     try:
-        check_same_config(extra.get('config', {}), config)
+        if not isinstance(extra.get('config'), dict):
+            raise ConfigError('it names no config')
+        check_same_config(extra['config'], config)
     except ConfigError as e:
         raise CheckpointError(f'the checkpoint does not belong to config.toml: {e}') from None

@@ -22,7 +22,7 @@ import torch
 
 from ..config import flat
 from ..core import CheckpointError, NonFiniteError
-from ..files import put
+from ..files import fsync_path, put
 from .run_folder import check_same_run
 
 
@@ -114,12 +114,14 @@ def restore_snapshot(
         run.player.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
         for name, state in extra['pool']['tasks'].items():
             state['acts'] = tensors[f'episode.{name}'].numpy()
+        if uncounted := [name for name in run.replay.state_dict() if name not in extra['replay']]:
+            raise ValueError(f'no steps of {uncounted[0]} are counted')
         run.replay.truncate(extra['replay'])
         run.pool.load_state_dict(extra['pool'])
         sums = {k.removeprefix('sums.'): v for k, v in tensors.items() if k.startswith('sums.')}
         run.sums = {k: v.to(run.learner.device) for k, v in sums.items()}
         run.grouped, run.seconds, run.since = bool(extra['grouped']), float(extra['seconds']), int(extra['since'])
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as e:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as e:
         raise CheckpointError(
             f'the checkpoint does not hold what this run saves ({type(e).__name__}: {" ".join(str(e).split())})'
         ) from e
@@ -132,6 +134,7 @@ def mark_saved(
     "Record in the run's directory that a checkpoint was written"
     if not os.path.exists(path / '.saved'):
         put(path / '.saved', 'This run has written checkpoints.\n')
+        fsync_path(path)
 
 
 def check_never_saved(

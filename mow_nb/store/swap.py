@@ -16,8 +16,7 @@ from pathlib import Path
 
 # %% ../../nbs/47_swap.ipynb #c003
 from ..core import DiskError
-from ..files import disk
-from .checkpoint import fsync_path
+from ..files import disk, fsync_path
 
 
 # %% ../../nbs/47_swap.ipynb #c008
@@ -74,7 +73,7 @@ def _sync_tree(path):
 
 def _try_exchange(path):
     "Raise `DiskError` if directories cannot be exchanged where a run lives"
-    pair = [path.with_name(f'.next-{path.name}-{i}') for i in 'ab']
+    pair = [path.with_name(f'.try-{path.name}-{i}') for i in 'ab']  # no run's successor is called so
     try:
         for p in pair:
             p.mkdir(exist_ok=True)

@@ -28,7 +28,7 @@ from ..model.ranks import Ranks, check_alike, connect, launched
 from ..store import checkpoint
 from ..store.journal import Journal, check_memory, plan, plan_text
 from ..store.presets import check
-from ..store.replay import Replay
+from ..store.replay import Replay, task_folders
 from ..store.ring import check_room
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
@@ -145,8 +145,9 @@ class RankRun(Run):
         journal: Journal | None,  # where lines go, on rank 0
         phase: str,  # 'warm-up' or 'live'
     ) -> None:
-        "Write a journal row of the updates since the last one; `NonFiniteError` if a mean is not finite"
+        "Write a journal row of the updates since the last one; `NonFiniteError` as `assert_finite`"
         sums, pool = self.merged_sums(), self.pool
+        assert_finite(sums, self.names, self.learner.updates, self.since)
         self.learner.share_rows()
         tasks = {t.name: [pool.faults.get(t.name), lost] for t, lost in zip(pool.tasks, pool.lost)}
         state = merged_pools(self.ranks, self.names, dict(tasks=tasks, finished=pool.finished))
@@ -322,7 +323,9 @@ def _train(config, path, ranks, resume, quiet):
 
         def lock():
             check_memory(config)
-            check_room(path / 'replay', plan(config)['disk'])  # of all ranks; each checks its own part again
+            check_room(
+                path / 'replay', plan(config)['disk'], task_folders([t.name for t in check(config)])
+            )  # of all ranks; each checks its own part again
             deal(config, ranks.size)
             last.enter_context(lock_run(path))
             check_can_open(config, path, resume)

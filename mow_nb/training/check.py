@@ -6,6 +6,7 @@
 __all__ = ['Verdict', 'judge_part', 'StoredRing', 'check_replay', 'check_checkpoints', 'check_run']
 
 # %% ../../nbs/67_check.ipynb #c002
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -91,9 +92,10 @@ def check_replay(
     ring = StoredRing(folder, config.model.vae.size, action_width(check(config)))
     if ring.done < counted:
         raise CheckpointError(f'{folder.name} holds {ring.done:,} steps, the checkpoint counts {counted:,}')
-    looked = ring.scan(max(0, ring.done - ring.rows, ring.claimed - ring.rows), ring.done, most)
+    end = counted or ring.done  # what came after the checkpoint is played again
+    looked = ring.scan(max(0, end - ring.rows, ring.claimed - ring.rows), end, most)
     size = looked * sum(m[:1].nbytes for f, m in ring.maps.items() if f != 'head')
-    return f'{looked:,} of {ring.done:,} steps compared with their checksums ({size / 1e6:,.2f} MB)'
+    return f'{looked:,} of {end:,} steps compared with their checksums ({size / 1e6:,.2f} MB)'
 
 
 # %% ../../nbs/67_check.ipynb #c015
@@ -105,6 +107,9 @@ def check_checkpoints(
     found = checkpoint.checkpoints(folder)
     for path in found:
         verdict = judge_part(path.name, partial(_bytes_of, path))
+        if not verdict.whole:  # it may have been replaced, or removed, while it was read
+            time.sleep(1.0)
+            verdict = judge_part(path.name, partial(_bytes_of, path))
         if verdict.whole or path in checkpoint.checkpoints(folder):
             yield verdict
     if found and config:

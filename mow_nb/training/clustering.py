@@ -310,9 +310,10 @@ def load_analysis(
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
     try:
         plain |= dict(silhouette={int(n): s for n, s in plain['silhouette'].items()})
+        twins = plain['labels'] == arrays['labels'].tolist()
         plain |= dict(similarity=sims, labels=arrays['labels'])
         found = Analysis(**plain)
-        if not _is_consistent(found):
+        if not twins or not _is_consistent(found):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise CheckpointError(f'{stem}.json and {stem}.npz do not hold an analysis') from None
@@ -334,7 +335,7 @@ def _is_consistent(a):
         and a.source in a.similarity
         and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values())
         and all(type(score) in (int, float) for score in a.silhouette.values())
-        and type(a.suggested) is int
+        and type(a.suggested) is type(a.step) is int
         and type(a.chance) in (int, float)
     )
 

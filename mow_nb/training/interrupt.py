@@ -6,6 +6,7 @@
 __all__ = ['Stopped', 'GracefulInterrupt', 'SafeStdout']
 
 # %% ../../nbs/64_interrupt.ipynb #c002
+import errno
 import os
 import signal
 import sys
@@ -55,7 +56,7 @@ class GracefulInterrupt:
 
 
 class SafeStdout:
-    "Unbuffered stdout; if its reader has gone (broken pipe), records a wish to stop and discards the rest"
+    "Unbuffered stdout; if its reader has gone, records a wish to stop (broken pipe) and discards the rest"
 
     def __init__(
         self,
@@ -76,9 +77,12 @@ class SafeStdout:
         try:
             self.out.write(text)
             self.out.flush()
-        except BrokenPipeError:
+        except OSError as e:
+            if e.errno not in (errno.EPIPE, errno.EIO):
+                raise
             self.out = open(os.devnull, 'w')
-            self.interrupt.asked = self.interrupt.asked or signal.SIGPIPE
+            if e.errno == errno.EPIPE:  # a terminal that was closed (EIO) has sent SIGHUP, or that was to be ignored
+                self.interrupt.asked = self.interrupt.asked or signal.SIGPIPE
 
     def flush(self) -> None:
         "Do nothing: every text was flushed when it was written"

@@ -172,8 +172,14 @@ def assert_finite(
     means: dict[str, Tensor],  # name -> (K,) on any device
     names: list[str],  # K task names
     updates: int,  # updates done so far
+    since: int = 0,  # how many of them 'skipped' counts
 ) -> None:
-    "Raise `NonFiniteError` (exit code 4), naming loss and task, if a mean is not finite"
+    "Raise `NonFiniteError` (exit code 4) if a mean is not finite, or if several updates were all skipped for all tasks"
+    if since > 1 and 'skipped' in means and (means['skipped'] >= since).all():
+        raise NonFiniteError(
+            f'none of the last {since} updates (of {updates}) had finite numbers for any task: '
+            'try a smaller learning rate or float32'
+        )
     for name, v in means.items():
         bad = (~torch.isfinite(v)).nonzero().flatten().tolist()
         if bad:

@@ -41,7 +41,7 @@ from ..store.replay import task_folders
 from ..store.run_folder import lock_run, read_config, read_table, run_path, to_toml, user_task_actions
 from ..store.snapshot import mark_saved
 from ..store.swap import link_tree, replaced
-from .clustering import load_analysis, save_analysis
+from .clustering import load_analysis, save_analysis, silhouette_curve, suggest_n
 from .learner import Learner, pick_device
 from mow_nb.training.place import (
     RunState,
@@ -143,9 +143,9 @@ def write_state(
     mark_saved(beside)
 
 
-def _stays(path):
+def _stays(path, run):
     "Is this file of a run linked as it is?"
-    return path.name != 'checkpoints' and not path.name.startswith('.tmp-')
+    return path != Path(run, 'checkpoints') and not path.name.startswith('.tmp-')
 
 
 def _change_strips(beside, change):
@@ -265,7 +265,7 @@ def add_task(
         with replaced(path) as beside:
             known = {Path(path, 'replay', folder) for folder in state.extra['replay']}
             strange = lambda p: p.parent == Path(path, 'replay') and p not in known  # of no task of the run
-            link_tree(Path(path), beside, lambda p: not _stays(p) or strange(p))
+            link_tree(Path(path), beside, lambda p: not _stays(p, path) or strange(p))
             state = replace(state, path=beside, config=config, extra=state.extra | dict(spans=ends))
             records = []
             for task in new:
@@ -304,17 +304,22 @@ def _without_play(state, k):
     return replace(state, tasks=tasks, tensors=tensors, extra=extra)
 
 
+# %% ../../nbs/69_later.ipynb #ffce04cb
 def _without_analysis(found, of):
     "Analysis for the tasks that are left, name -> cluster; None if fewer than two of those that it compared are"
     kept = [i for i, name in enumerate(found.names) if name in of]
     if len(kept) < 2:
         return None
+    similarity = {key: s[np.ix_(kept, kept)] for key, s in found.similarity.items()}
+    curve = silhouette_curve(similarity[found.source], found.method)
     return replace(
         found,
         names=[found.names[i] for i in kept],
         labels=np.array([of[found.names[i]] for i in kept]),
-        similarity={key: s[np.ix_(kept, kept)] for key, s in found.similarity.items()},
-        silhouette={n: score for n, score in found.silhouette.items() if n < len(kept)},
+        similarity=similarity,
+        silhouette=curve,
+        suggested=suggest_n(curve),
+        chance=-1.0,  # that of other tasks
         later={name: of[name] for name in found.later if name in of},
     )
 
@@ -337,13 +342,13 @@ def drop_task(
         gone = {Path(path, 'replay', folder) for folder in task_folders(names)}
         of, at = dict(zip((t.name for t in state.tasks), state.extra['labels'])), [old.index(name) for name in names]
         with replaced(path) as beside:
-            link_tree(Path(path), beside, lambda p: not _stays(p) or p in gone)
+            link_tree(Path(path), beside, lambda p: not _stays(p, path) or p in gone)
             _change_strips(beside, lambda name, v: np.delete(v, at, 0))
             _change_analysis(beside, lambda a: _without_analysis(a, of))
             for file in sorted((beside / 'eval').glob('*.json')):
                 if record := read_or_none(read_record, file):
                     episodes = {name: played for name, played in record['episodes'].items() if name not in names}
-                    put(file, json.dumps(record | dict(tasks=state.config.tasks, episodes=episodes), indent=1))
+                    put(file, json.dumps(record | dict(tasks=','.join(episodes), episodes=episodes), indent=1))
             write_state(beside, state)
 
 

@@ -20,7 +20,7 @@ from torch.nn import BatchNorm2d, Module
 
 from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
-from ..core import ConfigError
+from ..core import CheckpointError, ConfigError
 from ..model.blocks import changed_clusters, move_batchnorm
 from ..model.losses import harmonious_optimum
 from ..model.world_model import contexts
@@ -372,6 +372,8 @@ class Learner:
             for key, p in model.named_parameters():
                 moments = {k: tensors.get(f'opt.{name}.{key}.{k}') for k in ('step', 'exp_avg', 'exp_avg_sq')}
                 found = {k: v for k, v in moments.items() if v is not None}
+                if unfit := [k for k, v in found.items() if k != 'step' and v.shape != p.shape]:
+                    raise CheckpointError(f"'opt.{name}.{key}.{unfit[0]}' does not fit the weights")
                 if found:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 

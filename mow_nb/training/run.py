@@ -172,8 +172,8 @@ class Run:
         journal: Journal,  # where lines go
         phase: str,  # 'warm-up' or 'live'
     ) -> None:
-        "Write a journal row of the updates since the last one; `NonFiniteError` if a mean is not finite"
-        assert_finite(self.sums, self.names, self.learner.updates)
+        "Write a journal row of the updates since the last one; `NonFiniteError` as `assert_finite`"
+        assert_finite(self.sums, self.names, self.learner.updates, self.since)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
         final = self.learner.choices_final(self.config, self.learner.updates)

@@ -126,7 +126,7 @@ def save_pretrained(
                 continue  # copies for training alone: whoever trains on starts from the critics
             t = t.detach().cpu().contiguous().clone()
             tensors |= _shrunk(f'{part}.{name}', t) if small else {f'{part}.{name}': t}
-    tensors |= dict(labels=torch.tensor(agent.world.enc.labels), updates=torch.tensor(agent.updates))
+    tensors['labels'] = torch.tensor(agent.world.enc.labels)
     put(folder / 'agent.safetensors', save_bytes(tensors))
     put(folder / 'config.toml', to_toml(config) + '\n' + tomli_w.dumps(dict(actions=user_task_actions(config))))
     checkpoint.write_manifest(folder, only=['agent.safetensors', 'config.toml'], step=agent.updates)
@@ -156,15 +156,16 @@ def from_pretrained(
 # %% ../../nbs/66_share.ipynb #c023
 def ship(
     run: str,  # a run's directory
-    path: str,  # where to; a run that stands there is replaced
+    path: str,  # where to; an agent that was shipped there is replaced
 ) -> None:
     "Copy what a reader of a run needs, and the agent in few bytes, without what only training needs"
     run, path = Path(run), Path(path)
     if run.resolve() == path.resolve():
         raise ConfigError(f'{path} is the run itself: name another directory')
     agent, config = load(run), read_config(run)
-    if path.exists() and not (path / 'config.toml').exists():
-        raise ConfigError(f'{path} holds something else than a run: name a new directory')
+    shipped = (path / 'agent').exists() and not any((path / part).exists() for part in ('replay', 'checkpoints'))
+    if path.exists() and not shipped:
+        raise ConfigError(f'{path} holds something else than a shipped agent: name a new directory')
     for part in ('analysis', 'eval', 'config.toml', 'metrics.jsonl'):
         if not (run / part).exists():
             raise ConfigError(f'{run} has no {part}: let the run finish, and evaluate it, first')
