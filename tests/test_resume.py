@@ -2,11 +2,13 @@
 optimisers, the replay, the journal, the evaluations; on pocket tasks and on real Atari games. The kills are SIGKILLs of
 real processes."""
 
+import contextlib
 import importlib.util
 import json
 import multiprocessing
 import os
 import pkgutil
+import pty
 import shutil
 import signal
 import subprocess
@@ -254,6 +256,26 @@ def test_interrupted(alone, tmp_path):
 
 
 # ---- damaged
+
+
+def test_closed_terminal(tmp_path):
+    "A terminal that is closed takes its output with it: the run saves, and ends as SIGHUP asks"
+    words = 'mow_nb train toy --name x --train.env-steps 4000 --train.save-every 100000'.split()
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, '-m', *words])
+    os.set_blocking(terminal, False)
+    run, end = tmp_path / 'runs' / 'x', time.monotonic() + 120
+    while not (run / 'metrics.jsonl').exists() or len(read_metrics(run)) < 4:
+        assert time.monotonic() < end
+        with contextlib.suppress(BlockingIOError):
+            os.read(terminal, 2**16)  # a terminal that nobody reads stops whoever writes
+        time.sleep(0.2)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 128 + signal.SIGHUP
+    newest = int(checkpoint.checkpoints(run / 'checkpoints')[0].name.removeprefix('step-'))
+    assert newest >= read_metrics(run)[-1]['updates']
 
 
 def spoil(path):
