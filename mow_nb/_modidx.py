@@ -652,6 +652,7 @@ d = {
             'mow_nb.eval.evaluation.random_play_of': ('evaluation.html#random_play_of', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.read_record': ('evaluation.html#read_record', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.record_file': ('evaluation.html#record_file', 'mow_nb/eval/evaluation.py'),
+            'mow_nb.eval.evaluation.record_files': ('evaluation.html#record_files', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.robots_of': ('evaluation.html#robots_of', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.same_rules': ('evaluation.html#same_rules', 'mow_nb/eval/evaluation.py'),
             'mow_nb.eval.evaluation.save_record': ('evaluation.html#save_record', 'mow_nb/eval/evaluation.py'),
@@ -1212,6 +1213,7 @@ d = {
             'mow_nb.store.run_folder.open_run': ('run_folder.html#open_run', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.read_config': ('run_folder.html#read_config', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.read_table': ('run_folder.html#read_table', 'mow_nb/store/run_folder.py'),
+            'mow_nb.store.run_folder.root_option': ('run_folder.html#root_option', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.run_path': ('run_folder.html#run_path', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.to_toml': ('run_folder.html#to_toml', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.user_task_actions': (
@@ -2118,7 +2120,6 @@ d = {
             'mow_nb.view.summary.named_runs': ('summary.html#named_runs', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.permutation_p': ('summary.html#permutation_p', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.recipe': ('summary.html#recipe', 'mow_nb/view/summary.py'),
-            'mow_nb.view.summary.root_option': ('summary.html#root_option', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.sentence': ('summary.html#sentence', 'mow_nb/view/summary.py'),
             'mow_nb.view.summary.verdict': ('summary.html#verdict', 'mow_nb/view/summary.py'),
         },

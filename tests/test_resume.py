@@ -250,7 +250,7 @@ def test_interrupted(alone, tmp_path):
         assert counters <= set(range(n, 122)) and len(counters) == 1
         last = [line for line in words(tmp_path).splitlines() if line.startswith('interrupted')][-1]
         place = f"update {found.step}, round {found.extra['replay']['track-sea']}"
-        assert last == f'interrupted at {place}; go on with mow train --name pocket --resume'
+        assert last == f'interrupted at {place}; go on with mow train --name pocket --root {tmp_path} --resume'
     assert finished(start('pocket', tmp_path)) == 0, words(tmp_path)
     same_run(path, alone / 'pocket')
 

@@ -118,8 +118,9 @@ def determinism_findings(
         return [EnvFinding('seed', text, odd=True)]
     out = [EnvFinding('seed', 'the first picture follows from it')]
     for n, (r, s) in enumerate(zip(a.rewards, b.rewards), 1):
-        if r != s or not np.array_equal(a.pictures[n], b.pictures[n]):
-            what = 'reward' if r != s else 'picture'
+        ends = (n in a.ends) != (n in b.ends)
+        if r != s or ends or not np.array_equal(a.pictures[n], b.pictures[n]):
+            what = 'reward' if r != s else 'end' if ends else 'picture'
             text = f'same seed, same actions, another {what} at step {n}; open episodes are lost when a run is resumed'
             return [*out, EnvFinding('determinism', text, odd=True)]
     return [*out, EnvFinding('determinism', f'same seed, same actions, same {len(a.rewards)} steps')]

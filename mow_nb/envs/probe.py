@@ -67,15 +67,14 @@ def call_env(
     obs, *rest, info = answer
     if rest:
         rest = _reward(rest[0]), bool(rest[1]), bool(rest[2])
-    if isinstance(obs, np.ndarray) and obs.dtype.kind == 'f' and not np.isfinite(obs).all():
-        raise NotANumber('the observation is not finite')
+    for part in obs.values() if isinstance(obs, dict) else (obs,):
+        if isinstance(part, np.ndarray) and part.dtype.kind == 'f' and not np.isfinite(part).all():
+            raise NotANumber('the observation is not finite')
     info = {} if info is None else info
     if not isinstance(info, dict):
         raise BadAnswer(f'info must be a dict, not {_kind(info)}')
-    numbers = {
-        k: np.asarray(v).item() for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))
-    }
-    numbers.pop('fault', None)
+    plain = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))}
+    numbers = {k: np.asarray(v).item() for k, v in plain.items() if k != 'fault' and np.isfinite(v)}
     # a copy: some environments draw all their pictures into one array
     return np.array(_picture(env, obs), order='C'), *rest, numbers
 

@@ -251,7 +251,7 @@ class Process:
             if not self.connection.poll(max(0.0, until - time.monotonic())):
                 raise Fault('hang', 'no answer in time')
             kind, x = self.connection.recv()
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # closed, before an answer or in the middle of one
             code = self.close(1.0)
             if code < 0:
                 kind, x = 'crash', f'its process was ended by signal {-code}'
@@ -287,9 +287,10 @@ class Supervisor:
         name: str = 'environment',  # what to call it in messages
     ):
         make = getattr(isolated.make, 'func', isolated.make)
+        called = getattr(make, '__qualname__', type(make).__qualname__)
         if getattr(make, '__module__', '') == '__main__' or '<' in getattr(make, '__qualname__', ''):
             raise WorkerError(
-                f'{name}: {make.__qualname__} must stand at the top of a module, as another process has to import it'
+                f'{name}: {called} must stand at the top of a module, as another process has to import it'
             )
         self.isolated, self.name = isolated, name
         self.faults, self.failures, self.good = {}, 0, 0  # by kind; in succession; good steps since the last failure

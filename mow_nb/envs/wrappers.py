@@ -197,7 +197,8 @@ class GymEnv(Env):
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
-        self.env, self.space = env, _checked_space(task, getattr(env, 'action_space', None))
+        with _env_errors(task):
+            self.env, self.space = env, _checked_space(task, getattr(env, 'action_space', None))
         _mark_in_use(task, env)
 
     def _reset(self, seed):

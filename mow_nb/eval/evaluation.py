@@ -21,6 +21,7 @@ __all__ = [
     'read_record',
     'same_rules',
     'random_play_of',
+    'record_files',
     'load_records',
 ]
 
@@ -29,6 +30,7 @@ import json
 import math
 import re
 import textwrap
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Callable
@@ -133,9 +135,8 @@ def pool_of(
 # %% ../../nbs/51_evaluation.ipynb #c013
 def _evaluation(config, policy, player, updates):
     "Record of a policy's whole episodes on fresh environments of purpose `evaluation`"
-    pool = pool_of(config, 'evaluation')
-    played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
-    pool.close()
+    with closing(pool_of(config, 'evaluation')) as pool:
+        played = play(policy, pool, config.eval.episodes, config.eval.max_steps)
     return _record(config, played, player, updates)
 
 
@@ -228,6 +229,7 @@ def score_text(
     rows: list[dict],  # from `score_rows`
 ) -> str:  # lines for a terminal, at most 80 columns wide
     "Plain-text table of returns and success, with a footnote on the episodes"
+    rows = [r | dict(task=r['task'] if len(r['task']) < 30 else f"{r['task'][:28]}…") for r in rows]
     known = [r['normalised'] for r in rows if not math.isnan(r['normalised'])]
     scaled = any(not math.isnan(r['random']) for r in rows)
     n = max(16, *(len(r['task']) + 1 for r in rows))
@@ -317,7 +319,7 @@ def _is_episode(p):
 
 def _is_record(r):
     "Whether a dict from a file has the form of an evaluation's record"
-    if type(r.get('updates')) is not int or not isinstance(r.get('player'), str):
+    if not all(type(r.get(key)) is int for key in ('updates', 'max_steps')) or not isinstance(r.get('player'), str):
         return False
     if not isinstance(r.get('episodes'), dict):
         return False
@@ -357,9 +359,16 @@ def random_play_of(
     return found
 
 
+def record_files(
+    folder: Path,  # the `eval` directory of a run
+) -> list[Path]:  # in the order of training
+    "Files of all evaluations of the agent of a run"
+    files = sorted(Path(folder).glob('step-*.json'))
+    return [file for file in files if re.fullmatch(r'step-\d+\.json', file.name)]
+
+
 def load_records(
     folder: Path,  # the `eval` directory of a run
 ) -> list[dict]:  # records of the agent, in the order of training
     "Read all evaluations of the agent of a run"
-    files = sorted(Path(folder).glob('step-*.json'))
-    return [read_record(file) for file in files if re.fullmatch(r'step-\d+\.json', file.name)]
+    return [read_record(file) for file in record_files(folder)]

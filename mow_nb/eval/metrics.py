@@ -80,7 +80,8 @@ def iqm(
     "Interquartile mean over all runs of all games"
     flat = np.sort(rearrange(x, '... g r -> ... (g r)'), -1)
     cut = flat.shape[-1] // 4
-    return flat[..., cut : flat.shape[-1] - cut].mean(-1)
+    # a score that is not known is sorted to the end, and would be cut off there
+    return np.where(np.isnan(flat).any(-1), np.nan, flat[..., cut : flat.shape[-1] - cut].mean(-1))
 
 
 # %% ../../nbs/50_metrics.ipynb #c023

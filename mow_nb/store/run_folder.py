@@ -9,6 +9,7 @@ __all__ = [
     'LIBRARIES',
     'run_path',
     'find_run',
+    'root_option',
     'to_toml',
     'from_toml',
     'versions',
@@ -30,6 +31,7 @@ import io
 import os
 import platform
 import re
+import shlex
 import tomllib
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +82,14 @@ def find_run(
         return SHIPPED[word]
     path = Path(word) if os.sep in word else run_path(word, root)
     raise ConfigError(f'no run in {path}: config.toml is missing')
+
+
+def root_option(
+    path: Path,  # a run's directory
+) -> str:  # '' where no option is needed: in `runs`, and where the library lies, as nothing is written there
+    "Option of the command line that says where a run is, and where a run like it would be made"
+    usual = path.parent.name == 'runs' or path in SHIPPED.values()
+    return '' if usual else f'--root {shlex.quote(str(path.parent))}'
 
 
 # %% ../../nbs/44_run_folder.ipynb #c012

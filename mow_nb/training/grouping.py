@@ -50,6 +50,7 @@ from mow_nb.training.clustering import (
     random_groups,
     task_gradients,
 )
+from .isolation import unstepped_state
 from .learner import Learner
 
 
@@ -146,7 +147,11 @@ def find_groups(
     "Cluster labels of the tasks, with the similarities and the silhouette they were decided on"
     c = learner.config.cluster
     looked_at = learner if c.through == 'trained' else fresh_learner(learner, make)
-    return groups_of(learner.config, names, gradients(looked_at, sample, c.batches), learner.updates)
+    unstepped = unstepped_state(looked_at.world)
+    before = [t.clone() for t in unstepped]
+    grads = gradients(looked_at, sample, c.batches)
+    torch._foreach_copy_(unstepped, before)
+    return groups_of(learner.config, names, grads, learner.updates)
 
 
 # %% ../../nbs/63_grouping.ipynb #c027

@@ -106,10 +106,10 @@ def rescale(
 def mean_curve(
     lines: list,  # pairs x, y
 ) -> tuple:  # x and y, both empty if all lines are
-    "Mean of several lines, interpolated at every x that one of them has"
+    "Mean of several lines at every x that one of them has, each interpolated as far as it goes"
     logged = [(x, y) for x, y in lines if len(x)]
     at = sorted({u for x, _ in logged for u in x})
-    return (at, np.mean([np.interp(at, *line) for line in logged], 0)) if at else ((), ())
+    return (at, np.nanmean([np.interp(at, *line, np.nan, np.nan) for line in logged], 0)) if at else ((), ())
 
 
 def trend(

@@ -82,7 +82,9 @@ def groups_after(
     updates: int,  # how far it had come
 ) -> np.ndarray:  # (K,) labels from 0 on; zeros until the end of the warm-up, when the tasks are grouped
     "Cluster of every task after some updates"
-    of = {} if summary.groups is None else summary.groups.cluster_of
+    once = {} if summary.groups is None else summary.groups.cluster_of
+    told = [r['cluster'] for r in summary.rows if 'cluster' in r and r['updates'] <= updates]  # grouped again and again
+    of = {name: number - 1 for name, number in told[-1].items()} if told else once
     return np.array([of.get(name, 0) for name in summary.colors]) * int(updates > summary.config.train.warmup)
 
 
@@ -181,13 +183,10 @@ def _moves(task, act):
     numbers = act[:, :18].argmax(1)
     if not task.action_names:
         return [str(a) for a in numbers]
-    words = []
-    for a in numbers:
-        word = task.action_names[a]
-        for long, short in _SHORT.items():
-            word = word.replace(long, short)
-        words.append(word.removeprefix('+'))
-    return words
+    words = [task.action_names[a] for a in numbers]
+    for long, short in _SHORT.items():
+        words = [word.replace(long, short) for word in words]
+    return [word.removeprefix('+') for word in words]
 
 
 def _draw_strip(ax, pictures, k, start, t, moves):
@@ -354,7 +353,8 @@ def _draw_curves(fig, box, runs, measure, by, task, scale, smoothing, axis):
             number = f' (cluster {numbers[one]})' if one in numbers else ''
             tidy(ax).set_title(one + number, loc='left', fontsize=8, fontweight='bold' if one == task else 'normal')
             ax.tick_params(labelsize=6.5)
-    words = [measures(summary)[measure].capitalize()]
+    named = measures(summary)[measure]
+    words = [named[0].upper() + named[1:]]
     words += ['means of clusters'] if numbers and scale != 'own' else []
     words += ['normalised'] if scale == 'normalised' else []
     words += [f'smoothed over {smoothing:.0%}'] if smoothing else []

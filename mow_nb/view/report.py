@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import put
-from ..store.run_folder import SHIPPED
+from ..store.run_folder import SHIPPED, root_option
 from ..training.clustering import plot_silhouette, plot_similarity
 from mow_nb.view.figures import (
     LOSSES,
@@ -41,7 +41,6 @@ from mow_nb.view.summary import (
     gather,
     mean_and_stderr,
     named_runs,
-    root_option,
     sentence,
 )
 
@@ -161,10 +160,10 @@ def _groups(summary):
         members = [name for name, other in found.cluster_of.items() if other == label]
         chips = [chip(name, summary.colors.get(name, '#888888')) for name in members]
         items.append(tag('li', f'Cluster {label + 1}: ', *chips))
-    said = (
-        f'After {found.step:,} updates, {K} tasks were put into {n} cluster{"s" * (n > 1)}, {how}. '
-        f'Tasks of one cluster share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
-    )
+    put = f'After {found.step:,} updates, {K} tasks were put into {n} cluster{"s" * (n > 1)}, {how}. '
+    if summary.config.cluster.every:
+        put = f'{K} tasks are in {n} cluster{"s" * (n > 1)}, which were last compared after {found.step:,} updates. '
+    said = f'{put}Tasks of one cluster share a VAE, heads and a critic. The silhouette would choose {found.suggested}.'
     if found.later:
         said += f" Later came {', '.join(found.later)}, placed by how well a cluster's VAE explains its pictures."
     cosines = found.similarity[found.source]

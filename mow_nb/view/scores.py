@@ -213,7 +213,7 @@ def _shipped_scores(summary):
     record, last = other.records[-1], other.rows[-1]
     n = min(len(record['episodes'][t.name]) for t in both)
     said = (
-        f'What more training does: the agent that comes with the library, one agent for {len(other.tasks)} tasks, '
+        f'For comparison, the agent that comes with the library: one agent for {len(other.tasks)} tasks, '
         f"after {last['rounds']:,} steps per task and {record['updates']:,} updates; {n} whole episodes each."
     )
     rows = []
@@ -249,7 +249,7 @@ def score_section(
         table(head, [_score_row(summary, t, both, ruled) for t in summary.tasks]),
         _over_games(summary, players),
         _success_table(summary, both),
-        tag('p', _CUT.format(summary.config.eval.max_steps)) if cut else '',
+        tag('p', _CUT.format(agent.get('max_steps', summary.config.eval.max_steps))) if cut else '',
         _shipped_scores(summary),
     )
 
@@ -305,8 +305,8 @@ def comparison_words(
             )
         elif not set(first.colors) & set(summary.colors):
             said.append(f'{name} and {base} have no task in common.')
-        elif not (first.records and summary.records):
-            said.append(f'{name} and {base} cannot be compared yet: not both have been evaluated.')
+        elif not (first.records and summary.records) or same_rules(_last(first), _last(summary), tasks=False):
+            said.append(f'{name} and {base} cannot be compared yet: no task has been evaluated in both.')
         else:
             said.append(f'{name} was evaluated under other rules than {base}: their returns must not be compared.')
     return said

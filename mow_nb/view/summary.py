@@ -15,7 +15,6 @@ __all__ = [
     'verdict',
     'sentence',
     'recipe',
-    'root_option',
     'command',
     'facts',
     'named_runs',
@@ -25,7 +24,7 @@ __all__ = [
 # %% ../../nbs/70_summary.ipynb #c002
 import shlex
 from dataclasses import dataclass
-from math import comb
+from math import comb, prod
 from pathlib import Path
 
 # %% ../../nbs/70_summary.ipynb #c003
@@ -34,12 +33,12 @@ import numpy as np
 from ..config import Config, flat
 from ..core import ConfigError, MowError, np_rng, task_colors
 from ..envs.tasks import Task, bounds, suite_of, tasks_of
-from ..eval.evaluation import load_records, protocol_of, random_play_of, task_score
+from ..eval.evaluation import protocol_of, random_play_of, read_record, record_files, task_score
 from ..eval.rollouts import load_strips
 from ..files import read_or_none
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, count, is_run, preset
-from ..store.run_folder import SHIPPED, read_config, read_table
+from ..store.run_folder import read_config, read_table, root_option
 from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
 
@@ -103,7 +102,8 @@ def gather(
     path = Path(path)
     config = read_config(path)
     tasks = tuple(t for word in config.tasks.split(',') for t in _known(word, config.full_actions))
-    records = read_or_none(load_records, path / 'eval') or []
+    found = (read_or_none(read_record, file) for file in record_files(path / 'eval'))
+    records = [record for record in found if record]
     return Summary(
         path,
         config,
@@ -180,7 +180,7 @@ def verdict(
     g = np.mean([(a.mean() - r.mean()) / s for a, r, s in zip(*players, scale)])
     errors = [mean_and_stderr(x, t.name)[1] / s for x in records for t, s in zip(tasks, scale)]
     error = np.sqrt(np.sum(np.square(errors))) / len(tasks)
-    deals = np.prod([float(comb(len(a) + len(r), len(a))) for a, r in zip(*players)])
+    deals = prod(comb(len(a) + len(r), len(a)) for a, r in zip(*players))
     norms = [x for t in tasks if np.isfinite(x := task_score(t, record['episodes'][t.name]))]
     if deals < 40:
         head = 'Too few episodes to tell this agent from a random player'
@@ -210,7 +210,7 @@ def _advantage(summary, g, error):
     records = (summary.records[-1], summary.random_play)
     means = [np.mean([task_score(t, x['episodes'].get(t.name, [])) for t in summary.tasks]) for x in records]
     place = 'above' if g >= 0 else 'below'
-    if np.isnan(means[0]):
+    if np.isnan(means).any():
         doubt = '' if np.isnan(error) else f' (standard error {error:.2f})'
         unit = "in units of a task's known range or else of the spread of its episodes"
         return f'returns, {unit}, lie {abs(g):.2f} {place} those of a random player under the same rules{doubt}'
@@ -271,14 +271,6 @@ def _option(name, value):
     return f'--{part}{dot}{leaf}' + ('' if value is True else f' {shlex.quote(str(value))}')
 
 
-def root_option(
-    path: Path,  # a run's directory
-) -> str:  # '' where no option is needed: in `runs`, and where the library lies, as nothing is written there
-    "Option of the command line that says where a run is, and where a run like it would be made"
-    usual = path.parent.name == 'runs' or path in SHIPPED.values()
-    return '' if usual else f'--root {shlex.quote(str(path.parent))}'
-
-
 def command(
     config: Config,  # of a run
     path: Path,  # its directory
@@ -328,7 +320,9 @@ def facts(
     at = summary.rows[-1] if summary.rows else dict(updates=0, rounds=0, seconds=0.0)
     total = train.updates
     going = '' if at['updates'] >= total else ': still going, or interrupted'
-    played = f'{config.eval.episodes} episodes per task, cut after {config.eval.max_steps:,} steps'
+    last = summary.records[-1] if summary.records else dict(max_steps=config.eval.max_steps, episodes={})
+    n = min(map(len, last['episodes'].values()), default=config.eval.episodes)
+    played = f'{n} episodes per task, cut after {last["max_steps"]:,} steps'
     found = {
         'Steps per task': f"{at['rounds']:,} of {train.env_steps:,}",
         'Updates': f"{at['updates']:,} of {total:,}{going}",
