@@ -320,9 +320,9 @@ def facts(
     at = summary.rows[-1] if summary.rows else dict(updates=0, rounds=0, seconds=0.0)
     total = train.updates
     going = '' if at['updates'] >= total else ': still going, or interrupted'
-    last = summary.records[-1] if summary.records else dict(max_steps=config.eval.max_steps, episodes={})
-    n = min(map(len, last['episodes'].values()), default=config.eval.episodes)
-    played = f'{n} episodes per task, cut after {last["max_steps"]:,} steps'
+    last = summary.records[-1] if summary.records else {}
+    n = min(map(len, last.get('episodes', {}).values()), default=config.eval.episodes)
+    played = f'{n} episodes per task, cut after {last.get("max_steps", config.eval.max_steps):,} steps'
     found = {
         'Steps per task': f"{at['rounds']:,} of {train.env_steps:,}",
         'Updates': f"{at['updates']:,} of {total:,}{going}",
