@@ -109,9 +109,8 @@ class Agent:
         x, generators = torch.from_numpy(obs).to(w.embed.device), self.recorder.generators
         step = lambda *tensors: self.step(generators.by_purpose['act'] if generators.frozen else gen, *tensors)
         chosen, self.z, self.a = self.recorder('act', step, (x, self.z, self.a), gen)
-        if (
-            self.recorder.recording is not None
-        ):  # a generator that the caller keeps has moved on, as after an eager step
+        # a generator that the caller keeps has moved on, as after an eager step
+        if self.recorder.recording is not None:
             gen.set_state(generators.by_purpose['act'].get_state())
         # copied even on the processor: the next replay writes where this one did
         return chosen.cpu().numpy().copy()

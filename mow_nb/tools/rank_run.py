@@ -323,9 +323,8 @@ def _train(config, path, ranks, resume, quiet):
 
         def lock():
             check_memory(config)
-            check_room(
-                path / 'replay', plan(config)['disk'], task_folders([t.name for t in check(config)])
-            )  # of all ranks; each checks its own part again
+            # of all ranks; each checks its own part again
+            check_room(path / 'replay', plan(config)['disk'], task_folders([t.name for t in check(config)]))
             deal(config, ranks.size)
             last.enter_context(lock_run(path))
             check_can_open(config, path, resume)
