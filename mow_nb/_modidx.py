@@ -1285,6 +1285,7 @@ d = {
             'mow_nb.tools.card.page': ('card.html#page', 'mow_nb/tools/card.py'),
         },
         'mow_nb.tools.changing': {
+            'mow_nb.tools.changing._named': ('changing.html#_named', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing._parsed': ('changing.html#_parsed', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.add_command': ('changing.html#add_command', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.changeable_run': ('changing.html#changeable_run', 'mow_nb/tools/changing.py'),

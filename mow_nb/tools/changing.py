@@ -58,6 +58,13 @@ def changeable_run(
 
 
 # %% ../../nbs/85_changing.ipynb #c009
+def _named(path):
+    "A run as a command line names it"
+    from mow_nb.store.run_folder import root_option
+
+    return ' '.join(filter(None, [path.name, root_option(path)]))
+
+
 def train_run(
     config: Config,  # of the run
     name: str,  # of its directory
@@ -72,7 +79,7 @@ def train_run(
 
     path = train(config, name, root, resume, quiet)
     if not quiet:
-        print(f'trained: {path}   (next: mow report {path.name})')
+        print(f'trained: {path}   (next: mow report {_named(path)})')
 
 
 def go_on(
@@ -122,7 +129,7 @@ def add_command(
 
     add_task(str(path), own.tasks, own.env_steps, own.unexplained, quiet=own.quiet)
     if own.stop:
-        print(f'added to {path}   (next: mow train --name {path.name} --resume)')
+        print(f'added to {path}   (next: mow train --name {_named(path)} --resume)')
     else:
         go_on(own.run, own.root, own.quiet)
 

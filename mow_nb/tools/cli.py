@@ -54,12 +54,12 @@ def train_command(
         return go_on(own.name, own.root, own.quiet, train)
     names = rest.pop(0) if rest and not rest[0].startswith('-') else None
     helping = bool({'--help', '-h'} & {*rest})
-    if helping or names is None and not rest:
+    if helping or not args:
         p.print_help()
-    if names is None and (helping or not rest):
+    if names is None and (helping or not args):
         return
     if names is None:
-        raise ConfigError(advise_preset(rest))
+        raise ConfigError(advise_preset(args))
     config = parse_config(names, rest, f'mow train {names}')
     train_run(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet, train)
 
@@ -128,7 +128,7 @@ def explore_command(
     from mow_nb.view.explorer import open_lab, run_notebook
 
     about = 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.'
-    p = command_parser('explore', about, epilog='Other options go to JupyterLab.')
+    p = command_parser('explore', about, epilog='Other options go to JupyterLab, as --NAME=VALUE.')
     p.add_argument(
         'run', nargs='?', default=EXAMPLE, help='name of the run; the example that comes with the library if not given'
     )

@@ -45,6 +45,9 @@ def parse_options(
         if name not in table:
             raise ConfigError(suggest(name, [*table, 'name', 'root', 'resume', 'quiet'], 'option'))
         if type(table[name]) is bool:
+            if eq:
+                part, dot, field = name.rpartition('.')
+                raise ConfigError(f'{arg}: say --{name} or --{part}{dot}no-{field}')
             said[name] = True
             continue
         if not eq and i + 1 == len(args):
@@ -126,9 +129,10 @@ def advise_preset(
 ) -> str:  # one line, with what to type instead
     "Message for options that stand without a preset; raises ConfigError for unknown tasks"
     words = [w for arg in args for w in arg.split('=', 1)]
-    named = next((w for w in args if {*w.split('+')} <= {*PRESETS}), None)
-    if named:
-        return f"the preset comes first: mow train {' '.join([named, *(w for w in args if w != named)])}"
+    presets = [i for i, w in enumerate(args) if {*w.split('+')} <= {*PRESETS}]
+    # the value of an option may be called like a preset
+    for i in (i for i in presets if not i or args[i - 1] not in ('--tasks', '--name', '--root')):
+        return f"the preset comes first: mow train {' '.join([args[i], *args[:i], *args[i + 1 :]])}"
     tasks = tasks_of(words[words.index('--tasks') + 1]) if '--tasks' in words[:-1] else ()
     suites = {t.suite for t in tasks}
     runs = [n for n in PRESETS if is_run(n)]
