@@ -1213,8 +1213,8 @@ d = {
             'mow_nb.store.run_folder.open_run': ('run_folder.html#open_run', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.read_config': ('run_folder.html#read_config', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.read_table': ('run_folder.html#read_table', 'mow_nb/store/run_folder.py'),
-            'mow_nb.store.run_folder.root_option': ('run_folder.html#root_option', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.run_path': ('run_folder.html#run_path', 'mow_nb/store/run_folder.py'),
+            'mow_nb.store.run_folder.run_words': ('run_folder.html#run_words', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.to_toml': ('run_folder.html#to_toml', 'mow_nb/store/run_folder.py'),
             'mow_nb.store.run_folder.user_task_actions': (
                 'run_folder.html#user_task_actions',
@@ -1285,7 +1285,6 @@ d = {
             'mow_nb.tools.card.page': ('card.html#page', 'mow_nb/tools/card.py'),
         },
         'mow_nb.tools.changing': {
-            'mow_nb.tools.changing._named': ('changing.html#_named', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing._parsed': ('changing.html#_parsed', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.add_command': ('changing.html#add_command', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.changeable_run': ('changing.html#changeable_run', 'mow_nb/tools/changing.py'),

@@ -9,7 +9,7 @@ __all__ = [
     'LIBRARIES',
     'run_path',
     'find_run',
-    'root_option',
+    'run_words',
     'to_toml',
     'from_toml',
     'versions',
@@ -84,12 +84,12 @@ def find_run(
     raise ConfigError(f'no run in {path}: config.toml is missing')
 
 
-def root_option(
+def run_words(
     path: Path,  # a run's directory
-) -> str:  # '' where no option is needed: in `runs`, and where the library lies, as nothing is written there
-    "Option of the command line that says where a run is, and where a run like it would be made"
+) -> str:  # its name, with --root unless it lies in `runs`, or in the library, where nothing is written
+    "Words of a command line that name a run"
     usual = path.parent.name == 'runs' or path in SHIPPED.values()
-    return '' if usual else f'--root {shlex.quote(str(path.parent))}'
+    return path.name if usual else f'{path.name} --root {shlex.quote(str(path.parent))}'
 
 
 # %% ../../nbs/44_run_folder.ipynb #c012

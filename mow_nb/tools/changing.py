@@ -58,13 +58,6 @@ def changeable_run(
 
 
 # %% ../../nbs/85_changing.ipynb #c009
-def _named(path):
-    "A run as a command line names it"
-    from mow_nb.store.run_folder import root_option
-
-    return ' '.join(filter(None, [path.name, root_option(path)]))
-
-
 def train_run(
     config: Config,  # of the run
     name: str,  # of its directory
@@ -79,7 +72,9 @@ def train_run(
 
     path = train(config, name, root, resume, quiet)
     if not quiet:
-        print(f'trained: {path}   (next: mow report {_named(path)})')
+        from mow_nb.store.run_folder import run_words
+
+        print(f'trained: {path}   (next: mow report {run_words(path)})')
 
 
 def go_on(
@@ -125,11 +120,12 @@ def add_command(
     p.add_argument('--quiet', action='store_true', help='no progress, no words')
     own, path = _parsed(p, args)
     tasks_of(own.tasks)
+    from mow_nb.store.run_folder import run_words
     from mow_nb.training.later import add_task
 
     add_task(str(path), own.tasks, own.env_steps, own.unexplained, quiet=own.quiet)
     if own.stop:
-        print(f'added to {path}   (next: mow train --name {_named(path)} --resume)')
+        print(f'added to {path}   (next: mow train --name {run_words(path)} --resume)')
     else:
         go_on(own.run, own.root, own.quiet)
 

@@ -131,7 +131,9 @@ def advise_preset(
     words = [w for arg in args for w in arg.split('=', 1)]
     presets = [i for i, w in enumerate(args) if {*w.split('+')} <= {*PRESETS}]
     # the value of an option may be called like a preset
-    for i in (i for i in presets if not i or args[i - 1] not in ('--tasks', '--name', '--root')):
+    presets = [i for i in presets if not i or args[i - 1] not in ('--tasks', '--name', '--root')]
+    if presets:
+        i = presets[0]
         return f"the preset comes first: mow train {' '.join([args[i], *args[:i], *args[i + 1 :]])}"
     tasks = tasks_of(words[words.index('--tasks') + 1]) if '--tasks' in words[:-1] else ()
     suites = {t.suite for t in tasks}

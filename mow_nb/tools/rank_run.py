@@ -30,7 +30,7 @@ from ..store.journal import Journal, check_memory, plan, plan_text
 from ..store.presets import check
 from ..store.replay import Replay, task_folders
 from ..store.ring import check_room
-from ..store.run_folder import check_can_open, lock_run, open_run, root_option, run_path
+from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .cli import main as plain_main
 from .options import split_imports
@@ -364,8 +364,7 @@ def _phases(run, journal):
         return run.phases(journal)
     except KeyboardInterrupt:
         place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-        words = ' '.join(filter(None, [f'--name {run.path.name}', root_option(run.path), '--resume']))
-        print(f'interrupted at {place}; go on with train {words}')
+        print(f'interrupted at {place}; go on with train --name {run_words(run.path)} --resume')
         raise
 
 

@@ -36,7 +36,7 @@ from mow_nb.store.journal import (
 )
 from ..store.presets import check
 from ..store.replay import Replay
-from ..store.run_folder import check_can_open, lock_run, open_run, root_option, run_path
+from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
 from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
 from .clustering import save_analysis
 from .grouping import better_groups, find_groups, hand_over
@@ -383,8 +383,7 @@ def train(
                 run.phases(journal)
         except KeyboardInterrupt:
             place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-            words = ' '.join(filter(None, [f'--name {path.name}', root_option(path), '--resume']))
-            print(f'interrupted at {place}; go on with mow train {words}')
+            print(f'interrupted at {place}; go on with mow train --name {run_words(path)} --resume')
             raise
     with redirect_stdout(run.stdout):
         run.finish()

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..files import put
-from ..store.run_folder import SHIPPED, root_option
+from ..store.run_folder import SHIPPED, run_words
 from ..training.clustering import plot_silhouette, plot_similarity
 from mow_nb.view.figures import (
     LOSSES,
@@ -261,7 +261,7 @@ def _going_on(summary):
     "How to go on"
     path = summary.path
     place = f'runs/{path.name}' if path.parent.name == 'runs' else str(path)
-    where = ' '.join(filter(None, [path.name, root_option(path)]))
+    where = run_words(path)
     lines = {
         'go on; a finished run is only judged again': f'{command(summary.config, path)} --resume',
         'curves while it runs': f'tensorboard --logdir {shlex.quote(place)}/tb',

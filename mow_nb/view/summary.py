@@ -38,7 +38,7 @@ from ..eval.rollouts import load_strips
 from ..files import read_or_none
 from ..store.journal import read_metrics
 from ..store.presets import PRESETS, count, is_run, preset
-from ..store.run_folder import read_config, read_table, root_option
+from ..store.run_folder import read_config, read_table, run_words
 from ..suites import SUITES, Suite
 from ..training.clustering import Analysis, load_analysis
 
@@ -277,8 +277,7 @@ def command(
 ) -> str:  # for a shell
     "Shell command that trains this config again under the same name"
     names, rest = recipe(config)
-    words = ['mow train', names, f'--name {path.name}', root_option(path), *(_option(k, v) for k, v in rest.items())]
-    return ' '.join(filter(None, words))
+    return ' '.join(['mow train', names, f'--name {run_words(path)}', *(_option(k, v) for k, v in rest.items())])
 
 
 # %% ../../nbs/70_summary.ipynb #c029
