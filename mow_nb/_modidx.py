@@ -1713,6 +1713,14 @@ d = {
             ),
             'mow_nb.training.isolation._with_zeros': ('isolation.html#_with_zeros', 'mow_nb/training/isolation.py'),
             'mow_nb.training.isolation.assert_finite': ('isolation.html#assert_finite', 'mow_nb/training/isolation.py'),
+            'mow_nb.training.isolation.clip_gradients': (
+                'isolation.html#clip_gradients',
+                'mow_nb/training/isolation.py',
+            ),
+            'mow_nb.training.isolation.clipped_together': (
+                'isolation.html#clipped_together',
+                'mow_nb/training/isolation.py',
+            ),
             'mow_nb.training.isolation.exclude_tasks': ('isolation.html#exclude_tasks', 'mow_nb/training/isolation.py'),
             'mow_nb.training.isolation.nonfinite_tasks': (
                 'isolation.html#nonfinite_tasks',

@@ -217,6 +217,7 @@ class TrainConfig:
     pictures_rate: float = number(1e-3, 0, 1)  # how far an update moves the statistics of pictures (ours)
     model_clip: float = number(1000.0, 0)  # largest gradient norm, world model (STORM)
     agent_clip: float = number(100.0, 0)  # largest gradient norm, actor and critics (STORM)
+    clip_by: str = choice('all', 'cluster')  # 'all': one norm (STORM); 'cluster': each, and what is shared, its own
     device: str = choice('auto', 'cpu', 'cuda')  # where tensors live
     precision: str = choice('auto', 'float32', 'bfloat16')  # of products and convolutions
     threads: int = number(0, 0, 4096)  # CPU threads; 0 leaves PyTorch's choice

@@ -296,6 +296,7 @@ _FREE = (
     'train.cooldown',
     'train.model_clip',
     'train.agent_clip',
+    'train.clip_by',
     'cluster.every',
     'cluster.margin',
     'cluster.handover',

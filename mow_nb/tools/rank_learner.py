@@ -232,9 +232,11 @@ class RankLearner(Learner):
                     squares[1 + N + m.at] += norm2(rows.reshape(len(rows), -1))
         for m, total in totals.items():
             squares[1 + N + K + m.tasks[0]] = total
-        return self.clip(
-            squares, [p.grad for p in whole.values() if p.grad is not None], getattr(self.config.train, clip)
-        )
+        parts = [[] for _ in range(1 + N)]
+        for n, p in whole.items():
+            if p.grad is not None:
+                parts[1 + kind if isinstance(kind := kind_of(n), int) else 0].append(p.grad)
+        return self.clip(squares, parts, getattr(self.config.train, clip))
 
     def sum_slots(
         self,
@@ -249,16 +251,21 @@ class RankLearner(Learner):
     def clip(
         self,
         squares: Tensor,  # (...) squared norms of what is shared, of clusters, of tasks' rows; then losses of tasks
-        grads: list,  # all gradients that this rank has
+        parts: list,  # gradients that this rank has: of what is shared and tasks' rows, then of each cluster
         most: float,  # largest norm
     ) -> tuple[Tensor, Tensor]:  # norm and sum of losses, of all ranks
-        "Clip the gradient by its norm over all ranks"
+        "Clip the gradient by its norm over all ranks, or each part by its own"
         holder = [self.ranks.rank, *(self.holders(c)[0] for c in range(max(self.labels) + 1)), *self.owner, *self.owner]
         found = self.ranks.gather(squares, 'gradient norms')
         whole = torch.stack([found[r][i] for i, r in enumerate(holder)]) if len(found) > 1 else squares
-        norm = whole[: -len(self.labels)].sum().sqrt().float()
-        loss = whole[-len(self.labels) :].sum().float()
-        torch._foreach_mul_(grads, (most / (norm + 1e-6)).clamp(max=1.0))
+        N, K = len(parts) - 1, len(self.labels)
+        norm, loss = whole[:-K].sum().sqrt().float(), whole[-K:].sum().float()
+        shared = whole[0] + whole[1 + N : -K].sum()
+        own = torch.stack([shared, *whole[1 : 1 + N]]).sqrt().float()
+        norms = own if self.config.train.clip_by == 'cluster' else norm.expand(1 + N)
+        for grads, scale in zip(parts, (most / (norms + 1e-6)).clamp(max=1.0)):
+            if grads:
+                torch._foreach_mul_(grads, scale)
         return norm, loss
 
     def attempt(

@@ -8,6 +8,8 @@ __all__ = [
     'zero_tasks',
     'unstepped_state',
     'exclude_tasks',
+    'clipped_together',
+    'clip_gradients',
     'step_if_finite',
     'retry_without_tasks',
     'assert_finite',
@@ -20,8 +22,10 @@ from dataclasses import fields, replace
 # %% ../../nbs/61_isolation.ipynb #c003
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ..agent.task_models import kind_of
 from ..core import NonFiniteError
 from ..model.blocks import ClusterBank
 from ..records import Batch
@@ -96,6 +100,33 @@ def exclude_tasks(
             bank.left_out = ()
         for t, old in zip(rows, before):
             t[at] = old
+
+
+# %% ../../nbs/61_isolation.ipynb #3f50a45c
+def clipped_together(
+    model: Module,  # the world model or the actor-critic
+    clip_by: str,  # 'all' or 'cluster', as `train.clip_by`
+) -> list[list[Parameter]]:  # all in one, or what is shared and each cluster's, whichever the model has
+    "Parameters that learn, in parts of whose gradients one norm each is taken"
+    parts = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            owner = kind_of(name) if clip_by == 'cluster' else None
+            parts.setdefault(owner if isinstance(owner, int) else 'shared', []).append(p)
+    return [*parts.values()]
+
+
+def clip_gradients(
+    parts: list[list[Parameter]],  # from `clipped_together`
+    most: float,  # largest norm of the gradient of a part
+) -> Tensor:  # () norm of the gradient of all parts, before
+    "Scale down the gradient of each part whose norm is too large; parameters without gradient are passed over"
+    norms = []
+    for part in ([p for p in part if p.grad is not None] for part in parts):
+        if part:
+            norms.append(get_total_norm([p.grad for p in part]))
+            clip_grads_with_norm_(part, most, norms[-1])
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 # %% ../../nbs/61_isolation.ipynb #c015

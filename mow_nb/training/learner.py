@@ -27,7 +27,13 @@ from ..model.world_model import contexts
 from ..records import Batch, State
 from ..store.presets import build
 from ..store.snapshot import check_fit
-from .isolation import retry_without_tasks, step_if_finite, unstepped_state
+from mow_nb.training.isolation import (
+    clip_gradients,
+    clipped_together,
+    retry_without_tasks,
+    step_if_finite,
+    unstepped_state,
+)
 
 
 # %% ../../nbs/62_learner.ipynb #c007
@@ -134,14 +140,13 @@ class Learner:
         "Create the Adam optimisers for the present parameters, and compile the large parts if the config says so"
         t, adam = self.config.train, partial(torch.optim.Adam, fused=True, capturable=self.device == 'cuda')
         self.recorder.reset()
-        self.model_params = list(self.world.parameters())
         groups = [
             dict(params=[p for n, p in self.world.named_parameters() if n != 'log_sigma']),
             dict(params=[self.world.log_sigma], lr=t.sigma_lr),
         ]
-        self.agent_params = [p for p in self.actor_critic.parameters() if p.requires_grad]
         self.model_opt = adam(groups, lr=t.model_lr)
-        self.agent_opt = adam(self.agent_params, lr=t.agent_lr, eps=1e-5)
+        self.agent_opt = adam([p for p in self.actor_critic.parameters() if p.requires_grad], lr=t.agent_lr, eps=1e-5)
+        self.clipped = [clipped_together(m, t.clip_by) for m in (self.world, self.actor_critic)]
         if t.cooldown and self.device == 'cuda':
             # tensors, so that a recorded update reads them anew every time
             for group in self.model_opt.param_groups + self.agent_opt.param_groups:
@@ -201,7 +206,7 @@ class Learner:
         loss = world.objective(losses, state.gates, self.kept_tasks)
         self.model_opt.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model_params, c.model_clip)
+        norm = clip_gradients(self.clipped[0], c.model_clip)
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return state, means | {'model_norm': norm.detach().expand(world.n_tasks)}
@@ -238,7 +243,7 @@ class Learner:
         loss = agent.objective(losses, self.kept_tasks)
         self.agent_opt.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.agent_params, c.agent_clip)
+        norm = clip_gradients(self.clipped[1], c.agent_clip)
         self.finite = step_if_finite(self.agent_opt, norm, loss, self.finite)
         agent.update_slow()
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
