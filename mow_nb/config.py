@@ -20,6 +20,7 @@ __all__ = [
 ]
 
 # %% ../nbs/04_config.ipynb #c002
+import math
 from dataclasses import dataclass, field, fields, is_dataclass
 
 from .core import ConfigError, suggest
@@ -52,14 +53,16 @@ def _fault(name, value, choices=None, low=None, high=10**12, above=None, below=N
         return None if value in choices else f'{name}: ' + suggest(value, choices, 'choice')
     if type(value) not in (int, float):
         return None
-    if value - value != 0:
+    if isinstance(value, float) and not math.isfinite(value):
         return f'{name}={value} must be a finite number'
+    if abs(value) >= 10**20:
+        return f'{name} must be a number of at most 20 digits'
     if (low, high) == (0, 1) and not 0 <= value <= 1:
         return f'{name}={value} must lie in [0, 1]'
     if low is not None and value < low:
         return f'{name}={value} must be at least {low}'
     if value > high:
-        return f'{name}={repr(value)[:20]} must be at most {high:,}'
+        return f'{name}={value} must be at most {high:,}'
     if above is not None and value <= above:
         return f'{name}={value} must be above {above}'
     if below is not None and value >= below:
@@ -76,7 +79,7 @@ class VAEConfig:
     stem: int = number(32, 1, 16_384)  # channels after the first convolution; each further one doubles them (paper)
     groups: int = number(32, 1, 4096)  # G, categorical variables (paper, world model)
     classes: int = number(32, 2, 256)  # C, classes of each variable (paper, world model)
-    unimix: float = number(0.01, 0, 1)  # share of uniform chance in every probability (paper, world model)
+    unimix: float = number(0.01, 0, below=1)  # share of uniform chance in every probability (paper, world model)
 
 
 # %% ../nbs/04_config.ipynb #c014
@@ -96,14 +99,14 @@ class DynamicsConfig:
     skip: bool = False  # hidden states end with the latent that was read, for actor and critic (ours)
     routing: str = choice('task', 'token')  # what picks experts (paper; tokens in an ablation)
     router_width: int = number(128, 1, 16_384)  # hidden width of the router (ours)
-    tau: float = number(5.0, 0.001)  # temperature of the first update, falls to 1 (ours)
+    tau: float = number(5.0, 1)  # temperature of the first update, falls to 1 (ours)
     anneal: float = number(0.5, 0, 1)  # share of the warm-up over which temperature and noise fall (ours)
     hold: float = number(0.6, 0, 1)  # share of the warm-up after which every task keeps its experts; 0 = never (ours)
 
     def __post_init__(self):
         if self.heads < 1 or self.width % self.heads:
             raise ConfigError(f'heads={self.heads} must divide width={self.width}')
-        if self.experts and not 1 <= self.active <= self.experts:
+        if self.experts > 0 and not 1 <= self.active <= self.experts:
             raise ConfigError(f'active={self.active} must lie in 1..{self.experts}, the number of experts')
         if not self.experts and not self.shared:
             raise ConfigError('experts=0 with shared=False leaves nothing that remembers')
@@ -215,8 +218,8 @@ class TrainConfig:
     sigma_lr: float = number(1e-2, 0)  # Adam, harmonious scales (ours)
     cooldown: float = number(0.0, 0, 1)  # last share of the updates, in which all learning rates fall to 0 (ours)
     pictures_rate: float = number(1e-3, 0, 1)  # how far an update moves the statistics of pictures (ours)
-    model_clip: float = number(1000.0, 0)  # largest gradient norm, world model (STORM)
-    agent_clip: float = number(100.0, 0)  # largest gradient norm, actor and critics (STORM)
+    model_clip: float = number(1000.0, above=0)  # largest gradient norm, world model (STORM)
+    agent_clip: float = number(100.0, above=0)  # largest gradient norm, actor and critics (STORM)
     clip_by: str = choice('all', 'cluster')  # 'all': one norm (STORM); 'cluster': each, and what is shared, its own
     device: str = choice('auto', 'cpu', 'cuda')  # where tensors live
     precision: str = choice('auto', 'float32', 'bfloat16')  # of products and convolutions
@@ -289,10 +292,13 @@ def out_of_range(
     config,  # a config dataclass
     prefix: str = '',  # put before every name
 ):  # one sentence for each value that its field does not allow
-    "Values of a config that lie outside of the range of their field"
+    "Values of a config that are of the wrong type or outside of the range of their field"
+    usual = type(config)()
     for f in fields(config):
-        name, value = prefix + f.name, getattr(config, f.name)
-        if is_dataclass(value):
+        name, value, kind = prefix + f.name, getattr(config, f.name), type(getattr(usual, f.name))
+        if type(value) is not kind and (kind, type(value)) != (float, int):
+            yield f'{name}={repr(value)[:60]} must be of type {kind.__name__}'
+        elif is_dataclass(value):
             yield from out_of_range(value, name + '.')
         elif fault := _fault(name, value, **f.metadata):
             yield fault

@@ -143,7 +143,7 @@ class DiskError(MowError):
     exit_code = 6
 
 
-# what code that is not ours may raise: all but KeyboardInterrupt, with which the user speaks to us
+# what code that is not ours may raise; not KeyboardInterrupt, with which the user speaks to us
 FOREIGN_ERRORS = (Exception, SystemExit, GeneratorExit)
 
 
@@ -154,8 +154,9 @@ def suggest(
     what: str,  # what they are names of, in one word
 ) -> str:  # one line for an error message
     "Error line for an unknown name, with the closest allowed name or else all of them"
-    near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.4)
-    tail = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(map(str, allowed))}"
+    by_case = {str(a).lower(): a for a in allowed}
+    near = difflib.get_close_matches(str(name).lower(), by_case, n=1, cutoff=0.4)
+    tail = f"did you mean '{by_case[near[0]]}'?" if near else f"choose one of {', '.join(map(str, allowed))}"
     return f"unknown {what} '{name}': {tail}"
 
 
@@ -345,7 +346,9 @@ class TwoHot:
 
         # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
         pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
-        left = pos.floor().clamp(max=self.bins - 2).nan_to_num()  # no number has no bin, and gets weights that are none
+        left = (
+            pos.floor().clamp(max=self.bins - 2).nan_to_num()
+        )  # NaN: bin 0 keeps the scatter valid, both weights are NaN
         w, left = (pos - left)[..., None], left.long()[..., None]
         out = torch.zeros(*x.shape, self.bins, device=x.device)
         return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)

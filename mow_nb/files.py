@@ -40,9 +40,9 @@ def put(
     data: bytes | str,  # all of it
 ) -> Path:  # the same path
     "Write a file atomically: a new temporary file, flushed to disk, then renamed; raises DiskError"
-    path, raw = Path(path), data.encode() if isinstance(data, str) else data
-    tmp = path.with_name(f'.tmp-{os.urandom(8).hex()}')
+    path = Path(path)
     with disk(f'cannot write {path}'):
+        raw, tmp = data.encode() if isinstance(data, str) else data, path.with_name(f'.tmp-{os.urandom(8).hex()}')
         try:
             with open(os.open(tmp, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666), 'wb') as f:
                 f.write(raw)
@@ -90,7 +90,7 @@ def get(
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise CheckpointError(f'{path.name} is not a plain file')
-            if info.st_size > min(most, max(2**28, memory())):
+            if info.st_size > most or info.st_size > 2**28 and info.st_size > memory():
                 raise CheckpointError(f'{path.name} has {info.st_size:,} bytes, more than may be read')
             return f.read(info.st_size)
     except FileNotFoundError:
@@ -120,7 +120,7 @@ def get_arrays(
     path: Path,  # an `.npz`
     most: int = 2**30,  # bytes it may hold, unpacked
 ) -> dict:  # name -> array of numbers
-    "Arrays of an untrusted `.npz` file, no Python objects; raises CheckpointError"
+    "Arrays of an untrusted `.npz` file, numbers and nothing else; raises CheckpointError"
     name, raw = Path(path).name, get(path, most)
     try:
         size = sum(i.file_size for i in zipfile.ZipFile(io.BytesIO(raw)).infolist())
@@ -138,11 +138,11 @@ def get_arrays(
 
 
 def _announced(f, most):
-    "Check the header of an array; ValueError if it announces objects or more bytes than allowed"
+    "Check the header of an array; ValueError if it announces anything but numbers, or more bytes than allowed"
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, kind = read[np.lib.format.read_magic(f)](f)
-    if kind.hasobject or math.prod(shape) * kind.itemsize > most:
-        raise ValueError('too large')
+    if kind.kind not in 'biuf' or math.prod(shape) * kind.itemsize > most:
+        raise ValueError('no numbers, or too many')
 
 
 # %% ../nbs/03_files.ipynb #c025

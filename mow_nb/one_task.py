@@ -305,7 +305,7 @@ def kl(
     p: Tensor,  # (..., G, C) probabilities, all positive
     q: Tensor,  # (..., G, C) probabilities, all positive
 ) -> Tensor:  # (...) in nats
-    "Kullback-Leibler divergence of q from p, summed over the categorical variables"
+    "Kullback-Leibler divergence KL[p || q], summed over the categorical variables"
     return (p * (p.log() - q.log())).sum((-2, -1))
 
 

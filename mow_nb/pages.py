@@ -20,6 +20,7 @@ __all__ = [
 import glob
 import json
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -104,10 +105,12 @@ def stored_cells(
     "Outputs that the notebooks of a folder hold of their long cells"
     cells = {}
     for path in sorted(Path(folder).glob('*.ipynb')):
-        for cell in json.loads(path.read_text())['cells']:
-            source = ''.join(cell['source']).strip()
-            if cell['cell_type'] == 'code' and source.startswith(LONG):
-                cells[source] = cell['outputs']
+        with suppress(OSError, ValueError, KeyError, TypeError):  # a file that is no notebook
+            for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+                source = ''.join(cell['source']).strip()
+                # a copy of a page whose results were cleared does not clear them here
+                if cell['cell_type'] == 'code' and source.startswith(LONG) and (cell['outputs'] or source not in cells):
+                    cells[source] = cell['outputs']
     return cells
 
 

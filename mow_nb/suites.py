@@ -106,7 +106,9 @@ MT10 = tuple(
 def reference(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
 ) -> dict:  # published figures by method and game or suite, with their sources
-    "Table of published figures that is shipped with the package"
+    "Table of published figures that is shipped with the package; raises ConfigError for another name"
+    if name not in (known := ('atari100k', 'metaworld')):
+        raise ConfigError(suggest(name, known, 'table'))
     return json.loads((files('mow_nb') / 'data' / f'{name}.json').read_text())
 
 
@@ -135,7 +137,7 @@ def _score(kind, name):
 # %% ../nbs/05_suites.ipynb #c030
 def published(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
-) -> dict:  # method -> 'source', and 'mean_hns' and 'median_hns', or 'scores' (game -> scores of the seeds)
+) -> dict:  # method -> 'source', and 'mean_hns' and 'median_hns', or 'scores' by game, or 'success' (per cent) on MT50
     "Published results by method, each with its source"
     facts = reference(name)
     if name == 'metaworld':

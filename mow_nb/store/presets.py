@@ -186,8 +186,10 @@ def check(
     config: Config,  # to be judged
 ) -> tuple[Task, ...]:  # its K tasks
     "Tasks of a config; raises ConfigError with value and remedy where it cannot work"
+    for complaint in out_of_range(config):
+        raise ConfigError(complaint)
     tasks = tasks_of(config.tasks, config.full_actions)
-    for complaint in (*out_of_range(config), *_relations(config, len(tasks))):
+    for complaint in _relations(config, len(tasks)):
         raise ConfigError(complaint)
     if config.cluster.grouping == 'looks':
         for t in tasks:
