@@ -53,6 +53,17 @@ def loaded(code, cwd):
         ('train toy --train.env_steps ten', 'must be of type int'),
         ('train toy --agent.gamma 1.5', 'must lie in [0, 1]'),
         ('bench storrm', "did you mean 'storm'?"),
+        ('evaluate pokcet', 'no run in'),
+        ('report pokcet', 'no run in'),
+        ('report example pokcet', 'no run in'),
+        ('explore pokcet', 'no run in'),
+        ('explore example pokcet', 'no run in'),
+        ('check pokcet', 'no run in'),
+        ('hash pokcet', 'no run in'),
+        ('add pokcet --tasks Pong', 'no run in'),
+        ('drop pokcet --tasks Pong', 'no run in'),
+        ('study pokcet', "did you mean 'pocket'?"),
+        ('study pocket --only ful', "did you mean 'full'?"),
     ],
 )
 def test_quick_answers(line, says, tmp_path):

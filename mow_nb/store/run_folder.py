@@ -46,7 +46,6 @@ from ..config import Config, flat
 from ..core import CheckpointError, ConfigError, DiskError
 from ..envs.tasks import tasks_of
 from ..files import disk, get, plain_tree, put
-from .checkpoint import checkpoints
 from .presets import changed
 
 
@@ -191,6 +190,10 @@ def has_data(
     path: Path,  # a run's directory
 ) -> bool:  # False if nothing was played, trained or saved in it
     "Whether a run's directory holds steps, journal lines or checkpoints"
+    from mow_nb.store.checkpoint import (
+        checkpoints,
+    )  # here, since it loads PyTorch, and a name that is no run needs none
+
     if checkpoints(path / 'checkpoints'):
         return True
     if any(os.path.exists(path / f) and os.path.getsize(path / f) for f in ('.saved', 'metrics.jsonl')):

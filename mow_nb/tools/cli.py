@@ -77,14 +77,15 @@ def evaluate_command(
     p.add_argument('--episodes', type=int, metavar='N', help="episodes of each task (default: as the run's config)")
     p.add_argument('--max-steps', type=int, metavar='N', help="steps per episode at most (default: as the config)")
     own = p.parse_args(args)
-    from mow_nb.eval.evaluation import random_play_of, record_file, score_rows, score_text
-    from mow_nb.files import read_or_none
     from mow_nb.store.run_folder import read_config
-    from mow_nb.training.share import evaluate
 
     path, shipped = run_of(own.run, own.root)
-    asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
     tasks = check(read_config(path))
+    from mow_nb.eval.evaluation import random_play_of, record_file, score_rows, score_text
+    from mow_nb.files import read_or_none
+    from mow_nb.training.share import evaluate
+
+    asked = {k: v for k, v in (('episodes', own.episodes), ('max_steps', own.max_steps)) if v is not None}
 
     def show(record):
         random_play = read_or_none(random_play_of, path / 'eval', record)
@@ -108,12 +109,12 @@ def report_command(
     p.add_argument('run', help='name of the run; it may still be going')
     p.add_argument('others', nargs='*', metavar='RUN', help='runs to be compared with it')
     own = p.parse_args(args)
+    path, shipped = run_of(own.run, own.root)
+    others = [run_of(other, own.root)[0] for other in own.others]
     from mow_nb.view.report import write_comparison, write_report
 
-    path, shipped = run_of(own.run, own.root)
-    if own.others:
-        paths = [path, *(run_of(other, own.root)[0] for other in own.others)]
-        file = write_comparison(paths, Path(f'compared-{path.name}.html') if shipped else None)
+    if others:
+        file = write_comparison([path, *others], Path(f'compared-{path.name}.html') if shipped else None)
     else:
         file = write_report(path, Path(f'report-{path.name}.html') if shipped else None)
     print(f'report: {file.absolute()}')
@@ -125,7 +126,6 @@ def explore_command(
 ) -> None:
     "explore [RUN [RUN]]       walk around in a run, or in the example"
     from mow_nb.store.run_folder import EXAMPLE, read_config
-    from mow_nb.view.explorer import open_lab, run_notebook
 
     about = 'Walk around in a run with JupyterLab: groups, routing, curves, dreams to play in.'
     p = command_parser('explore', about, epilog='Other options go to JupyterLab, as --NAME=VALUE.')
@@ -138,7 +138,10 @@ def explore_command(
     own, rest = p.parse_known_args(args)
     path, _ = run_of(own.run, own.root)
     read_config(path)
-    file = run_notebook(path, Path(own.root), run_of(own.beside, own.root)[0] if own.beside else None)
+    beside = run_of(own.beside, own.root)[0] if own.beside else None
+    from mow_nb.view.explorer import open_lab, run_notebook
+
+    file = run_notebook(path, Path(own.root), beside)
     print(f'notebook: {file}', flush=True)
     open_lab(file, *['--no-browser'] * own.no_browser, *([f'--port={own.port}'] if own.port else []), *rest)
 
@@ -172,12 +175,12 @@ def check_command(
 
 def _check_tasks(words, otherwise):
     "Findings about the environments of tasks; where no task is meant, the other error"
-    from mow_nb.envs.check_env import check_env
-
     try:
         tasks = tasks_of(words)
     except ConfigError:
         raise otherwise from None
+    from mow_nb.envs.check_env import check_env
+
     for task in tasks:
         found = check_env(task)
         print(f'{task.name}:', *found, sep='\n', flush=True)
@@ -190,7 +193,7 @@ def study_command(
     args: list[str],  # words after 'study'
 ) -> None:
     "study STUDY [options]     make the missing runs of a study; its table"
-    from mow_nb.eval.study_file import read_study, study_names
+    from mow_nb.eval.study_file import jobs_of, read_study, study_names
 
     p = command_parser(
         'study', 'Make the runs that a study still lacks, and write its table and figure from all of them.'
@@ -202,13 +205,14 @@ def study_command(
     p.add_argument('--cores', metavar='N', type=int, default=0, help='trainings at a time; one per core if not given')
     p.add_argument('--table', action='store_true', help='run nothing, only write the table')
     own = p.parse_args(args)
-    from mow_nb.tools.study import run_study, write_table
-
     study = read_study(own.study)
     only = own.only.split(',') if own.only else None
     seeds = [parse_value('seeds', 0, s) for s in own.seeds.split(',')] if own.seeds else None
+    jobs_of(study, only, seeds)  # raises where one of these is unknown
     if own.table and (only or seeds):
         raise ConfigError('--table is of the whole study: leave --only and --seeds out')
+    from mow_nb.tools.study import run_study, write_table
+
     failed = [] if own.table else run_study(study, Path(own.results), own.root, own.cores, only, seeds)[1]
     print(write_table(study, Path(own.results)), flush=True)
     for line in failed:
@@ -225,9 +229,9 @@ def hash_command(
     p = command_parser('hash', 'Print the SHA-256 of all weights of a run, on however many ranks they were trained.')
     p.add_argument('run', help='name of the run')
     own = p.parse_args(args)
+    path, _ = run_of(own.run, own.root)
     from mow_nb.store.checkpoint import load, weights_hash
 
-    path, _ = run_of(own.run, own.root)
     if (found := load(path / 'checkpoints')) is None:
         raise CheckpointError(f'{path} has no checkpoint yet')
     learned = {name: t for name, t in found.tensors.items() if name.startswith(('world.', 'agent.'))}
