@@ -1517,6 +1517,7 @@ d = {
             'mow_nb.tools.study._ended': ('study.html#_ended', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._finish': ('study.html#_finish', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._how_ended': ('study.html#_how_ended', 'mow_nb/tools/study.py'),
+            'mow_nb.tools.study._known': ('study.html#_known', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._late_mean': ('study.html#_late_mean', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._prepare': ('study.html#_prepare', 'mow_nb/tools/study.py'),
             'mow_nb.tools.study._rows': ('study.html#_rows', 'mow_nb/tools/study.py'),

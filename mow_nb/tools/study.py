@@ -59,6 +59,11 @@ def _late_mean(metrics, name, task):
     return fmean(values) if values else float('nan')
 
 
+def _known(x):
+    "A number, or None for NaN, which JSON has no word for"
+    return None if np.isnan(x) else float(x)
+
+
 def collect(
     job: Job,  # which training
     path: Path,  # its run, finished
@@ -81,13 +86,15 @@ def collect(
         env_steps=job.config.train.env_steps,
         weights=count(job.config, groups),
         groups=dict(zip((r['task'] for r in rows), groups)),
-        losses={name: {r['task']: _late_mean(metrics, name, r['task']) for r in rows} for name in LOSSES},
+        losses={name: {r['task']: _known(_late_mean(metrics, name, r['task'])) for r in rows} for name in LOSSES},
         wall_seconds=round(metrics[-1]['seconds'], 1),
         processor_seconds=round(processor, 1),
         machine=machine('cpu'),
         versions=versions(),
         episodes=rows[0]['episodes'],
-        scores={r['task']: dict(mean=r['mean'], sem=r['sem'], share=scale_score(r)) for r in rows},
+        scores={
+            r['task']: dict(mean=_known(r['mean']), sem=_known(r['sem']), share=_known(scale_score(r))) for r in rows
+        },
     )
 
 
@@ -169,9 +176,10 @@ def read_result(
         if found['digest'] != job.digest:
             return None
         told = 'losses' in found  # results of old have neither losses nor weights
+        numbers = lambda by_task: {task: float('nan') if x is None else float(x) for task, x in by_task.items()}
         return dict(
-            shares={task: float(score['share']) for task, score in found['scores'].items()},
-            losses={name: dict(found['losses'][name]) for name in LOSSES} if told else {},
+            shares=numbers({task: score['share'] for task, score in found['scores'].items()}),
+            losses={name: numbers(found['losses'][name]) for name in LOSSES} if told else {},
             processor=float(found['processor_seconds']),
             updates=int(found['updates']),
             weights=float(found['weights']) if told else float('nan'),
@@ -248,7 +256,7 @@ def _finish(job, process, results, root, seconds):
         result = collect(job, run_path(job.name, root), seconds)
     except MowError as e:
         return f'{job.name}: {e}'
-    put(file, json.dumps(result, indent=1) + '\n')
+    put(file, json.dumps(result, indent=1, allow_nan=False) + '\n')
     return ''
 
 
