@@ -136,9 +136,8 @@ def explore_command(
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
     own, rest = p.parse_known_args(args)
-    path, _ = run_of(own.run, own.root)
+    path, beside = (run_of(run, own.root)[0] if run else None for run in (own.run, own.beside))
     read_config(path)
-    beside = run_of(own.beside, own.root)[0] if own.beside else None
     from mow_nb.view.explorer import open_lab, run_notebook
 
     file = run_notebook(path, Path(own.root), beside)
