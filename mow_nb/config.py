@@ -51,7 +51,7 @@ def _fault(name, value, choices=None, low=None, high=10**12, above=None, below=N
     "One sentence about a value that is not allowed, or None"
     if choices:
         return None if value in choices else f'{name}: ' + suggest(value, choices, 'choice')
-    if type(value) not in (int, float):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float) and not math.isfinite(value):
         return f'{name}={value} must be a finite number'
@@ -104,6 +104,8 @@ class DynamicsConfig:
     hold: float = number(0.6, 0, 1)  # share of the warm-up after which every task keeps its experts; 0 = never (ours)
 
     def __post_init__(self):
+        if not all(type(n) is int for n in (self.width, self.heads, self.experts, self.active)):
+            return  # `out_of_range` says which
         if self.heads < 1 or self.width % self.heads:
             raise ConfigError(f'heads={self.heads} must divide width={self.width}')
         if self.experts > 0 and not 1 <= self.active <= self.experts:
@@ -296,7 +298,8 @@ def out_of_range(
     usual = type(config)()
     for f in fields(config):
         name, value, kind = prefix + f.name, getattr(config, f.name), type(getattr(usual, f.name))
-        if type(value) is not kind and (kind, type(value)) != (float, int):
+        fits = isinstance(value, int | float if kind is float else kind)
+        if not fits or isinstance(value, bool) and kind is not bool:
             yield f'{name}={repr(value)[:60]} must be of type {kind.__name__}'
         elif is_dataclass(value):
             yield from out_of_range(value, name + '.')

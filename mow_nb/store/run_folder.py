@@ -190,9 +190,8 @@ def has_data(
     path: Path,  # a run's directory
 ) -> bool:  # False if nothing was played, trained or saved in it
     "Whether a run's directory holds steps, journal lines or checkpoints"
-    from mow_nb.store.checkpoint import (
-        checkpoints,
-    )  # here, since it loads PyTorch, and a name that is no run needs none
+    # here, since it loads PyTorch, and a name that is no run can be answered without
+    from mow_nb.store.checkpoint import checkpoints
 
     if checkpoints(path / 'checkpoints'):
         return True

@@ -136,7 +136,7 @@ def explore_command(
     p.add_argument('--port', type=int, metavar='N', help='port that JupyterLab listens on; its own choice if not given')
     p.add_argument('--no-browser', action='store_true', help='only print the address')
     own, rest = p.parse_known_args(args)
-    path, beside = (run_of(run, own.root)[0] if run else None for run in (own.run, own.beside))
+    path, beside = (None if run is None else run_of(run, own.root)[0] for run in (own.run, own.beside))
     read_config(path)
     from mow_nb.view.explorer import open_lab, run_notebook
 

@@ -142,7 +142,7 @@ class RankLearner(Learner):
         torch.autograd.backward([*totals.values()])
         losses = {m: {n: l.detach().mean((1, 2)) for n, l in losses.items()} for m, (_, losses) in found.items()}
         self.states = {m: s for m, (s, _) in found.items()}
-        norm, loss = self.collect('world', {m: t.detach() for m, t in totals.items()})
+        norm, loss = self.collect('world', {m: t.detach() for m, t in totals.items()}, excluded)
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return self.spread(losses) | {'model_norm': norm.expand(world.n_tasks)}
 
@@ -186,7 +186,7 @@ class RankLearner(Learner):
             m.give()
             means[m] = {n: l.detach().mean((1, 2)) for n, l in losses.items()}
             means[m] |= dict(scale=agent.scale.clone(), entropy_weight=agent.entropy_weight.clone())
-        norm, loss = self.collect('agent', {m: t.detach() for m, t in totals.items()})
+        norm, loss = self.collect('agent', {m: t.detach() for m, t in totals.items()}, excluded)
         self.finite = step_if_finite(self.agent_opt, norm, loss, torch.ones_like(norm))
         self.actor_critic.update_slow()
         names = ['actor', 'critic', 'entropy', 'ret', 'scale', 'entropy_weight'] + (['replay_critic'] if real else [])
@@ -210,8 +210,9 @@ class RankLearner(Learner):
         self,
         part: str,  # 'world' or 'agent'
         totals: dict,  # model -> () loss of its tasks
+        excluded: set,  # tasks that are left out
     ) -> tuple[Tensor, Tensor]:  # norm of the whole gradient, and sum of the losses, both the same on all ranks
-        "Sum the gradients of all tasks into those of the models of all, clipped"
+        "Sum the gradients of all tasks into those of the models of all, clipped; none for a cluster that is left out"
         model, clip = (self.world, 'model_clip') if part == 'world' else (self.actor_critic, 'agent_clip')
         whole = dict(model.named_parameters())
         for p in whole.values():
@@ -223,6 +224,8 @@ class RankLearner(Learner):
         for kind, i, groups in everything:
             flat = self.sum_slots(part, kind, groups)
             squares[i] = norm2(flat)
+            if excluded.issuperset(sum(groups, [])):
+                continue
             hand_out(flat, [p for n, p in whole.items() if kind_of(n) == kind and p.requires_grad])
         for n in (n for n in self.parts[0].params[part] if kind_of(n) == 'task'):
             whole[n].grad = torch.zeros_like(whole[n])

@@ -60,8 +60,8 @@ def _late_mean(metrics, name, task):
 
 
 def _known(x):
-    "A number, or None for NaN, which JSON has no word for"
-    return None if np.isnan(x) else float(x)
+    "A finite number, or None, as JSON has no word for NaN and infinity"
+    return float(x) if np.isfinite(x) else None
 
 
 def collect(

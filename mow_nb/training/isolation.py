@@ -120,7 +120,7 @@ def clip_gradients(
     parts: list[list[Parameter]],  # from `clipped_together`
     most: float,  # largest norm of the gradient of a part
 ) -> Tensor:  # () norm of the gradient of all parts, before
-    "Scale down the gradient of each part whose norm is too large; parameters without gradient are passed over"
+    "Scale down the gradient of each part whose norm is too large; some may have no gradient, but not all"
     norms = []
     for part in ([p for p in part if p.grad is not None] for part in parts):
         if part:
