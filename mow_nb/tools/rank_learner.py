@@ -215,8 +215,7 @@ class RankLearner(Learner):
         "Sum the gradients of all tasks into those of the models of all, clipped; none for a cluster that is left out"
         model, clip = (self.world, 'model_clip') if part == 'world' else (self.actor_critic, 'agent_clip')
         whole = dict(model.named_parameters())
-        for p in whole.values():
-            p.grad = None
+        model.zero_grad()
         N, K = max(self.labels) + 1, len(self.labels)
         squares = torch.zeros(1 + N + 2 * K, dtype=torch.float64, device=self.device)
         norm2 = lambda rows: torch.linalg.vector_norm(rows, dim=-1, dtype=torch.float64).square()
@@ -224,9 +223,8 @@ class RankLearner(Learner):
         for kind, i, groups in everything:
             flat = self.sum_slots(part, kind, groups)
             squares[i] = norm2(flat)
-            if excluded.issuperset(sum(groups, [])):
-                continue
-            hand_out(flat, [p for n, p in whole.items() if kind_of(n) == kind and p.requires_grad])
+            if not excluded.issuperset(sum(groups, [])):
+                hand_out(flat, [p for n, p in whole.items() if kind_of(n) == kind and p.requires_grad])
         for n in (n for n in self.parts[0].params[part] if kind_of(n) == 'task'):
             whole[n].grad = torch.zeros_like(whole[n])
             for m in self.parts:
@@ -266,9 +264,9 @@ class RankLearner(Learner):
         shared = whole[0] + whole[1 + N : -K].sum()
         own = torch.stack([shared, *whole[1 : 1 + N]]).sqrt().float()
         norms = own if self.config.train.clip_by == 'cluster' else norm.expand(1 + N)
-        for grads, scale in zip(parts, (most / (norms + 1e-6)).clamp(max=1.0)):
-            if grads:
-                torch._foreach_mul_(grads, scale)
+        scales = (most / (norms + 1e-6)).clamp(max=1.0)
+        for grads, scale in ((grads, scale) for grads, scale in zip(parts, scales) if grads):
+            torch._foreach_mul_(grads, scale)
         return norm, loss
 
     def attempt(
