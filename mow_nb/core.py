@@ -346,9 +346,8 @@ class TwoHot:
 
         # float32 even under autocast: a bin is finer than what bfloat16 can tell apart
         pos = (symlog(x.float()).clamp(self.low, self.high) - self.low) / self.step
-        left = (
-            pos.floor().clamp(max=self.bins - 2).nan_to_num()
-        )  # NaN: bin 0 keeps the scatter valid, both weights are NaN
+        # of NaN: bin 0 keeps the scatter valid, and both weights are NaN
+        left = pos.floor().clamp(max=self.bins - 2).nan_to_num()
         w, left = (pos - left)[..., None], left.long()[..., None]
         out = torch.zeros(*x.shape, self.bins, device=x.device)
         return out.scatter(-1, left, 1 - w).scatter(-1, left + 1, w)

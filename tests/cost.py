@@ -80,8 +80,8 @@ def main(*names):
         told = subprocess.run(
             [sys.executable, __file__, '--one', name, few], stdout=subprocess.PIPE, text=True, check=True
         )
-        told = tomllib.loads(told.stdout)
-        known[name] = {k: v for k, v in known.get(name, {}).items() if k != 'estimated'} | told
+        kept = {k: v for k, v in known.get(name, {}).items() if k != 'estimated'}
+        known[name] = kept | tomllib.loads(told.stdout)
         FILE.write_text(tomli_w.dumps(known))
         print(name, known[name], flush=True)
 

@@ -22,7 +22,14 @@ from ..model.ranks import Ranks
 from ..model.world_model import contexts
 from ..records import Rollout
 from ..training.clustering import SignProjection, layer_means
-from ..training.isolation import exclude_tasks, nonfinite_tasks, step_if_finite, unstepped_state, zero_tasks
+from mow_nb.training.isolation import (
+    clipped_together,
+    exclude_tasks,
+    nonfinite_tasks,
+    step_if_finite,
+    unstepped_state,
+    zero_tasks,
+)
 from ..training.learner import Learner
 
 
@@ -233,10 +240,7 @@ class RankLearner(Learner):
                     squares[1 + N + m.at] += norm2(rows.reshape(len(rows), -1))
         for m, total in totals.items():
             squares[1 + N + K + m.tasks[0]] = total
-        parts = [[] for _ in range(1 + N)]
-        for n, p in whole.items():
-            if p.grad is not None:
-                parts[1 + kind if isinstance(kind := kind_of(n), int) else 0].append(p.grad)
+        parts = [[p.grad for p in part if p.grad is not None] for part in clipped_together(model, 'cluster')]
         return self.clip(squares, parts, getattr(self.config.train, clip))
 
     def sum_slots(

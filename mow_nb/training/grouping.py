@@ -228,8 +228,7 @@ def train_clusters(
 ) -> None:
     "Train VAEs and heads of some clusters, all else standing still, at rates that fall to 0"
     world, opt, config = learner.world.train(), learner.model_opt, learner.config
-    parts = [[*cluster_parameters(learner)[c].values()] for c in clusters]
-    owned = sum(parts, [])
+    owned = [p for c in clusters for p in cluster_parameters(learner)[c].values()]
     tasks, rates = [k for k, c in enumerate(learner.labels) if c in clusters], [g['lr'] for g in opt.param_groups]
     opt.zero_grad()  # gradients of the last update would move what is to stand still
     for bank in world.banks().values():
@@ -240,7 +239,7 @@ def train_clusters(
         # of logarithms, or the task that has come, whose loss is the largest by far, would have it all
         loss = world.task_losses(world.losses(batch, state))[tasks].log().sum()
         loss.backward(inputs=owned)  # not `autograd.grad`: the fused Adam takes it that gradients lie as parameters do
-        clip_gradients(parts if config.train.clip_by == 'cluster' else [owned], config.train.model_clip)
+        clip_gradients(learner.model_parts, config.train.model_clip)
         for group, rate in zip(opt.param_groups, rates):
             group['lr'] = rate * (1 - i / steps)
         opt.step()  # what has no gradient stays

@@ -23,7 +23,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_norm_
 
 from ..agent.task_models import kind_of
 from ..core import NonFiniteError
@@ -106,9 +106,9 @@ def exclude_tasks(
 def clipped_together(
     model: Module,  # the world model or the actor-critic
     clip_by: str,  # 'all' or 'cluster', as `train.clip_by`
-) -> list[list[Parameter]]:  # all in one, or what is shared and each cluster's, whichever the model has
+) -> list[list[Parameter]]:  # all in one, or what is shared, then each cluster's
     "Parameters that learn, in parts of whose gradients one norm each is taken"
-    parts = {}
+    parts = {'shared': []}
     for name, p in model.named_parameters():
         if p.requires_grad:
             owner = kind_of(name) if clip_by == 'cluster' else None
@@ -121,12 +121,8 @@ def clip_gradients(
     most: float,  # largest norm of the gradient of a part
 ) -> Tensor:  # () norm of the gradient of all parts, before
     "Scale down the gradient of each part whose norm is too large; some may have no gradient, but not all"
-    norms = []
-    for part in ([p for p in part if p.grad is not None] for part in parts):
-        if part:
-            norms.append(get_total_norm([p.grad for p in part]))
-            clip_grads_with_norm_(part, most, norms[-1])
-    return torch.linalg.vector_norm(torch.stack(norms))
+    with_gradient = [part for part in parts if any(p.grad is not None for p in part)]
+    return torch.linalg.vector_norm(torch.stack([clip_grad_norm_(part, most) for part in with_gradient]))
 
 
 # %% ../../nbs/61_isolation.ipynb #c015

@@ -146,7 +146,7 @@ class Learner:
         ]
         self.model_opt = adam(groups, lr=t.model_lr)
         self.agent_opt = adam([p for p in self.actor_critic.parameters() if p.requires_grad], lr=t.agent_lr, eps=1e-5)
-        self.clipped = [clipped_together(m, t.clip_by) for m in (self.world, self.actor_critic)]
+        self.model_parts, self.agent_parts = (clipped_together(m, t.clip_by) for m in (self.world, self.actor_critic))
         if t.cooldown and self.device == 'cuda':
             # tensors, so that a recorded update reads them anew every time
             for group in self.model_opt.param_groups + self.agent_opt.param_groups:
@@ -206,7 +206,7 @@ class Learner:
         loss = world.objective(losses, state.gates, self.kept_tasks)
         self.model_opt.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.clipped[0], c.model_clip)
+        norm = clip_gradients(self.model_parts, c.model_clip)
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
         self.finite = step_if_finite(self.model_opt, norm, loss, torch.ones_like(norm))
         return state, means | {'model_norm': norm.detach().expand(world.n_tasks)}
@@ -243,7 +243,7 @@ class Learner:
         loss = agent.objective(losses, self.kept_tasks)
         self.agent_opt.zero_grad()
         loss.backward()
-        norm = clip_gradients(self.clipped[1], c.agent_clip)
+        norm = clip_gradients(self.agent_parts, c.agent_clip)
         self.finite = step_if_finite(self.agent_opt, norm, loss, self.finite)
         agent.update_slow()
         means = {name: l.detach().mean((1, 2)) for name, l in losses.items()}
