@@ -386,6 +386,7 @@ d = {
             'mow_nb.core.generator': ('core.html#generator', 'mow_nb/core.py'),
             'mow_nb.core.new_axes': ('core.html#new_axes', 'mow_nb/core.py'),
             'mow_nb.core.np_rng': ('core.html#np_rng', 'mow_nb/core.py'),
+            'mow_nb.core.one_of': ('core.html#one_of', 'mow_nb/core.py'),
             'mow_nb.core.onehot_at': ('core.html#onehot_at', 'mow_nb/core.py'),
             'mow_nb.core.running_sum': ('core.html#running_sum', 'mow_nb/core.py'),
             'mow_nb.core.sample_onehot': ('core.html#sample_onehot', 'mow_nb/core.py'),
@@ -493,6 +494,7 @@ d = {
             'mow_nb.envs.probe.BadAnswer': ('probe.html#badanswer', 'mow_nb/envs/probe.py'),
             'mow_nb.envs.probe.NoPicture': ('probe.html#nopicture', 'mow_nb/envs/probe.py'),
             'mow_nb.envs.probe.NotANumber': ('probe.html#notanumber', 'mow_nb/envs/probe.py'),
+            'mow_nb.envs.probe._is_number': ('probe.html#_is_number', 'mow_nb/envs/probe.py'),
             'mow_nb.envs.probe._kind': ('probe.html#_kind', 'mow_nb/envs/probe.py'),
             'mow_nb.envs.probe._picture': ('probe.html#_picture', 'mow_nb/envs/probe.py'),
             'mow_nb.envs.probe._reward': ('probe.html#_reward', 'mow_nb/envs/probe.py'),
@@ -560,9 +562,14 @@ d = {
             'mow_nb.envs.workers.Fault': ('workers.html#fault', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.ForkServer': ('workers.html#forkserver', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.ForkServer.__init__': ('workers.html#forkserver.__init__', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.ForkServer._answer': ('workers.html#forkserver._answer', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.ForkServer.reap': ('workers.html#forkserver.reap', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.ForkServer.spawn': ('workers.html#forkserver.spawn', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.IsolatedEnv': ('workers.html#isolatedenv', 'mow_nb/envs/workers.py'),
+            'mow_nb.envs.workers.IsolatedEnv.__post_init__': (
+                'workers.html#isolatedenv.__post_init__',
+                'mow_nb/envs/workers.py',
+            ),
             'mow_nb.envs.workers.Process': ('workers.html#process', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Process.__init__': ('workers.html#process.__init__', 'mow_nb/envs/workers.py'),
             'mow_nb.envs.workers.Process.close': ('workers.html#process.close', 'mow_nb/envs/workers.py'),
@@ -814,6 +821,7 @@ d = {
             'mow_nb.model.losses.rec_loss': ('losses.html#rec_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rep_loss': ('losses.html#rep_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rew_loss': ('losses.html#rew_loss', 'mow_nb/model/losses.py'),
+            'mow_nb.model.losses.start_scales': ('losses.html#start_scales', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.task_loss': ('losses.html#task_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.within_episodes': ('losses.html#within_episodes', 'mow_nb/model/losses.py'),
         },
@@ -1285,6 +1293,11 @@ d = {
             'mow_nb.tools.card.page': ('card.html#page', 'mow_nb/tools/card.py'),
         },
         'mow_nb.tools.changing': {
+            'mow_nb.tools.changing.CommandParser': ('changing.html#commandparser', 'mow_nb/tools/changing.py'),
+            'mow_nb.tools.changing.CommandParser.error': (
+                'changing.html#commandparser.error',
+                'mow_nb/tools/changing.py',
+            ),
             'mow_nb.tools.changing._parsed': ('changing.html#_parsed', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.add_command': ('changing.html#add_command', 'mow_nb/tools/changing.py'),
             'mow_nb.tools.changing.changeable_run': ('changing.html#changeable_run', 'mow_nb/tools/changing.py'),
@@ -1708,6 +1721,7 @@ d = {
             ),
         },
         'mow_nb.training.isolation': {
+            'mow_nb.training.isolation._added_up': ('isolation.html#_added_up', 'mow_nb/training/isolation.py'),
             'mow_nb.training.isolation._update_without': (
                 'isolation.html#_update_without',
                 'mow_nb/training/isolation.py',

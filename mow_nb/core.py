@@ -17,6 +17,7 @@ __all__ = [
     'EnvError',
     'DiskError',
     'suggest',
+    'one_of',
     'counter_seed',
     'generator',
     'np_rng',
@@ -158,6 +159,17 @@ def suggest(
     near = difflib.get_close_matches(str(name).lower(), by_case, n=1, cutoff=0.4)
     tail = f"did you mean '{by_case[near[0]]}'?" if near else f"choose one of {', '.join(map(str, allowed))}"
     return f"unknown {what} '{name}': {tail}"
+
+
+def one_of(
+    name: str,  # what the user wrote
+    allowed: list,  # the names that exist
+    what: str,  # what they are names of, in one word
+) -> str:  # the name
+    "Name that a user wrote, if it exists; raises ConfigError with the words of `suggest` if not"
+    if name not in allowed:
+        raise ConfigError(suggest(name, allowed, what))
+    return name
 
 
 # %% ../nbs/00_core.ipynb #c031

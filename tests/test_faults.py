@@ -332,8 +332,10 @@ def test_row_1_2_lost_and_exchanged(run):
     with pytest.raises(CheckpointError, match='is not what was written'):
         resume(run)
     (b / 'head.npy').unlink()
-    with pytest.raises(CheckpointError, match="holds 0 steps, the checkpoint counts 40$"):
-        resume(run)
+    for _ in range(2):  # and whoever tries again loses nothing
+        with pytest.raises(CheckpointError, match="^replay of task 'track-night' has lost head.npy$"):
+            resume(run)
+    assert np.load(b / 'obs.npy').any()
 
 
 def test_row_1_2_more_rounds(run):

@@ -78,7 +78,7 @@ class Recorder:
         key: object,  # hashable: everything the function depends on that is not a tensor
         fn: Callable,  # of the inputs, returns tensors
         inputs: tuple,  # (...) tensors
-        step: int,  # passed to `generators.reseed` before a replay
+        step: object,  # passed to `generators.reseed` before a replay: a number, or what the generators take
     ) -> object:  # outputs of `fn`; after a replay valid until the next call
         "Outputs of the function, computed eagerly, or recorded and replayed"
         if self.kind is None:

@@ -42,7 +42,7 @@ class MaskedCategorical:
     "Categorical distribution over the discrete actions that a task has"
 
     logp: Tensor  # (K, ..., 18) log-probabilities, about -1e9 where the task has no such action
-    used: Tensor  # (K, ..., 1) 1 if the task has any discrete action, else 0
+    used: Tensor  # (K, ..., 1) 1 if the task has any discrete action, else 0: then `logp` is -ln 18 everywhere
 
     def sample(
         self,

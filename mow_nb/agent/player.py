@@ -46,10 +46,13 @@ class Agent:
         self,
         world: WorldModel,  # encodes pictures and computes hidden states
         actor_critic: ActorCritic,  # chooses the actions
-        context: int,  # L, steps of the context
+        context: int,  # L, steps of the context, at most the positions of the dynamics
         updates: int = 0,  # updates that the weights were trained for
         recording: type | None = None,  # `CudaRecording` or `CpuRecording`; None: never record
     ):
+        most = world.cfg.dynamics.positions
+        if not 1 <= context <= most:
+            raise ConfigError(f'context={context} must lie in 1..{most}, the positions of the dynamics')
         self.world, self.actor_critic, self.context, self.updates = world, actor_critic, context, updates
         self.recorder = Recorder(recording, MirroredGenerator(world.embed.device))
         self.reset()
@@ -89,7 +92,7 @@ class Agent:
         a: Tensor,  # (K, 1, T, A) actions of the context
     ) -> tuple[Tensor, Tensor, Tensor]:  # (K, A) action vectors, and `z` and `a` with the present step
         "One step of acting as a pure function of tensors, so that it can be recorded"
-        w, x = self.world.eval(), obs.float().div_(255)
+        w, x = self.world.eval(), obs.float() / 255
         e = w.task_vectors()
         new = w.encode(rearrange(x, 'k h w c -> k 1 1 c h w'), e, gen)[1]
         chosen = self.actor_critic.act(new, self.hidden_state(e, z, a), e, gen)
@@ -102,10 +105,13 @@ class Agent:
         obs: np.ndarray,  # (K, size, size, 3) uint8 pictures, one per task
         gen: torch.Generator,  # draws latents and actions, on the model's device
     ) -> np.ndarray:  # (K, A) float32 action vectors
-        "Actions for the present pictures, which join the context; raises ConfigError for other shapes"
+        "Actions for the present pictures, which join the context; raises ConfigError for other shapes or types"
         w, size = self.world, self.world.cfg.vae.size
-        if obs.shape != (w.n_tasks, size, size, 3):
-            raise ConfigError(f'pictures have shape {obs.shape}, this agent sees {(w.n_tasks, size, size, 3)}')
+        obs = np.asarray(obs)
+        if (obs.dtype, obs.shape) != (np.uint8, (w.n_tasks, size, size, 3)):
+            raise ConfigError(
+                f'pictures are {obs.dtype} {obs.shape}, this agent sees uint8 {(w.n_tasks, size, size, 3)}, 0 to 255'
+            )
         x, generators = torch.from_numpy(obs).to(w.embed.device), self.recorder.generators
         step = lambda *tensors: self.step(generators.by_purpose['act'] if generators.frozen else gen, *tensors)
         chosen, self.z, self.a = self.recorder('act', step, (x, self.z, self.a), gen)
@@ -119,10 +125,13 @@ class Agent:
         self,
         actions: np.ndarray,  # (K, A) taken in the last step
     ) -> None:
-        "Overwrite the last actions of the context by those that were taken"
+        "Overwrite the last actions of the context by those that were taken; raises ConfigError for other shapes"
+        actions = np.asarray(actions)
+        if actions.shape != (want := (self.world.n_tasks, self.world.d_act)) or not self.a.shape[2]:
+            raise ConfigError(f'actions {actions.shape} after {self.a.shape[2]} steps: {want} are needed, after a step')
         self.a = torch.cat([self.a[:, :, :-1], torch.from_numpy(actions).to(self.a)[:, None, None]], 2)
 
-    def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, L, G) uint8 classes, 'act' (K, L, A)
+    def state_dict(self) -> dict[str, Tensor]:  # 'z' (K, t, G) uint8 classes, 'act' (K, t, A), t at most L
         "Context for a checkpoint: class indices of the latents, and actions"
         groups = self.world.cfg.vae.groups
         z = rearrange(self.z, 'k 1 t (g c) -> k t g c', g=groups).argmax(-1)
@@ -132,7 +141,8 @@ class Agent:
         self,
         state: dict[str, Tensor],  # from `state_dict`
     ) -> None:
-        "Restore the context of `state_dict`"
+        "Restore the context of `state_dict`, of a longer one the last steps"
         classes, device = self.world.cfg.vae.classes, self.world.embed.device
         z = torch.nn.functional.one_hot(state['z'].long(), classes).to(device, torch.float32)
-        self.z, self.a = rearrange(z, 'k t g c -> k 1 t (g c)'), state['act'].to(device)[:, None]
+        z, a = rearrange(z, 'k t g c -> k 1 t (g c)'), state['act'].to(device)[:, None]
+        self.z, self.a = (x[:, :, -self.context :] for x in (z, a))

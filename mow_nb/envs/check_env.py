@@ -166,7 +166,10 @@ def check_env(
     seed: int = 0,  # of resets and actions
 ) -> list[EnvFinding]:  # one for each check; what the environment raises is the last, as a fatal one
     "Findings about a task's environment from a few steps of random play; raises ConfigError for unusable arguments"
-    (task,) = tasks_of(task) if isinstance(task, str) else (task,)
+    tasks = tasks_of(task) if isinstance(task, str) else (task,)
+    if len(tasks) != 1:
+        raise ConfigError(f"one task is checked at a time: '{task}' names {len(tasks)}")
+    (task,) = tasks
     if steps < 1 or size < 1:
         raise ConfigError(f'steps={steps} and size={size} must be at least 1')
     found, part = [], 'make'

@@ -40,7 +40,7 @@ from typing import Callable
 import gymnasium as gym
 import numpy as np
 
-from ..core import ConfigError, suggest
+from ..core import ConfigError, EnvError, suggest
 from .tasks import Task
 from ..suites import LOOKS, POCKET8
 
@@ -237,7 +237,7 @@ def background(
 ) -> np.ndarray:  # (size, size, 3) uint8
     "Background picture of a look, without figures"
     if size < SIDE or size % SIDE:
-        raise ConfigError(f'size={size} of a pocket task must be a multiple of {SIDE}')
+        raise ConfigError(f'size={size} of a drawn task must be a multiple of {SIDE}')
     small = np.clip(_LOOK[look].ground(*np.mgrid[:SIDE, :SIDE]), 0, 255).astype(np.uint8)
     return small.repeat(size // SIDE, 0).repeat(size // SIDE, 1)
 
@@ -330,9 +330,11 @@ class PocketEnv(gym.Env):
 
     def step(
         self,
-        action: int,  # index of the move
+        action: int,  # index of the move; EnvError if there is none
     ) -> tuple:  # (size, size, 3) uint8 picture, reward, terminated, truncated, info
         "Result of one step; episodes are truncated after `length` steps and never terminate"
+        if not 0 <= action < N_MOVES[self.kind]:
+            raise EnvError(f"action {action} of '{self.kind}' must lie in 0..{N_MOVES[self.kind] - 1}")
         nexts, rew = STEPS[self.kind](self.state, int(action))
         self.t, self.state = self.t + 1, nexts[self.np_random.integers(len(nexts))]
         return self.render(), rew, False, self.t >= self.length, {}

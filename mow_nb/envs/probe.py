@@ -7,6 +7,8 @@ __all__ = ['NotANumber', 'NoPicture', 'BadAnswer', 'picture_of', 'call_env', 'by
 
 # %% ../../nbs/14_probe.ipynb #c002
 import importlib
+import math
+from contextlib import suppress
 
 import numpy as np
 
@@ -73,10 +75,16 @@ def call_env(
     info = {} if info is None else info
     if not isinstance(info, dict):
         raise BadAnswer(f'info must be a dict, not {_kind(info)}')
-    plain = {k: v for k, v in info.items() if isinstance(v, (bool, int, float, np.bool_, np.number))}
-    numbers = {k: np.asarray(v).item() for k, v in plain.items() if k != 'fault' and np.isfinite(v)}
+    numbers = {k: np.asarray(v).item() for k, v in info.items() if k != 'fault' and _is_number(v)}
     # a copy: some environments draw all their pictures into one array
     return np.array(_picture(env, obs), order='C'), *rest, numbers
+
+
+def _is_number(x):
+    "Whether something is a real and finite number, of Python or numpy, that a float can hold"
+    with suppress(OverflowError):
+        return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating)) and math.isfinite(x)
+    return False
 
 
 _MOST_REWARD = float(np.finfo(np.float32).max)  # what is stored of a reward has 32 bits
@@ -95,6 +103,7 @@ def _reward(x):
     return rew
 
 
+# %% ../../nbs/14_probe.ipynb #288018ad
 def _picture(env, obs):
     "Picture in the observation if there is one, else in what the environment draws; NoPicture if in neither"
     if (picture := picture_of(obs)) is not None:

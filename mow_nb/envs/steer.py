@@ -22,7 +22,7 @@ from functools import cache
 import gymnasium as gym
 import numpy as np
 
-from ..core import ConfigError, np_rng
+from ..core import ConfigError, EnvError, np_rng
 from .pocket import LENGTH, SIDE, background, sprite
 from .tasks import Task
 from ..suites import STEER4
@@ -130,10 +130,13 @@ class SteerEnv(gym.Env):
 
     def step(
         self,
-        action: np.ndarray,  # (2,) the push, in [-1, 1]
+        action: np.ndarray,  # (2,) the push, in [-1, 1]; EnvError if it is something else
     ) -> tuple:  # (size, size, 3) uint8 picture, reward, terminated, truncated, info
         "Result of one step; episodes are truncated after `length` steps and never terminate"
-        self.place, rew = steer_step(self.place, self.target, np.asarray(action, np.float64))
+        push = np.asarray(action, np.float64)
+        if push.shape != (2,) or not np.isfinite(push).all():
+            raise EnvError(f'a push must be two finite numbers, not {action!r}')
+        self.place, rew = steer_step(self.place, self.target, push)
         reached = bool(_distance(self.place, self.target) <= REACH)
         if reached:
             self.target = next_target(self.place[None], self.np_random)[0]

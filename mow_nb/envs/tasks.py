@@ -27,7 +27,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Callable
+from typing import Callable, Iterable
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def register(
     make: str | Callable,  # a gymnasium id, a function that returns an environment, or a `workers.IsolatedEnv`
     n_actions: int = 0,  # number of discrete actions; if this and `d_continuous` are 0, read from the environment
     d_continuous: int = 0,  # number of continuous action values
-    action_names: tuple = (),  # names of the discrete actions, for people
+    action_names: tuple = (),  # names of all discrete actions, for people; or none
 ) -> Task:  # the task, also found by `tasks_of` from now on
     "Register a user's task under a name; raises ConfigError if name, environment or action space is unusable"
     if not isinstance(name, str) or not re.fullmatch(r'[^\W_][^,\0-\x1f\x7f]{0,63}', name) or name != name.strip():
@@ -134,7 +134,12 @@ def register(
         n_actions, d_continuous = _acts_of_env(name, make)
     n_actions = _checked_count(name, 'n_actions', n_actions, N_DISCRETE)
     d_continuous = _checked_count(name, 'd_continuous', d_continuous, _MOST_CONTINUOUS)
-    task = Task(name, 'user', n_actions, d_continuous, tuple(action_names))
+    if isinstance(action_names, str) or not isinstance(action_names, Iterable):
+        raise ConfigError(f"action_names={action_names!r} of task '{name}' must be a tuple of names")
+    action_names = tuple(map(str, action_names))
+    if len(action_names) not in (0, n_actions):
+        raise ConfigError(f"task '{name}': {len(action_names)} action_names for {n_actions} actions")
+    task = Task(name, 'user', n_actions, d_continuous, action_names)
     _USER[name] = (task, make)
     return task
 
@@ -172,6 +177,8 @@ def tasks_of(
     full_actions: bool = False,  # all 18 joystick positions for Atari
 ) -> tuple[Task, ...]:  # K tasks in the order named
     "Tasks named by a comma-separated text; raises ConfigError for no, unknown or repeated names"
+    if not isinstance(spec, str):
+        raise ConfigError(f"tasks must be one text such as 'Pong,Breakout', not a {type(spec).__name__}")
     words = [w.strip() for w in spec.split(',') if w.strip()]
     if not words:
         raise ConfigError("no task named: try 'Pong', 'Pong,Breakout', 'pocket' or 'atari100k'")

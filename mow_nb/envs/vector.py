@@ -30,7 +30,7 @@ from .metaworld import RobotEnv, choose_gl
 from .pocket import PocketEnv
 from .probe import by_id
 from .steer import SteerEnv
-from .tasks import Task, maker, suite_of
+from .tasks import Task, action_width, maker, suite_of
 from .workers import IsolatedEnv
 from .wrappers import Env, GymEnv, RemoteEnv
 from ..suites import AtariProtocol
@@ -169,9 +169,11 @@ class Pool:
         robots: dict | None = None,  # options of `metaworld.RobotEnv`, for robot tasks; None = its own
     ):
         self.tasks, self.seed, self.purpose = tuple(tasks), seed, purpose
+        if not 0 < len(tasks) == len({t.name for t in tasks}):
+            raise ConfigError(f"a pool needs tasks, each once: {', '.join(t.name for t in tasks) or 'none given'}")
         self.envs = []
         self.finished = []  # `Episode` of each that is over
-        self.played = 0  # steps of each task
+        self.played = 0  # steps of the run
         K = len(self.tasks)
         self.lost = [0] * K  # of these, the steps that ended a broken episode
         self.episode = [-1] * K  # number of the open episode; the rest is set when it begins
@@ -214,6 +216,8 @@ class Pool:
         "Result of one action in every task; finished episodes are replaced by new ones"
         actions = np.asarray(actions, np.float32)
         K, before = len(self.tasks), self.obs
+        if actions.shape != (want := (K, action_width(self.tasks))):
+            raise ConfigError(f'actions of shape {actions.shape}: a pool of {K} tasks takes {want}')
         rew, cont = np.zeros(K, np.float32), np.zeros(K, np.float32)
         done, broken = np.zeros(K, bool), [False] * K
         after = np.empty_like(before)

@@ -32,7 +32,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
-from multiprocessing.reduction import recv_handle, send_handle
+from multiprocessing.reduction import ForkingPickler, recv_handle, send_handle
 
 from .probe import BadAnswer, NotANumber, by_id, call_env
 
@@ -48,6 +48,13 @@ class IsolatedEnv:
     max_restarts: int = 5  # failures in succession that are forgiven
     forgive: int = 100  # good steps after which earlier failures no longer count
     preload: tuple = ('gymnasium',)  # imported before forking: modules, or 'module:function' that imports
+
+    def __post_init__(self):
+        if isinstance(self.preload, str):
+            raise WorkerError(f"preload={self.preload!r} of an IsolatedEnv must be a tuple of names: ('gymnasium',)")
+        for name, low in dict(timeout=0.001, start_timeout=0.001, max_restarts=0, forgive=1).items():
+            if not (value := getattr(self, name)) >= low:
+                raise WorkerError(f'{name}={value} of an IsolatedEnv must be at least {low}')
 
 
 # %% ../../nbs/15_workers.ipynb #c014
@@ -177,17 +184,11 @@ class ForkServer:
         timeout: float,  # seconds that importing it may take
     ) -> int:  # process id; raises WorkerError if the server died or took too long
         "Process id of a new worker"
-        with self.lock:
-            with suppress(EOFError, OSError):
-                self.connection.send(('spawn', preload))
-                send_handle(self.connection, fd, self.process.pid)
-                if self.connection.poll(timeout):
-                    return self.connection.recv()
-            self.process.kill()
-            self.process.wait()  # the next request gets a new server
-        raise WorkerError(
-            f"no worker could be spawned: importing {', '.join(preload)} crashed, or took more than {timeout:.0f} s"
-        )
+        if (pid := self._answer('spawn', preload, timeout, fd)) is None:
+            raise WorkerError(
+                f"no worker could be spawned: importing {', '.join(preload)} crashed, or took more than {timeout:.0f} s"
+            )
+        return pid
 
     def reap(
         self,
@@ -195,10 +196,25 @@ class ForkServer:
         grace: float = 0.0,  # seconds to wait before killing it
     ) -> int:  # -n if signal n ended it; -9 if it went with the server
         "Exit code of a worker that is being ended"
-        with self.lock, suppress(EOFError, OSError):
-            self.connection.send(('reap', (pid, grace)))
-            return self.connection.recv()
-        return -signal.SIGKILL
+        code = self._answer('reap', (pid, grace), None)
+        return -signal.SIGKILL if code is None else code
+
+    def _answer(self, what, x, timeout, fd=None):
+        "Answer to a request; None if there is none, and then the server is ended: the next request gets a new one"
+        answer = None
+        with self.lock:
+            try:
+                with suppress(EOFError, OSError):
+                    self.connection.send((what, x))
+                    if fd is not None:
+                        send_handle(self.connection, fd, self.process.pid)
+                    if self.connection.poll(timeout):
+                        answer = self.connection.recv()
+            finally:  # also when interrupted: an answer that was not fetched would be taken for the next request's
+                if answer is None:
+                    self.process.kill()
+                    self.process.wait()
+        return answer
 
 
 # %% ../../nbs/15_workers.ipynb #c021
@@ -292,13 +308,17 @@ class Supervisor:
             raise WorkerError(
                 f'{name}: {called} must stand at the top of a module, as another process has to import it'
             )
+        try:
+            ForkingPickler.dumps(isolated.make)
+        except Exception as e:
+            raise WorkerError(f'{name}: {called} cannot be sent to another process ({type(e).__name__}: {e})') from None
         self.isolated, self.name = isolated, name
         self.faults, self.failures, self.good = {}, 0, 0  # by kind; in succession; good steps since the last failure
         self.start()
 
     def start(self) -> None:
         "Start a process; it makes the environment in the background"
-        self.process, self.made = Process(self.isolated), False
+        self.process, self.made, self.waiting = Process(self.isolated), False, False
         self.until = time.monotonic() + self.isolated.start_timeout
 
     def record_failure(
@@ -336,7 +356,8 @@ class Worker(Supervisor):
     ) -> tuple:  # (H, W, 3) uint8 first picture; info
         "First observation of an episode, in a new process if need be; raises WorkerError after too many failures"
         while True:
-            if self.process is None:
+            if self.process is None or self.waiting:  # an answer that was never fetched would be taken for this one
+                self.close(0.0)
                 self.start()
             try:
                 if not self.made:
@@ -352,13 +373,15 @@ class Worker(Supervisor):
         action,  # in the environment's own form
     ) -> None:
         "Send an action without waiting; raises WorkerError if the episode is over"
-        if self.process is None:
-            raise WorkerError(f'{self.name}: the episode is over, reset it first')
+        if self.process is None or not self.made:
+            raise WorkerError(f'{self.name}: no episode is open, reset it first')
         self.process.send(('step', action))
+        self.waiting = True
         self.until = time.monotonic() + self.isolated.timeout
 
     def recv(self) -> tuple:  # (H, W, 3) uint8, reward, terminated, truncated, info with 'fault' if the step was lost
         "Result of the action sent, or a truncation with reward 0 if the step failed"
+        self.waiting = False
         try:
             self.picture, rew, terminated, truncated, info = self.process.recv(self.until)
         except Fault as e:

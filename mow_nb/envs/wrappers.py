@@ -137,8 +137,11 @@ def _native_action(action, space):
     "Decoded action in the units of the environment's action space"
     if isinstance(space, gym.spaces.Discrete):
         return int(space.start) + action
-    unit = (action.reshape(space.shape).astype(np.float64) + 1) / 2
-    return (space.low + unit * (space.high - space.low)).astype(space.dtype)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)  # small integers would overflow
+    native = low + (action.reshape(space.shape).astype(np.float64) + 1) / 2 * (high - low)
+    if np.issubdtype(space.dtype, np.integer):
+        native = np.rint(native)
+    return np.clip(native.astype(space.dtype), space.low, space.high)  # rounding may lead out of the box
 
 
 # %% ../../nbs/16_wrappers.ipynb #c031

@@ -32,6 +32,7 @@ import re
 import textwrap
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Callable
 
@@ -189,10 +190,11 @@ def score_rows(
     record: dict,  # from `evaluate_agent` or `evaluate_random`
     random_play: dict | None = None,  # under the same rules; None = published figures, where no episode is cut
 ) -> list[dict]:  # K rows: task, mean, sem, random, reference, normalised, episodes, cut, success, success_end
-    "Mean return, standard error, normalised score and success of each task; unknown ones are NaN or None"
+    "Mean return, standard error, normalised score and success of each task; raises CheckpointError if one is missing"
     rows = []
     for t in tasks:
-        played = record['episodes'][t.name]
+        if not (played := record['episodes'].get(t.name)):
+            raise CheckpointError(f"the record of an evaluation has no episode of task '{t.name}'")
         rets, cut = [p['ret'] for p in played], sum(p['cut'] for p in played)
         random, reference = bounds(t) or (float('nan'),) * 2
         if random_play:
@@ -218,10 +220,11 @@ def score_rows(
 def successes(
     episodes: list[dict],  # of one task, from a record
     key: str = 'success',  # 'success' at any time, or 'success_end'
+    level: float = 0.95,  # of the interval
 ) -> Estimate | None:  # None if the task knows no success
     "Success rate over episodes with Wilson's interval"
     won = [p[key] for p in episodes if p.get(key) is not None]
-    return success_rate(won) if won else None
+    return success_rate(won, level) if won else None
 
 
 # %% ../../nbs/51_evaluation.ipynb #c026
@@ -283,14 +286,15 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "Path of the file of a record; one with fewer or shorter episodes than that which is there gets a name of its own"
+    "Path of the file of a record; one with fewer or shorter episodes than that of like rules gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:
         stem = f"step-{record['updates']:09d}"
     try:
         there = read_record(Path(folder) / f'{stem}.json')
-        fewer, shorter = _episodes(there) > _episodes(record), there['max_steps'] > record['max_steps']
+        alike = same_rules(there | dict(max_steps=record['max_steps']), record)  # of others nothing is kept
+        fewer, shorter = (alike and f(there) > f(record) for f in (_episodes, itemgetter('max_steps')))
     except CheckpointError:
         fewer = shorter = False  # missing, or not worth keeping
     stem += f'-episodes-{_episodes(record)}' if fewer else ''
@@ -313,15 +317,16 @@ def _is_episode(p):
     "Whether a value from a file has the form of a `Played`"
     if not isinstance(p, dict) or not isinstance(p.get('cut'), bool):
         return False
-    numbers = all(type(p.get(key)) in (int, float) for key in ('ret', 'length'))
-    return numbers and all(isinstance(p.get(key), (bool, type(None))) for key in ('success', 'success_end'))
+    numbers = all(type(p.get(key)) in (int, float) and abs(p[key]) < 1e300 for key in ('ret', 'length'))
+    won = [p.get(key) for key in ('success', 'success_end')]
+    return numbers and (won == [None, None] or all(isinstance(w, bool) for w in won))
 
 
 def _is_record(r):
     "Whether a dict from a file has the form of an evaluation's record"
     if not all(type(r.get(key)) is int for key in ('updates', 'max_steps')) or not isinstance(r.get('player'), str):
         return False
-    if not isinstance(r.get('episodes'), dict):
+    if not isinstance(r.get('episodes'), dict) or not isinstance(r.get('robots', {}), (dict, type(None))):
         return False
     return all(isinstance(played, list) and all(map(_is_episode, played)) for played in r['episodes'].values())
 

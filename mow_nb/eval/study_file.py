@@ -8,6 +8,7 @@ __all__ = ['STUDIES', 'PARTS', 'KINDS', 'Study', 'study_names', 'read_study', 'J
 # %% ../../nbs/54_study_file.ipynb #c002
 import hashlib
 import json
+import os
 import re
 import tomllib
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def study_names() -> list[str]:  # in alphabetical order
 def _study_file(name):
     "Path of a shipped study, or of a file of one's own"
     path = STUDIES / f'{name}.toml' if name in study_names() else Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ConfigError(suggest(name, study_names(), 'study') + ', or the path of a TOML file')
     return path
 
@@ -57,8 +58,10 @@ def _own_table(path):
     "What one file says, every part of it of the right kind"
     try:
         table = tomllib.loads(path.read_text(encoding='utf-8'))
-    except ValueError as e:  # of tomllib, or text that is not UTF-8
-        raise ConfigError(f'{path}: not TOML ({e})') from None
+    except OSError as e:
+        raise ConfigError(f'{path} cannot be read ({e.strerror})') from None
+    except (ValueError, RecursionError) as e:  # of tomllib, or text that is not UTF-8
+        raise ConfigError(f"{path}: not TOML ({' '.join(str(e).split())})") from None
     for part, value in table.items():
         if part not in PARTS:
             raise ConfigError(f'{path}: ' + suggest(part, PARTS, 'part of a study'))
@@ -73,7 +76,12 @@ def _study_table(path):
     base = _own_table(_study_file(own.pop('base'))) if 'base' in own else {}
     if 'base' in base:
         raise ConfigError(f'{path}: its base has a base itself')
-    table = base | own | {part: base.get(part, {}) | own.get(part, {}) for part in ('change', 'variants')}
+    variants = base.get('variants', {})
+    for name in (name for name, said in own.get('variants', {}).items() if said is False and name not in variants):
+        raise ConfigError(f'{path}: ' + suggest(name, variants, 'variant of its base'))
+    # changes by their whole names: a table of the one must not take the place of a table of the other
+    changes = dotted(base.get('change', {})) | dotted(own.get('change', {}))
+    table = base | own | dict(change=changes, variants=variants | own.get('variants', {}))
     if missing := [part for part in ('question', 'reference', 'seeds', 'variants') if not table.get(part)]:
         raise ConfigError(f'{path}: {missing[0]} is missing or empty')
     return table

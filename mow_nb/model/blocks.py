@@ -84,10 +84,10 @@ class MLP(nn.Module):
 # %% ../../nbs/20_blocks.ipynb #c023
 def _dense(labels):
     "The labels as a tuple of int, or a ConfigError if a cluster between 0 and the largest is empty"
-    labels = tuple(int(c) for c in labels)
-    if sorted(set(labels)) != list(range(max(labels, default=-1) + 1)) or not labels:
-        raise ConfigError(f'labels={list(labels)}: every cluster from 0 to the largest needs a task')
-    return labels
+    whole = tuple(int(c) for c in labels)
+    if whole != tuple(labels) or sorted(set(whole)) != list(range(max(whole, default=-1) + 1)) or not whole:
+        raise ConfigError(f'labels={list(labels)}: whole numbers, and every cluster from 0 to the largest needs a task')
+    return whole
 
 
 # %% ../../nbs/20_blocks.ipynb #c024
@@ -147,7 +147,9 @@ class ClusterBank(nn.Module):
         self,
         *xs: Tensor,  # (K, ...) inputs, each with the task axis first
     ) -> Tensor:  # (K, ...) output of each task's copy, in the order of the tasks
-        "Apply to every task the copy of its cluster"
+        "Apply to every task the copy of its cluster; raises ConfigError for rows of more or fewer tasks"
+        if len(xs[0]) != len(self.labels):
+            raise ConfigError(f'inputs have {len(xs[0])} rows, there are {len(self.labels)} tasks')
         if self.left_out:
             return self.forward_partial(*xs)
         if len(self.members) == 1:

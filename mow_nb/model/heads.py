@@ -100,9 +100,10 @@ class Rewards(nn.Module):
         k: int,  # number of a task
         paid: Tensor,  # (T,) rewards as the task pays them, none of them 0
     ) -> None:
-        "Set the unit of a task to the mean size of rewards, once; nothing happens where there are none"
+        "Set the unit of a task to the mean size of rewards, once; nothing happens where none is finite"
+        paid = paid[paid.isfinite()]
         if len(self.unit) and len(paid) and not self.unit[k]:
-            self.unit[k] = paid.abs().mean()
+            self.unit[k] = paid.abs().double().mean()
 
     def unknown(self) -> list[int]:  # numbers of tasks
         "Tasks whose unit has not been set yet"

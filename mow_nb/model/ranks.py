@@ -351,9 +351,10 @@ class ThreadRanks(Ranks):
         size: int,  # R
         rooms: dict,  # shared by all threads: members -> where they meet
         fast: bool = False,  # as of `Ranks`
+        gone: threading.Event | None = None,  # shared by all threads: set when one has ended with an error
     ):
         super().__init__(rank, size, fast=fast)
-        self.rooms = rooms
+        self.rooms, self.gone = rooms, gone or threading.Event()
 
     def meet(
         self,
@@ -363,6 +364,8 @@ class ThreadRanks(Ranks):
         "What all members bring"
         barrier, table = self.rooms.setdefault(members, (threading.Barrier(len(members), timeout=60), {}))
         table[self.rank] = thing
+        if self.gone.is_set():
+            barrier.abort()
         barrier.wait()
         found = [table[r].clone() for r in members]
         barrier.wait()
@@ -400,17 +403,25 @@ def in_threads(
     act: Callable,  # (ranks) -> anything, called once in each thread
     fast: bool = False,  # as of `Ranks`
 ) -> list:  # what each gave back
-    "What each of several ranks gives back, which are threads of this process"
-    rooms, out = {}, [None] * size
+    "What each of several ranks gives back, which are threads of this process; raises what the first of them raises"
+    rooms, out, raised, gone = {}, [None] * size, [], threading.Event()
 
     def one(rank):
-        out[rank] = act(ThreadRanks(rank, size, rooms, fast))
+        try:
+            out[rank] = act(ThreadRanks(rank, size, rooms, fast, gone))
+        except BaseException as e:
+            raised.append(e)
+            gone.set()  # nobody shall wait for it
+            for barrier, _ in list(rooms.values()):
+                barrier.abort()
 
     threads = [threading.Thread(target=one, args=(r,)) for r in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    if raised:
+        raise raised[0]
     return out
 
 

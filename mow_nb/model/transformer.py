@@ -198,6 +198,8 @@ class KVCache:
     ) -> tuple[Tensor, Tensor]:  # (rows, heads, t+T, d_head) twice: all keys and values so far
         "Write the keys and values of T new steps of one layer; `t` itself is advanced by the Transformer"
         end, mine = self.t + k.shape[2], (self.k[layer], self.v[layer])
+        if not torch.compiler.is_compiling() and end > mine[0].shape[2]:
+            raise ConfigError(f'step {end} of a cache that holds {mine[0].shape[2]}')
         at = slice(self.t, end)
         # a compiler copies the whole tensor for a slice, and writes in place for single indices
         if torch.compiler.is_compiling():
@@ -319,6 +321,8 @@ class TransformerBank(Bank):
         "Hidden states of every pick's Transformer; T > 1 needs an empty cache"
         seqs, T, start = x.shape[1], x.shape[2], 0 if cache is None else cache.t
         assert T == 1 or start == 0, 'several steps at once need an empty cache'
+        if not torch.compiler.is_compiling() and start + T > self.positions:
+            raise ConfigError(f'step {start + T}: there are {self.positions} positions')
         x = rearrange(x + w['pos'][:, None, start : start + T].to(x.dtype), 'p s t d -> p (s t) d')
         x = bank_norm(x, w['norm.scale'], w['norm.shift'], 1e-6)
         for i, block in enumerate(self.blocks):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 # %% ../../nbs/28_world_model.ipynb #c004
 
 from ..config import WorldModelConfig
-from ..core import onehot_at, uniform
+from ..core import ConfigError, onehot_at, uniform
 from .blocks import ClusterBank
 from .dynamics import Dynamics
 from .heads import Heads, Rewards
@@ -233,6 +233,8 @@ def contexts(
 ) -> tuple[Tensor, Tensor]:  # (K, M, L, Z) latents without gradient and (K, M, L, A) actions
     "Random windows to start dreams from; one with the end of an episode, or a second time, only for want of others"
     K, B, T = z.shape[:3]
+    if L > T:
+        raise ConfigError(f'windows of {L} steps do not fit into sequences of {T}')
     seams = F.pad(done.cumsum(-1), (1, 0))
     first = seams[:, :, : T - L + 1]
     # 2 without a seam, 1 if the episode ends with the window, 0 with a seam inside

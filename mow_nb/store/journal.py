@@ -277,6 +277,7 @@ class ProgressLines:
 
 def _clock(seconds):
     "Seconds as hours:minutes:seconds"
+    seconds = round(seconds)
     return f'{seconds // 3600:.0f}:{seconds // 60 % 60:02.0f}:{seconds % 60:02.0f}'
 
 

@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..core import CheckpointError, ConfigError
-from ..files import fsync_path
+from ..files import fsync_path, memory
 from ..records import Batch
 from .ring import Ring, check_room, planned_bytes, step_fields
 
@@ -34,7 +34,7 @@ def load_mirror(
     if torch.device(device).type == 'cuda':
         free = torch.cuda.mem_get_info(device)[0]
     else:
-        free = os.sysconf('SC_AVPHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+        free = memory()
     if need > free // 2:
         print(f'replay: {need / 1e9:.1f} GB do not fit on {device}, sampling from disk', file=sys.stderr)
         return {}
@@ -182,15 +182,15 @@ class Replay:
     def window_weights(
         self,
         rows: np.ndarray,  # (K, B, T) from `windows`
-        within_episode: bool = False,  # as in `windows`, like all that follow; does not matter here
+        within_episode: bool = False,  # as in `windows`, like all that follow; True: no weights, that is 1
         newest: float = 0.0,  # share of the windows drawn from the newest tenth
         rewarded: float = 0.0,  # share of the windows drawn around a step with a reward
         ahead: int = 0,  # steps after the window in which that reward may come as well
-    ) -> np.ndarray:  # (K, B) float32, 1 where `rewarded` is 0 or nothing was ever paid
+    ) -> np.ndarray:  # (K, B) float32, 1 where `rewarded` is 0, nothing was ever paid, or `within_episode`
         "Importance weights of windows: how likely they are without the share `rewarded`, over how likely they are"
         (K, B, T), low = rows.shape, self.oldest()
         out = np.ones((K, B), np.float32)
-        for k in range(K if rewarded else 0):
+        for k in range(K if rewarded and not within_episode else 0):
             if not len(paid := self.paid(k)):
                 continue
             start, stop = low[k] + (rows[k, :, 0] - low[k]) % self.rows, self.total[k] - T + 1
@@ -257,6 +257,9 @@ class Replay:
         "Rewind the rings to the counters of a checkpoint; `CheckpointError` if they hold fewer steps"
         if unknown := set(counters) - set(self.folders):
             raise ConfigError(f"the replay has no task '{min(unknown)}'")
+        for f, n in counters.items():
+            if not isinstance(n, (int, np.integer)) or n < 0:
+                raise CheckpointError(f"replay of task '{f}': {str(n)[:60]} is no number of steps")
         goal = np.array([counters.get(f, 0) for f in self.folders])
         for k in np.flatnonzero(goal > self.total):
             raise CheckpointError(

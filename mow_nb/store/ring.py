@@ -78,14 +78,15 @@ def map_rows(
 
 
 # %% ../../nbs/41_ring.ipynb #c016
-def _open_rows(path: Path, shape: tuple, kind: str, grow: bool = False) -> np.memmap:  # mapped for reading
+def _open_rows(path: Path, shape: tuple, kind: str, used: int = 0) -> np.memmap:  # mapped for reading
     # the name comes last: a kill in mid-creation must not leave half a header
     if not path.exists():
         tmp = path.with_suffix('.tmp')
         np.lib.format.open_memmap(tmp, 'w+', dtype=kind, shape=shape).flush()
         os.replace(tmp, path)
     rows = map_rows(path)
-    if grow and rows.shape[0] < shape[0] and rows.shape[1:] == shape[1:] and rows.dtype == np.dtype(kind):
+    # it may become longer as long as it was never full: in one that was, step n lies in row n % rows
+    if 0 < used <= rows.shape[0] < shape[0] and rows.shape[1:] == shape[1:] and rows.dtype == np.dtype(kind):
         with open(path, 'r+b') as f:  # numpy leaves room in the header for a longer first axis
             f.truncate(rows.offset + math.prod(shape) * rows.itemsize)
             np.lib.format.write_array_header_1_0(f, dict(descr=kind, fortran_order=False, shape=shape))
@@ -113,9 +114,7 @@ class Ring:
         shapes = {f: ((rows, *shape), kind) for f, (shape, kind) in step_fields(size, act_width).items()}
         shapes |= dict(sum=((rows,), '<u4'), head=((2,), '<i8'))
         used = self.inspect_files(shapes)
-        self.maps = {
-            f: _open_rows(self.path / f'{f}.npy', *sk, 0 < used <= rows and f != 'head') for f, sk in shapes.items()
-        }
+        self.maps = {f: _open_rows(self.path / f'{f}.npy', *sk, used if f != 'head' else 0) for f, sk in shapes.items()}
         self.files = {f: open(self.path / f'{f}.npy', 'r+b', buffering=0) for f in shapes}
         self.claimed, self.done = map(int, self.maps['head'])
         if not 0 <= self.done <= self.claimed:
@@ -167,6 +166,8 @@ class Ring:
             if head.shape != (2,) or head.dtype != np.dtype('<i8'):
                 raise CheckpointError(f"replay of task '{self.path.name}': head.npy is not that of a ring")
             used = int(head.max())
+        elif 'sum' in there and map_rows(self.path / 'sum.npy').any():
+            raise CheckpointError(f"replay of task '{self.path.name}' has lost head.npy")
         if used and len(there) < len(shapes):
             raise CheckpointError(f"replay of task '{self.path.name}' has lost {min(set(shapes) - set(there))}.npy")
         if 'head' in there and not used:  # nothing was played, so nothing is lost

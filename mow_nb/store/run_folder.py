@@ -87,8 +87,8 @@ def run_words(
     path: Path,  # a run's directory
 ) -> str:  # its name, with --root unless it lies in `runs`, or in the library, where nothing is written
     "Words of a command line that name a run"
-    usual = path.parent.name == 'runs' or path in SHIPPED.values()
-    return path.name if usual else f'{path.name} --root {shlex.quote(str(path.parent))}'
+    name, usual = shlex.quote(path.name), path.parent.absolute() == Path('runs').absolute() or path in SHIPPED.values()
+    return name if usual else f'{name} --root {shlex.quote(str(path.parent))}'
 
 
 # %% ../../nbs/44_run_folder.ipynb #c012
@@ -116,6 +116,8 @@ def from_toml(
         for record in ('versions', 'actions'):
             tree.pop(record, None)
         found = dict(leaves(tree))
+        if huge := [name for name, v in found.items() if type(v) is int and abs(v) > 10**100]:
+            raise ValueError(f'{huge[0]} has more than 100 digits')
     except (ValueError, RecursionError) as e:
         raise ConfigError(f"not a TOML file: {' '.join(str(e).split())}") from None
     return changed(Config(), found)
@@ -220,9 +222,11 @@ def _check_actions(config, wanted):
     "Refuse tasks that are registered with other actions than the run was made with"
     for name, (n, d) in wanted.items():
         try:
-            (t,) = tasks_of(name, config.full_actions)
+            t, *others = tasks_of(name, config.full_actions)
         except ConfigError:
             continue  # a report needs no environments
+        if others:
+            raise CheckpointError(f"actions are those of one task, and '{name}' names {1 + len(others)}")
         if [t.n_actions, t.d_continuous] != [n, d]:
             here = f'n_actions={t.n_actions}, d_continuous={t.d_continuous}'
             made = f'n_actions={n}, d_continuous={d}'

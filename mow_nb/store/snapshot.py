@@ -30,12 +30,15 @@ from .run_folder import check_same_run
 def snapshot(
     run,  # a `Run` between two rounds
 ) -> tuple[dict, dict, set]:  # name -> tensor, plain data, names of tensors with a row per task
-    "Complete state of a run as tensors and plain data"
+    "Complete state of a run as tensors and plain data; NonFiniteError where it could not be read again"
     pool, tensors = run.pool.state_dict(), run.learner.state_dict()
     memory = {f'memory.{k}': v for k, v in run.player.state_dict().items()}
     tensors |= memory | {f'sums.{k}': v for k, v in run.sums.items()}
     for name, state in pool['tasks'].items():
         tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
+    for name, t in tensors.items():
+        if t.is_floating_point() and not torch.isfinite(t).all():
+            raise NonFiniteError(f"'{name}' holds numbers that are not finite: not saved, the last checkpoint stays")
     extra = dict(
         updates=run.learner.updates,
         labels=run.learner.labels,

@@ -234,7 +234,7 @@ def round_seconds(
 ) -> dict[str, float]:  # seconds of a round, for 'act' and 'envs'
     "Seconds of acting and of stepping all environments, the quickest of several rounds"
     now, pool = clock(learner.device), pool_of(config)
-    agent = Agent(learner.world, learner.actor_critic, config.train.act_context)
+    agent = Agent(learner.world, learner.actor_critic, config.train.act_context, recording=learner.recorder.kind)
     best = dict(act=math.inf, envs=math.inf)
     try:
         for i in range(n):

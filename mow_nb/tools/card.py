@@ -25,11 +25,14 @@ def difference(
     b: Learner,  # as fresh, with the same weights
     batch: Batch,  # of all tasks
     updates: int = 20,  # to be made
+    starts: Batch | None = None,  # windows in which dreams start; None = the batch
 ) -> dict[str, float]:  # name of a mean -> largest relative difference of any task in any update
     "Largest relative difference between the losses of two learners over some updates"
     worst = {}
     for _ in range(updates):
-        for (name, x), y in zip(a.update(batch).items(), b.update(batch).values()):
+        for (name, x), y in zip(
+            *(part(l.update(batch, starts=starts)) for l, part in ((a, dict.items), (b, dict.values)))
+        ):
             gap = ((x - y).abs() / (x.abs() + 1e-3)).max().item()
             worst[name] = max(gap, worst.get(name, 0.0))
     return worst
@@ -51,14 +54,15 @@ class _Count(TorchDispatchMode):
 def launches(
     learner: Learner,  # that has made a few updates
     batch: Batch,  # of all tasks
+    starts: Batch | None = None,  # windows in which dreams start; None = the batch
 ) -> int:  # kernels on a card, operators on the processor
     "Number of kernels (operators on the processor) that one update launches"
     if learner.device != 'cuda':
         with _Count() as count:
-            learner.update(batch)
+            learner.update(batch, starts=starts)
         return count.n
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        learner.update(batch)
+        learner.update(batch, starts=starts)
         torch.cuda.synchronize()
     return sum(e.device_type == torch.autograd.DeviceType.CUDA for e in seen.events())
 
@@ -74,17 +78,18 @@ def compare(
     "Seconds, kernels, memory and differences of one update: eager, captured as a CUDA graph, and compiled"
     make = lambda way: Learner(changed(config, {'train.compile': WAYS[way]}), groups(config))
     first, rows = make('eager'), {}
-    device, batch = first.device, random_batch(config, first.device)
+    device = first.device
+    batch, starts = random_batch(config, device), random_batch(config, device, starts=True)
     top = ceiling(device, torch.bfloat16 if first.bf16 else torch.float32, 8192 if device == 'cuda' else 512)
-    work = sum(flops(first, batch).values())
+    work = sum(flops(first, batch, starts).values())
     for way in ways:
         learner = make(way)
-        gap = max(difference(make('eager'), learner, batch).values()) if way != 'eager' else 0.0
+        gap = max(difference(make('eager'), learner, batch, starts=starts).values()) if way != 'eager' else 0.0
         if device == 'cuda':
             torch.cuda.reset_peak_memory_stats()
         rows[way] = dict(
-            seconds=pace(learner, batch),
-            launches=launches(learner, batch),
+            seconds=pace(learner, batch, starts),
+            launches=launches(learner, batch, starts),
             gap=gap,
             memory=torch.cuda.max_memory_allocated() if device == 'cuda' else 0,
         )

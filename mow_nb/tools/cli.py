@@ -20,7 +20,6 @@ __all__ = [
 ]
 
 # %% ../../nbs/86_cli.ipynb #c002
-import argparse
 import importlib
 import os
 import sys
@@ -29,11 +28,11 @@ from pathlib import Path
 
 # %% ../../nbs/86_cli.ipynb #c003
 from .. import __version__
-from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowError, suggest
+from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowError, one_of
 from ..envs.tasks import IMPORTED, bounds, tasks_of
 from ..store.presets import check
 from ..suites import task_sets
-from .changing import add_command, command_parser, drop_command, go_on, run_of, train_run
+from .changing import CommandParser, add_command, command_parser, drop_command, go_on, run_of, train_run
 from .options import advise_preset, parse_config, parse_value, presets_text, split_imports
 
 
@@ -243,7 +242,7 @@ def tasks_command(
 ) -> None:
     "tasks [NAME ...]          what can be learned, and what players earn"
     about = 'List tasks: their suite, their actions, and what random play and the reference player earn.'
-    p = argparse.ArgumentParser('mow tasks', description=about)
+    p = CommandParser('mow tasks', description=about)
     p.add_argument(
         'names', nargs='*', metavar='NAME', help=f"tasks or suites ({', '.join(task_sets())}); all if not given"
     )
@@ -275,7 +274,7 @@ def doctor_command(
     args: list[str],  # words after 'doctor': none
 ) -> None:
     "doctor                    what this machine has, and what to install"
-    argparse.ArgumentParser(
+    CommandParser(
         'mow doctor', description='Say what this machine has, how fast it is, and what to install.'
     ).parse_args(args)
     from mow_nb.tools.doctor import examine
@@ -361,9 +360,7 @@ def main(
         if not args or args[0] in ('-h', '--help', 'help', '--version'):
             print(__version__ if args[:1] == ['--version'] else usage())
             return 0
-        if args[0] not in COMMANDS:
-            raise ConfigError(suggest(args[0], COMMANDS, 'command'))
-        COMMANDS[args[0]](args[1:], *([train] if train and args[0] == 'train' else []))
+        COMMANDS[one_of(args[0], COMMANDS, 'command')](args[1:], *([train] if train and args[0] == 'train' else []))
         return 0
     except SystemExit as e:
         return e.code if isinstance(e.code, int) else int(e.code is not None)

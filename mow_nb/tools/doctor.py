@@ -25,6 +25,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -104,15 +105,14 @@ def ask_python(
     )
     try:
         told, _ = child.communicate(timeout=timeout)
+        hung = False
     except subprocess.TimeoutExpired:
-        told = ''
+        hung = True
     finally:
-        hung = child.poll() is None
-        try:
+        with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
-        child.wait()
+    if hung:
+        told, _ = child.communicate()  # what it had said by then
     return (None if hung else child.returncode), (told.strip().splitlines() or [''])[-1]
 
 
@@ -132,7 +132,8 @@ def robots_finding(
         return Finding(
             'Meta-World',
             False,
-            f'drawing one robot took longer than {timeout:.0f} s: unset MUJOCO_GL, or make setup-system',
+            f'drawing one robot took longer than {timeout:.0f} s{f" ({told})" * bool(told)}: unset MUJOCO_GL, or '
+            'make setup-system',
         )
     if status:
         return Finding(
@@ -177,7 +178,12 @@ def disk_finding(
     return Finding(
         'Disk',
         free >= least,
-        f'{free:.0f} GB free' + ('' if free >= least else f', less than {least:.0f}: runs keep their replay on disk'),
+        f'{free:.0f} GB free'
+        + (
+            ''
+            if free >= least
+            else f', less than {least:.0f}, and runs keep their replay on disk: free some, or --root'
+        ),
     )
 
 

@@ -33,12 +33,16 @@ def parse_options(
     config: Config,  # whose fields the options are
 ) -> dict:  # what the options say: dotted name -> value
     "Values that options give to fields; raises ConfigError for unknown names and unfit values"
-    table, said = flat(config), {}
-    for i, arg in enumerate(args):
-        if not arg.startswith('--') or arg == '--help':
+    table, said, words = flat(config), {}, list(args)
+    while words:
+        arg = words.pop(0)
+        if arg in ('--help', '-h'):
             continue
+        if not arg.startswith('--'):
+            raise ConfigError(f"'{arg}' is neither an option, which begins with --, nor the value of one")
         name, eq, text = arg[2:].replace('-', '_').partition('=')
-        yes = name.replace('no_', '', 1)
+        part, dot, field = name.rpartition('.')
+        yes = part + dot + field.removeprefix('no_')
         if yes != name and type(table.get(yes)) is bool:
             said[yes] = False
             continue
@@ -46,13 +50,12 @@ def parse_options(
             raise ConfigError(suggest(name, [*table, 'name', 'root', 'resume', 'quiet'], 'option'))
         if type(table[name]) is bool:
             if eq:
-                part, dot, field = name.rpartition('.')
                 raise ConfigError(f'{arg}: say --{name} or --{part}{dot}no-{field}')
             said[name] = True
             continue
-        if not eq and i + 1 == len(args):
+        if not eq and not words:
             raise ConfigError(f'--{name} needs a value')
-        said[name] = parse_value(name, table[name], arg.partition('=')[2] if eq else args[i + 1])
+        said[name] = parse_value(name, table[name], arg.partition('=')[2] if eq else words.pop(0))
     return said
 
 
@@ -70,7 +73,7 @@ def parse_config(
     import tyro
 
     about += 'Options and their present values. A preset sets them, an option overrides it.'
-    tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # help, and what was not an option
+    tyro.cli(Config, default=config, args=args, prog=prog, description=about)  # the help, if it was asked for
     return wanted
 
 

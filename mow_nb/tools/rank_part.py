@@ -43,7 +43,7 @@ from ..store.replay import Replay
 from ..store.run_folder import versions
 from .rank_learner import RankLearner
 from ..training.interrupt import GracefulInterrupt
-from ..training.learner import pick_device
+from ..training.learner import fast_bfloat16, pick_device
 
 
 # %% ../../nbs/88_rank_part.ipynb #c006
@@ -225,13 +225,15 @@ def exchanged_bytes(
 def facts(
     config: Config,  # of the run
 ) -> dict:  # field -> plain value
-    "What must be the same on all ranks: settings, libraries, tasks, and the code itself"
+    "What must be the same on all ranks: settings and what 'auto' comes to, libraries, tasks, and the code itself"
     home, code = Path(mow_nb.__file__).parent, hashlib.sha256()
     for file in sorted(home.rglob('*.py')):
         code.update(file.read_bytes())
     tasks = {f'task {t.name}': [t.n_actions, t.d_continuous] for t in check(config)}
     libraries = {f'version of {library}': v for library, v in versions().items()}
-    return flat(config) | libraries | tasks | dict(code=code.hexdigest()[:16])
+    device, precision = pick_device(config.train.device), config.train.precision
+    half = precision == 'bfloat16' or precision == 'auto' and fast_bfloat16(device)
+    return flat(config) | libraries | tasks | dict(code=code.hexdigest()[:16], device=device, bfloat16=half)
 
 
 def newest(

@@ -82,7 +82,7 @@ class RankRun(Run):
         shape = t.env_steps, size, action_width(self.tasks)
         self.replay = Replays(self.path / 'replay', {k: self.names[k] for k in self.mine}, *shape)
         self.grouped, self.seconds, self.started = False, 0.0, time.perf_counter()
-        self.sums, self.since = {}, 0
+        self.sums, self.since, self.lost = {}, 0, 0
 
     def stop_if_asked(self) -> None:
         "Save and raise `Stopped` if a signal has asked any rank for it"
@@ -147,7 +147,7 @@ class RankRun(Run):
     ) -> None:
         "Write a journal row of the updates since the last one; `NonFiniteError` as `assert_finite`"
         sums, pool = self.merged_sums(), self.pool
-        assert_finite(sums, self.names, self.learner.updates, self.since)
+        lost = assert_finite(sums, self.names, self.learner.updates, self.since, self.lost)
         self.learner.share_rows()
         tasks = {t.name: [pool.faults.get(t.name), lost] for t, lost in zip(pool.tasks, pool.lost)}
         state = merged_pools(self.ranks, self.names, dict(tasks=tasks, finished=pool.finished))
@@ -156,7 +156,7 @@ class RankRun(Run):
             self.sums = sums
             super(RankRun, self).log(journal, phase)
             self.pool = pool
-        self.sums, self.since, pool.finished = {}, 0, []
+        self.lost, self.sums, self.since, pool.finished = lost, {}, 0, []
 
     def save(self) -> Path:  # the checkpoint's directory
         "Write a checkpoint, each rank what it owns, unless nothing has changed since the last"
@@ -364,7 +364,7 @@ def _phases(run, journal):
         return run.phases(journal)
     except KeyboardInterrupt:
         place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-        print(f'interrupted at {place}; go on with train --name {run_words(run.path)} --resume')
+        print(f'interrupted at {place}; go on with mow train --name {run_words(run.path)} --resume')
         raise
 
 

@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core import CheckpointError, ConfigError, NonFiniteError, counter_seed, new_axes, suggest
+from ..core import CheckpointError, ConfigError, NonFiniteError, counter_seed, new_axes, one_of
 from ..files import disk, get_arrays, get_json, put
 
 
@@ -146,10 +146,12 @@ def _renumber(labels) -> np.ndarray:  # (K,) the same groups, numbered 0, 1, ...
 def distances(
     similarity: Tensor | np.ndarray,  # (K, K) cosines
 ) -> np.ndarray:  # (K, K) one minus cosine, in [0, 2], zero on the diagonal
-    "Cosine distances, symmetrised and clipped; `ConfigError` if the similarities are no square matrix"
+    "Cosine distances, symmetrised and clipped; `ConfigError` if the similarities are no square matrix of numbers"
     d = 1 - np.asarray(similarity, dtype=np.float64)
     if d.ndim != 2 or d.shape[0] != d.shape[1]:
         raise ConfigError(f'a similarity is a square matrix, not {d.shape}')
+    if not np.isfinite(d).all():
+        raise ConfigError('a similarity holds finite numbers, this one does not')
     d = np.clip((d + d.T) / 2, 0, 2)
     np.fill_diagonal(d, 0)
     return d
@@ -164,10 +166,9 @@ def cluster(
     "Cluster labels of tasks from their cosine similarities; `ConfigError` for any other `n` or `method`"
     d = distances(similarity)
     K = len(d)
-    if not 1 <= n <= K:
+    if not isinstance(n, (int, np.integer)) or not 1 <= n <= K:
         raise ConfigError(f'n = {n} clusters: {K} tasks allow 1 to {K}')
-    if method not in METHODS:
-        raise ConfigError(suggest(method, METHODS, 'clustering method'))
+    one_of(method, METHODS, 'clustering method')
     if n == 1:
         return np.zeros(K, dtype=np.int64)
     if n == K:
@@ -272,8 +273,7 @@ def analyse(
     chance: float = -1.0,  # from `chance_silhouette`
 ) -> Analysis:  # ready to be saved or drawn
     "Similarities, silhouette and labels from reduced gradients; `ConfigError` for an unknown `source` or `method`"
-    if source not in reduced:
-        raise ConfigError(suggest(source, reduced, 'gradient reduction'))
+    one_of(source, reduced, 'gradient reduction')
     if len(reduced[source]) != len(names):
         raise ConfigError(f'{len(names)} task names for {len(reduced[source])} gradients')
     sims = {key: cosine_similarity(R, names).numpy() for key, R in reduced.items()}
@@ -294,7 +294,7 @@ def save_analysis(
     arrays = {f'similarity_{k}': v for k, v in found.similarity.items()}
     plain = {k: v for k, v in asdict(found).items() if k != 'similarity'}
     plain['labels'] = found.labels.tolist()
-    np.savez(out, labels=found.labels, **arrays)
+    np.savez(out, labels=found.labels, step=np.array(found.step), **arrays)
     with disk(f'cannot write in {path}'):
         path.mkdir(parents=True, exist_ok=True)
     put(path / f'{stem}.npz', out.getvalue())
@@ -307,10 +307,11 @@ def load_analysis(
 ) -> Analysis:  # as it was saved
     "Read a saved analysis; `CheckpointError` if the files do not hold one"
     plain, arrays = get_json(Path(path) / f'{stem}.json'), get_arrays(Path(path) / f'{stem}.npz')
-    sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k != 'labels'}
+    sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k.startswith('similarity_')}
     try:
         plain |= dict(silhouette={int(n): s for n, s in plain['silhouette'].items()})
-        twins = plain['labels'] == arrays['labels'].tolist()
+        steps = arrays.get('step', plain['step'])  # analyses of before have it in one file alone
+        twins = plain['labels'] == arrays['labels'].tolist() and plain['step'] == steps
         plain |= dict(similarity=sims, labels=arrays['labels'])
         found = Analysis(**plain)
         if not twins or not _is_consistent(found):
@@ -334,9 +335,10 @@ def _is_consistent(a):
         and a.method in METHODS
         and a.source in a.similarity
         and all(s.shape == (K, K) and s.dtype.kind == 'f' and np.isfinite(s).all() for s in a.similarity.values())
-        and all(type(score) in (int, float) for score in a.silhouette.values())
+        and all(type(x) in (int, float) and abs(x) <= 1 for x in (a.chance, *a.silhouette.values()))
         and type(a.suggested) is type(a.step) is int
-        and type(a.chance) in (int, float)
+        and a.suggested >= 1
+        and a.step >= 0
     )
 
 

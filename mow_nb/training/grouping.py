@@ -33,7 +33,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ..config import Config
-from ..core import generator, np_rng
+from ..core import ConfigError, generator, np_rng
 from ..envs.pocket import TRUTH_VISUAL
 from ..model.blocks import changed_clusters, parents_of
 from ..store.presets import changed
@@ -253,9 +253,11 @@ def hand_over(
     labels: list[int],  # K new clusters
     sample: Callable,  # number of the batch -> Batch
     steps: int,  # updates of the new clusters alone
-    held: int = 8,  # batches kept aside to measure the losses
+    held: int = 8,  # batches kept aside to measure the losses, at least 2: their spread is the noise
 ) -> Move:  # what came of it
     "Give tasks other clusters, whose networks are first trained alone; undone where a task loses"
+    if held < 2:
+        raise ConfigError(f'held={held} batches have no spread: at least 2 are needed')
     aside, start = [sample(steps + i) for i in range(held)], {k: v.clone() for k, v in learner.state_dict().items()}
     was, parents = learner.labels, parents_of(labels, learner.labels)
     new = changed_clusters(labels, was)

@@ -37,11 +37,13 @@ def nonfinite_tasks(
     world: Module,  # the world model
     means: dict,  # loss name -> (K,) of an update that went wrong
 ) -> set:  # task indices; empty if all of these are finite
-    "Indices of tasks with non-finite data or task vectors; if there are none, of those with non-finite losses"
-    all_finite = lambda x: torch.isfinite(x).flatten(1).all(1)
+    "Indices of tasks with non-finite data or rows of the model; if there are none, of those with non-finite losses"
+    all_finite = lambda x: torch.isfinite(x).reshape(world.n_tasks, -1).all(1)
     finite = all_finite(world.embed)
-    if len(world.log_sigma):
-        finite = finite & all_finite(world.log_sigma[:, None])
+    owned = dict(world.named_buffers()) | {'log_sigma': world.log_sigma}
+    for name in ('log_sigma', 'pictures.mean', 'pictures.var', 'rewards.unit'):
+        if len(owned[name]):
+            finite = finite & all_finite(owned[name])
     for f in fields(batch):
         finite = finite & all_finite(getattr(batch, f.name))
     if finite.all():
@@ -170,8 +172,7 @@ def retry_without_tasks(
 def _update_without(learner, behaviour, batch, starts, means, excluded, world_stepped):
     "One attempt without the excluded tasks: its means, and whether the world model has stepped by now"
     rows = [t for n, t in learner.state_dict().items() if n in learner.per_task() and not n.startswith('opt.')]
-    learner.kept_tasks = [k for k in range(learner.world.n_tasks) if k not in excluded]
-    with exclude_tasks((learner.world, learner.actor_critic), excluded, rows):
+    with _added_up(learner, excluded), exclude_tasks((learner.world, learner.actor_critic), excluded, rows):
         state, batch = None, zero_tasks(batch, excluded)
         starts = None if starts is None else zero_tasks(starts, excluded)
         learner.finite = torch.ones_like(learner.finite)
@@ -183,8 +184,17 @@ def _update_without(learner, behaviour, batch, starts, means, excluded, world_st
                 state = learner.world.eval().observe(batch, learner.gen('observe'))
         if behaviour and world_stepped:
             means = means | learner.learn_behaviour(batch, state, starts)
-    learner.kept_tasks = slice(None)
     return means, world_stepped
+
+
+@contextmanager
+def _added_up(learner, excluded):
+    "Context in which the losses of some tasks are not among those that are added up"
+    learner.kept_tasks = [k for k in range(learner.world.n_tasks) if k not in excluded]
+    try:
+        yield
+    finally:
+        learner.kept_tasks = slice(None)
 
 
 def _with_zeros(names, means, excluded, like):
@@ -200,11 +210,13 @@ def assert_finite(
     names: list[str],  # K task names
     updates: int,  # updates done so far
     since: int = 0,  # how many of them 'skipped' counts
-) -> None:
+    lost: int = 0,  # updates before those that were skipped for all tasks, one after the other
+) -> int:  # the same after these updates, to be given with the next ones
     "Raise `NonFiniteError` (exit code 4) if a mean is not finite, or if several updates were all skipped for all tasks"
-    if since > 1 and 'skipped' in means and (means['skipped'] >= since).all():
+    lost = lost + since if since and 'skipped' in means and (means['skipped'] >= since).all() else 0
+    if lost > 1:
         raise NonFiniteError(
-            f'none of the last {since} updates (of {updates}) had finite numbers for any task: '
+            f'none of the last {lost} updates (of {updates}) had finite numbers for any task: '
             'try a smaller learning rate or float32'
         )
     for name, v in means.items():
@@ -214,3 +226,4 @@ def assert_finite(
                 f"'{name}' of task '{names[bad[0]]}' is not finite by update {updates}: "
                 'try a smaller learning rate or float32'
             )
+    return lost

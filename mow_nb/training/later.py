@@ -163,8 +163,9 @@ def _change_strips(beside, change):
 def _change_analysis(beside, change):
     "Replace the analysis of a run by what `change` makes of it; None = there is none any more"
     folder = beside / 'analysis'
-    found = read_or_none(load_analysis, folder) if (folder / 'clusters.json').exists() else None
-    if found is not None and (found := change(found)) is not None:
+    if not (folder / 'clusters.json').exists() or (found := read_or_none(load_analysis, folder)) is None:
+        return  # what cannot be read is left for `mow check` to report
+    if (found := change(found)) is not None:
         save_analysis(folder, found)
     else:
         for end in ('json', 'npz'):

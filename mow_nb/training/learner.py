@@ -22,7 +22,7 @@ from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..model.blocks import changed_clusters, move_batchnorm
-from ..model.losses import harmonious_optimum
+from ..model.losses import start_scales
 from ..model.world_model import contexts
 from ..records import Batch, State
 from ..store.presets import build
@@ -85,6 +85,8 @@ class Learner:
             keep_freed_memory()
         self.world, self.actor_critic = (m.to(self.device) for m in build(config, labels))
         self.labels, self.updates = list(labels or [0] * self.world.n_tasks), 0
+        if len(self.labels) != self.world.n_tasks:
+            raise ConfigError(f'{len(self.labels)} labels for {self.world.n_tasks} tasks')
         self.bf16 = t.precision == 'bfloat16' or (t.precision == 'auto' and fast_bfloat16(self.device))
         self.total = t.updates
         self.kept_tasks = slice(None)  # the tasks whose losses are added up
@@ -201,8 +203,7 @@ class Learner:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             state = world.observe(batch, self.gen('observe'), *annealing, self.gen('dropout'), c.pictures_rate)
             losses = world.losses(batch, state)
-        if not self.updates and world.cfg.harmonious:
-            world.log_sigma.data.copy_(harmonious_optimum(world.task_losses(losses).detach()))
+        start_scales(world.log_sigma.data, world.task_losses(losses))
         loss = world.objective(losses, state.gates, self.kept_tasks)
         self.model_opt.zero_grad()
         loss.backward()
@@ -319,6 +320,8 @@ class Learner:
             if p in opt.state
         }
         changed = changed_clusters(labels, self.labels)
+        if len(labels) != self.world.n_tasks:
+            raise ConfigError(f'{len(labels)} labels for {self.world.n_tasks} tasks')
         self.labels, world = [int(l) for l in labels], self.world
         world.split_clusters(self.labels)
         self.actor_critic.split_clusters(self.labels)
@@ -367,7 +370,7 @@ class Learner:
         labels: list[int],  # K cluster labels at that time
         updates: int,  # updates at that time
     ) -> None:
-        "Restore models, moments, clusters and counter; `CheckpointError` if a tensor does not fit"
+        "Restore models, moments, clusters and counter, not `spans`; `CheckpointError` if a tensor does not fit"
         if list(labels) != self.labels:
             self.split_clusters(labels)
         self.updates = updates
@@ -375,10 +378,11 @@ class Learner:
         for name, (model, opt) in zip(('world', 'agent'), self.models_and_optimizers()):
             model.load_state_dict(check_fit(model, tensors, f'{name}.'))
             for key, p in model.named_parameters():
-                moments = {k: tensors.get(f'opt.{name}.{key}.{k}') for k in ('step', 'exp_avg', 'exp_avg_sq')}
-                found = {k: v for k, v in moments.items() if v is not None}
-                if unfit := [k for k, v in found.items() if k != 'step' and v.shape != p.shape]:
-                    raise CheckpointError(f"'opt.{name}.{key}.{unfit[0]}' does not fit the weights")
+                sizes = dict(step=(), exp_avg=p.shape, exp_avg_sq=p.shape)
+                found = {k: tensors[n] for k in sizes if (n := f'opt.{name}.{key}.{k}') in tensors}
+                if unfit := [k for k, size in sizes.items() if found and (k not in found or found[k].shape != size)]:
+                    raise CheckpointError(f"'opt.{name}.{key}.{unfit[0]}' is missing, or does not fit the weights")
+                opt.state.pop(p, None)  # those of a learner that is used again
                 if found:
                     opt.state[p] = {k: v.to(self.device, copy=True) for k, v in found.items()}
 

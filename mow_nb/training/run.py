@@ -78,7 +78,7 @@ class Run:
             mirror=mirror,
         )
         self.grouped, self.seconds, self.started = False, 0.0, time.perf_counter()
-        self.sums, self.since = {}, 0
+        self.sums, self.since, self.lost = {}, 0, 0
 
     @property
     def rounds(self) -> int:  # steps per task so far, random play included
@@ -173,7 +173,7 @@ class Run:
         phase: str,  # 'warm-up' or 'live'
     ) -> None:
         "Write a journal row of the updates since the last one; `NonFiniteError` as `assert_finite`"
-        assert_finite(self.sums, self.names, self.learner.updates, self.since)
+        self.lost = assert_finite(self.sums, self.names, self.learner.updates, self.since, self.lost)
         row = dict(updates=self.learner.updates, rounds=self.rounds, seconds=round(self.elapsed(), 3), phase=phase)
         row |= means_row(self.sums, self.since, self.names, self.learner.updates)
         final = self.learner.choices_final(self.config, self.learner.updates)
@@ -294,7 +294,7 @@ class Run:
                 self.after_update(journal, 'live')
 
     def save(self) -> Path:  # the checkpoint's directory
-        "Write a checkpoint, unless nothing has changed since the last; `NonFiniteError` if a mean is not finite"
+        "Write a checkpoint, unless nothing has changed since the last; `NonFiniteError` if a number is not finite"
         assert_finite(self.sums, self.names, self.learner.updates)
         now, folder = (self.learner.updates, self.rounds, self.grouped, self.since), self.path / 'checkpoints'
         if now == self.saved:

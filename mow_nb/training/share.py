@@ -26,6 +26,7 @@ from ..store import checkpoint
 from ..store.presets import build, changed, check, count
 from ..store.run_folder import check_same_run, read_config, to_toml, user_task_actions
 from ..store.snapshot import check_fit, check_labels
+from ..store.swap import exchange
 
 
 # %% ../../nbs/66_share.ipynb #c008
@@ -163,10 +164,11 @@ def ship(
     if run.resolve() == path.resolve():
         raise ConfigError(f'{path} is the run itself: name another directory')
     agent, config = load(run), read_config(run)
-    shipped = (path / 'agent').exists() and not any((path / part).exists() for part in ('replay', 'checkpoints'))
+    parts = ('analysis', 'eval', 'config.toml', 'metrics.jsonl')
+    shipped = (path / 'agent' / 'agent.safetensors').exists() and {p.name for p in path.iterdir()} <= {*parts, 'agent'}
     if path.exists() and not shipped:
         raise ConfigError(f'{path} holds something else than a shipped agent: name a new directory')
-    for part in ('analysis', 'eval', 'config.toml', 'metrics.jsonl'):
+    for part in parts:
         if not (run / part).exists():
             raise ConfigError(f'{run} has no {part}: let the run finish, and evaluate it, first')
     new = path.with_name(f'.next-{path.name}')
@@ -178,5 +180,8 @@ def ship(
             shutil.copy(run / part, new / part)
     save_pretrained(agent, config, new / 'agent', small=True)
     with disk(f'cannot write {path}'):
-        shutil.rmtree(path, ignore_errors=True)
-        new.rename(path)
+        if path.exists():
+            exchange(new, path)
+            shutil.rmtree(new, ignore_errors=True)
+        else:
+            new.rename(path)

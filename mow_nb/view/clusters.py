@@ -32,6 +32,7 @@ from scipy.cluster.hierarchy import dendrogram, leaves_list
 from scipy.cluster.hierarchy import linkage as tree_of
 from scipy.spatial.distance import squareform
 
+from ..core import one_of
 from ..envs.tasks import suite_of
 from mow_nb.training.clustering import (
     Analysis,
@@ -75,7 +76,7 @@ class Reclustered:
     method: str  # as in `cluster`
     tree: np.ndarray  # (K-1, 4) merges, as scipy writes them
     order: np.ndarray  # (K,) tasks from top to bottom
-    labels: np.ndarray  # (K,) cluster of each task, numbered from top to bottom
+    labels: np.ndarray  # (K,) cluster of each task, numbered as in the run if they are its own, else from top to bottom
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
     agreement: float  # adjusted Rand index with the clusters of the run itself
@@ -104,8 +105,8 @@ def recluster(
     source: str = '',  # gradient reduction; '' takes the run's
     method: str = '',  # as in `cluster`; '' takes the run's
 ) -> Reclustered:  # ready to be drawn
-    "Clustering of a run's saved similarities with another number, reduction or method"
-    source, method = source or found.source, method or found.method
+    "Clustering of a run's saved similarities with another number, reduction or method; ConfigError if unknown"
+    source, method = one_of(source or found.source, found.similarity, 'gradient reduction'), method or found.method
     similarity = np.asarray(found.similarity[source])
     curve = silhouette_curve(similarity, method)
     chance = found.chance if (source, method) == (found.source, found.method) else -1.0
@@ -116,8 +117,9 @@ def recluster(
     place = {}  # cluster -> its number from top to bottom
     for k in order:
         place.setdefault(int(labels[k]), len(place))
-    renumbered = np.array([place[int(label)] for label in labels])
     agreement = adjusted_rand(labels, found.labels)
+    same = agreement == 1 and len(place) == len(set(found.labels.tolist()))  # those of the run keep their numbers
+    renumbered = found.labels if same else np.array([place[int(label)] for label in labels])
     return Reclustered(
         list(found.names), similarity, method, tree, order, renumbered, curve, suggested, agreement, chance
     )

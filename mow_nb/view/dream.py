@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..agent.player import Agent
 from ..config import Config
-from ..core import N_DISCRETE, EnvError, counter_seed, generator
+from ..core import N_DISCRETE, ConfigError, EnvError, counter_seed, generator, one_of
 from ..envs.tasks import Task, action_width
 from ..envs.vector import make_env, replay_episode
 from ..eval.evaluation import protocol_of
@@ -68,7 +68,8 @@ class Dream:
         start: int = 0,  # which start: another episode, and a later moment
     ):
         self.agent, self.config, self.tasks = agent, config, check(config)
-        self.k = [t.name for t in self.tasks].index(task)
+        names = [t.name for t in self.tasks]
+        self.k = names.index(one_of(task, names, 'task of the run'))
         self.task, self.start = self.tasks[self.k], start
         self.env = make_env(self.task, config.model.vae.size, protocol_of(config), asdict(config.robots))
         self.seed = counter_seed(config.seed, 'dream', task, start)
@@ -93,11 +94,15 @@ class Dream:
         discrete: int = 0,  # index of a discrete action
         continuous: tuple = (),  # values in [-1, 1] of a continuous one
     ) -> np.ndarray:  # (A,) an action vector
-        "Action vector of the width that all tasks share: one-hot discrete, or continuous values clipped to [-1, 1]"
-        act = np.zeros(action_width(self.tasks), np.float32)
-        if self.task.n_actions:
+        "Action vector of the width that all tasks share: one-hot, or values clipped to [-1, 1]; raises ConfigError"
+        act, n, d = np.zeros(action_width(self.tasks), np.float32), self.task.n_actions, self.task.d_continuous
+        if n:
+            if not 0 <= discrete < n:
+                raise ConfigError(f"action {discrete} of task '{self.task.name}' must lie in 0..{n - 1}")
             act[discrete] = 1
         else:
+            if np.shape(continuous) != (d,):
+                raise ConfigError(f"task '{self.task.name}' takes {d} values, not {np.size(continuous)}")
             act[N_DISCRETE : N_DISCRETE + self.task.d_continuous] = np.clip(continuous, -1, 1)
         return act
 
@@ -252,7 +257,8 @@ class Dream:
         real: bool = False,  # read the pictures of the real game, not the latents of the dream
     ) -> np.ndarray:  # (A,) an action vector
         "Action that the agent's policy samples in the dreamt or in the real state"
-        w, L, moments = self.agent.world.eval(), self.agent.context, self.moments[-self.agent.context :]
+        # of the L + 1 latents that the policy sees the oldest is that before the oldest action
+        w, L, moments = self.agent.world.eval(), self.agent.context, self.moments[-self.agent.context - 1 :]
         if real:
             frames = [*self.frames, *(m.real for m in moments if m.real is not None)]
             z, a = (

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from ..core import one_of
 from ..envs.tasks import bounds
 from ..eval.rollouts import plot_drift, plot_strips
 from .clusters import INK, MARK, SOFT, NotYet, tidy
@@ -63,9 +64,7 @@ def sharers(
     k: int,  # index of the task
 ) -> np.ndarray:  # (K,) experts shared with each task; 0 for itself
     "Number of active experts that each task has in common with one task"
-    out = (awake & awake[k]).sum(1)
-    out[k] = 0
-    return out
+    return (awake & awake[k]).sum(1) * (np.arange(len(awake)) != k)
 
 
 # %% ../../nbs/76_progress.ipynb #c009
@@ -228,15 +227,15 @@ def _draw_frame(ax, picture, title, color):
 def plot_horizon(
     summary: Summary,  # of a run
     task: str,  # one of its tasks
-    start: int = 0,  # index of the task's saved sequence of pictures
-    horizon: int = 1,  # steps dreamt, from 1; more than were saved counts as the last
+    start: int = 0,  # index of the task's saved sequence of pictures; more than were saved counts as the last
+    horizon: int = 1,  # steps dreamt, from 1; likewise
 ) -> Figure:  # four pictures, a curve, a strip; raises NotYet
     "Frame after some dreamt steps: real, reconstructed, dreamt, and its error; errors and strip up to there below"
-    pictures, color = summary.pictures, summary.colors[task]
+    pictures, color = summary.pictures, summary.colors[one_of(task, summary.colors, 'task')]
     if pictures is None:
         raise NotYet('No pictures yet: the first are taken with the first checkpoint.')
-    k, L = list(summary.colors).index(task), int(pictures['context'])
-    t = min(L + horizon, pictures['real'].shape[2]) - 1
+    k, L, (starts, steps) = list(summary.colors).index(task), int(pictures['context']), pictures['real'].shape[1:3]
+    start, t = min(max(0, start), starts - 1), min(L + max(1, horizon), steps) - 1
     real, recon, dream = (pictures[kind][k, start, t] for kind in ('real', 'recon', 'dream'))
     wrong = np.abs(dream.astype(float) - real).mean(-1)
     fig = Figure(figsize=(11.4, 5))
@@ -392,6 +391,8 @@ def plot_progress(
     "One measure over training, the time spent in each phase, and the last scores with their intervals"
     if not summary.rows:
         raise NotYet('No progress yet: the first line of the journal is still to come.')
+    one_of(measure, measures(summary), 'measure')
+    one_of(by, ('task', 'cluster'), 'choice'), one_of(scale, SCALES.values(), 'scale')
     runs = [summary] if beside is None else [summary, beside]
     fig = Figure(figsize=(11.4, 5.6 if scale != 'own' else max(5.6, 2.6 + 1.4 * np.ceil(len(summary.colors) ** 0.5))))
     _draw_curves(fig, [0.05, 0.42, 0.45, 0.48], runs, measure, by, task, scale, smoothing, axis)

@@ -23,7 +23,7 @@ from ..core import new_axes, np_rng
 from ..envs.tasks import bounds, suite_of
 from ..eval.evaluation import same_rules, successes, task_score
 from ..eval.metrics import Estimate, aggregate_metrics, interval, mean, resample
-from ..store.run_folder import EXAMPLE, find_run
+from ..store.run_folder import EXAMPLE, SHIPPED
 from ..suites import Suite
 from .markup import Markup, chip, join, note, number, table, tag
 from .summary import Summary, gather, mean_and_stderr
@@ -44,7 +44,7 @@ def score_intervals(
     for t in summary.tasks:
         if played := _last(summary)['episodes'].get(t.name, []):
             returns[t.name] = float(np.mean([p['ret'] for p in played]))
-            won[t.name] = successes(played)
+            won[t.name] = successes(played, level=level)
             # one episode that was cut is enough for an estimate that is not a number
             score = [p.get('success') if won[t.name] else task_score(t, [p]) for p in played]
             scores[t.name] = np.array([score], dtype=float)
@@ -203,8 +203,8 @@ def _success_table(summary, players):
 # %% ../../nbs/73_scores.ipynb #c020
 def _shipped_scores(summary):
     "Scores of the agent that comes with the library in the tasks of this run; empty if it has none or is this one"
-    shipped = find_run(EXAMPLE)
-    if summary.path.resolve() == shipped.resolve():
+    shipped = SHIPPED[EXAMPLE]
+    if not shipped.exists() or summary.path.resolve() == shipped.resolve():
         return ''
     other = gather(shipped)
     both = [t for t in summary.tasks if t in other.tasks]
