@@ -821,7 +821,6 @@ d = {
             'mow_nb.model.losses.rec_loss': ('losses.html#rec_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rep_loss': ('losses.html#rep_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.rew_loss': ('losses.html#rew_loss', 'mow_nb/model/losses.py'),
-            'mow_nb.model.losses.start_scales': ('losses.html#start_scales', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.task_loss': ('losses.html#task_loss', 'mow_nb/model/losses.py'),
             'mow_nb.model.losses.within_episodes': ('losses.html#within_episodes', 'mow_nb/model/losses.py'),
         },
@@ -1013,6 +1012,10 @@ d = {
             ),
             'mow_nb.model.world_model.WorldModel.split_clusters': (
                 'world_model.html#worldmodel.split_clusters',
+                'mow_nb/model/world_model.py',
+            ),
+            'mow_nb.model.world_model.WorldModel.start_scales': (
+                'world_model.html#worldmodel.start_scales',
                 'mow_nb/model/world_model.py',
             ),
             'mow_nb.model.world_model.WorldModel.task_losses': (
@@ -1236,6 +1239,8 @@ d = {
             'mow_nb.store.snapshot.check_never_saved': ('snapshot.html#check_never_saved', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.fit_experts': ('snapshot.html#fit_experts', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.mark_saved': ('snapshot.html#mark_saved', 'mow_nb/store/snapshot.py'),
+            'mow_nb.store.snapshot.nonfinite': ('snapshot.html#nonfinite', 'mow_nb/store/snapshot.py'),
+            'mow_nb.store.snapshot.refuse_nonfinite': ('snapshot.html#refuse_nonfinite', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.restore_snapshot': ('snapshot.html#restore_snapshot', 'mow_nb/store/snapshot.py'),
             'mow_nb.store.snapshot.snapshot': ('snapshot.html#snapshot', 'mow_nb/store/snapshot.py'),
         },

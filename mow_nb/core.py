@@ -164,7 +164,7 @@ def suggest(
 def one_of(
     name: str,  # what the user wrote
     allowed: list,  # the names that exist
-    what: str,  # what they are names of, in one word
+    what: str,  # what they are names of, in a word or a few
 ) -> str:  # the name
     "Name that a user wrote, if it exists; raises ConfigError with the words of `suggest` if not"
     if name not in allowed:

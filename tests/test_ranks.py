@@ -88,3 +88,11 @@ def test_ranks_that_disagree(tmp_path):
     lines = [line for line in said.stderr.splitlines() if line.startswith('mow:')]
     assert lines == ['mow: rank 1 has seed=1, rank 0 has 0: they must be alike']
     assert said.returncode and not (tmp_path / 'no').exists()
+
+
+def test_ranks_of_narrow_and_wide_actions(tmp_path):
+    "A rank whose own tasks have narrower actions than the run's widest; and the run takes in another such task"
+    run = torchrun(2, tmp_path, '--name', 'both', '--tasks', 'track-night,steer-sea', '--train.env_steps', '30')
+    assert run.wait(300) == 0, (tmp_path / 'words.txt').read_text()
+    assert main(['add', str(tmp_path / 'both'), '--tasks', 'reach-sea', '--quiet']) == 0
+    assert read_config(tmp_path / 'both').tasks == 'track-night,steer-sea,reach-sea'

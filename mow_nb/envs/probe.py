@@ -82,8 +82,9 @@ def call_env(
 
 def _is_number(x):
     "Whether something is a real and finite number, of Python or numpy, that a float can hold"
-    with suppress(OverflowError):
-        return isinstance(x, (bool, int, float, np.bool_, np.integer, np.floating)) and math.isfinite(x)
+    numbers = bool, int, float, np.bool_, np.integer, np.floating
+    with suppress(OverflowError, TypeError):
+        return isinstance(x, numbers) and not isinstance(x, np.timedelta64) and math.isfinite(x)
     return False
 
 

@@ -113,7 +113,7 @@ def register(
     make: str | Callable,  # a gymnasium id, a function that returns an environment, or a `workers.IsolatedEnv`
     n_actions: int = 0,  # number of discrete actions; if this and `d_continuous` are 0, read from the environment
     d_continuous: int = 0,  # number of continuous action values
-    action_names: tuple = (),  # names of all discrete actions, for people; or none
+    action_names: tuple = (),  # for people: names of all discrete actions, or none
 ) -> Task:  # the task, also found by `tasks_of` from now on
     "Register a user's task under a name; raises ConfigError if name, environment or action space is unusable"
     if not isinstance(name, str) or not re.fullmatch(r'[^\W_][^,\0-\x1f\x7f]{0,63}', name) or name != name.strip():
@@ -137,7 +137,7 @@ def register(
     if isinstance(action_names, str) or not isinstance(action_names, Iterable):
         raise ConfigError(f"action_names={action_names!r} of task '{name}' must be a tuple of names")
     action_names = tuple(map(str, action_names))
-    if len(action_names) not in (0, n_actions):
+    if n_actions and len(action_names) not in (0, n_actions):
         raise ConfigError(f"task '{name}': {len(action_names)} action_names for {n_actions} actions")
     task = Task(name, 'user', n_actions, d_continuous, action_names)
     _USER[name] = (task, make)

@@ -216,8 +216,9 @@ class Pool:
         "Result of one action in every task; finished episodes are replaced by new ones"
         actions = np.asarray(actions, np.float32)
         K, before = len(self.tasks), self.obs
-        if actions.shape != (want := (K, action_width(self.tasks))):
-            raise ConfigError(f'actions of shape {actions.shape}: a pool of {K} tasks takes {want}')
+        # wider where other tasks of the run, which are not in this pool, have wider actions
+        if actions.ndim != 2 or len(actions) != K or actions.shape[1] < action_width(self.tasks):
+            raise ConfigError(f'actions {actions.shape}: {K} rows are needed, of {action_width(self.tasks)} or more')
         rew, cont = np.zeros(K, np.float32), np.zeros(K, np.float32)
         done, broken = np.zeros(K, bool), [False] * K
         after = np.empty_like(before)

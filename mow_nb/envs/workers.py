@@ -52,7 +52,7 @@ class IsolatedEnv:
     def __post_init__(self):
         if isinstance(self.preload, str):
             raise WorkerError(f"preload={self.preload!r} of an IsolatedEnv must be a tuple of names: ('gymnasium',)")
-        for name, low in dict(timeout=0.001, start_timeout=0.001, max_restarts=0, forgive=1).items():
+        for name, low in dict(timeout=0.001, start_timeout=0.001, max_restarts=0, forgive=0).items():
             if not (value := getattr(self, name)) >= low:
                 raise WorkerError(f'{name}={value} of an IsolatedEnv must be at least {low}')
 
@@ -362,8 +362,10 @@ class Worker(Supervisor):
             try:
                 if not self.made:
                     self.space, self.made = self.process.recv(self.until), True
+                self.waiting = True
                 self.process.send(('reset', seed))
                 self.picture, info = self.process.recv(time.monotonic() + self.isolated.timeout)
+                self.waiting = False
                 return self.picture, info
             except Fault as e:
                 self.record_failure(*e.args)
@@ -381,9 +383,9 @@ class Worker(Supervisor):
 
     def recv(self) -> tuple:  # (H, W, 3) uint8, reward, terminated, truncated, info with 'fault' if the step was lost
         "Result of the action sent, or a truncation with reward 0 if the step failed"
-        self.waiting = False
         try:
             self.picture, rew, terminated, truncated, info = self.process.recv(self.until)
+            self.waiting = False
         except Fault as e:
             self.record_failure(*e.args)
             return self.picture, 0.0, False, True, dict(fault=e.args[0])

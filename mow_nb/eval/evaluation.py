@@ -286,14 +286,14 @@ def record_file(
     folder: Path,  # the `eval` directory of a run
     record: dict,  # from `evaluate_agent` or `evaluate_random`
 ) -> Path:  # where it belongs
-    "Path of the file of a record; one with fewer or shorter episodes than that of like rules gets a name of its own"
+    "Path of the file of a record; one with fewer or shorter episodes than that which is there gets a name of its own"
     if record['player'] == 'random':
         stem = 'random'
     else:
         stem = f"step-{record['updates']:09d}"
     try:
         there = read_record(Path(folder) / f'{stem}.json')
-        alike = same_rules(there | dict(max_steps=record['max_steps']), record)  # of others nothing is kept
+        alike = stem != 'random' or same_rules(there | dict(max_steps=record['max_steps']), record)
         fewer, shorter = (alike and f(there) > f(record) for f in (_episodes, itemgetter('max_steps')))
     except CheckpointError:
         fewer = shorter = False  # missing, or not worth keeping

@@ -18,7 +18,6 @@ __all__ = [
     'combine',
     'harmonious_loss',
     'harmonious_optimum',
-    'start_scales',
 ]
 
 # %% ../../nbs/27_losses.ipynb #c003
@@ -169,13 +168,3 @@ def harmonious_optimum(
 ) -> Tensor:  # (K,) s = ln sigma
     "Log-scales that minimise `harmonious_loss` for given losses, in closed form"
     return ((L + (L * L + 4 * L).sqrt()) / 2).log()
-
-
-@torch.no_grad()
-def start_scales(
-    s: Tensor,  # (K,) logarithms of the scales sigma, 0 as they were made
-    L: Tensor,  # (K,) total loss of every task, positive
-) -> None:
-    "Set the log-scales that are still exactly 0 to their optimum, in place; nothing where there are none"
-    if len(s):
-        s.copy_(torch.where(s == 0, harmonious_optimum(L), s))

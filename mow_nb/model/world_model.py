@@ -27,6 +27,7 @@ from mow_nb.model.losses import (
     cont_loss,
     dyn_loss,
     harmonious_loss,
+    harmonious_optimum,
     motion_weights,
     rec_loss,
     rep_loss,
@@ -208,6 +209,15 @@ class WorldModel(nn.Module):
         L = self.task_losses(losses)[keep]
         total = harmonious_loss(L, self.log_sigma[keep]) if self.cfg.harmonious else L.sum()
         return total + self.cfg.balance_weight * balance_loss(gates[keep], self.dyn.n)
+
+    @torch.no_grad()
+    def start_scales(
+        self,
+        losses: dict[str, Tensor],  # name to (K, B, T) unreduced loss
+    ) -> None:
+        "Set the harmonious scales that were never set, whose logarithm is exactly 0, to their optimum"
+        if len(s := self.log_sigma.data):
+            s.copy_(torch.where(s == 0, harmonious_optimum(self.task_losses(losses)), s))
 
     def banks(self) -> dict[str, ClusterBank]:  # name to bank
         "Modules that exist once per cluster, by name"

@@ -5,6 +5,8 @@
 # %% auto #0
 __all__ = [
     'snapshot',
+    'nonfinite',
+    'refuse_nonfinite',
     'fit_experts',
     'check_fit',
     'check_labels',
@@ -30,15 +32,12 @@ from .run_folder import check_same_run
 def snapshot(
     run,  # a `Run` between two rounds
 ) -> tuple[dict, dict, set]:  # name -> tensor, plain data, names of tensors with a row per task
-    "Complete state of a run as tensors and plain data; NonFiniteError where it could not be read again"
+    "Complete state of a run as tensors and plain data"
     pool, tensors = run.pool.state_dict(), run.learner.state_dict()
     memory = {f'memory.{k}': v for k, v in run.player.state_dict().items()}
     tensors |= memory | {f'sums.{k}': v for k, v in run.sums.items()}
     for name, state in pool['tasks'].items():
         tensors[f'episode.{name}'] = torch.from_numpy(state.pop('acts'))
-    for name, t in tensors.items():
-        if t.is_floating_point() and not torch.isfinite(t).all():
-            raise NonFiniteError(f"'{name}' holds numbers that are not finite: not saved, the last checkpoint stays")
     extra = dict(
         updates=run.learner.updates,
         labels=run.learner.labels,
@@ -51,6 +50,27 @@ def snapshot(
         config=flat(run.config),
     )
     return tensors, extra, run.learner.per_task() | set(memory)
+
+
+def nonfinite(
+    tensors: dict,  # name -> Tensor
+) -> str:  # '' if there is none
+    "Name of the first tensor that holds numbers which are not finite"
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point()}
+    for device in {t.device for t in floats.values()}:
+        here = [name for name, t in floats.items() if t.device == device]
+        finite = torch.stack([torch.isfinite(floats[name]).all() for name in here]).tolist()  # one wait for all
+        if not all(finite):
+            return here[finite.index(False)]
+    return ''
+
+
+def refuse_nonfinite(
+    name: str,  # from `nonfinite`; '' = all is well
+) -> None:
+    "Raise NonFiniteError for a tensor that could not be read again, before anything is written"
+    if name:
+        raise NonFiniteError(f"'{name}' holds numbers that are not finite: not saved, the last checkpoint stays")
 
 
 # %% ../../nbs/45_snapshot.ipynb #c008

@@ -112,7 +112,9 @@ def ask_python(
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(child.pid, signal.SIGKILL)
     if hung:
-        told, _ = child.communicate()  # what it had said by then
+        told = ''
+        with suppress(subprocess.TimeoutExpired):  # somebody else may still hold the pipe
+            told, _ = child.communicate(timeout=5)  # what it had said by then
     return (None if hung else child.returncode), (told.strip().splitlines() or [''])[-1]
 
 

@@ -53,7 +53,7 @@ def parse_options(
                 raise ConfigError(f'{arg}: say --{name} or --{part}{dot}no-{field}')
             said[name] = True
             continue
-        if not eq and not words:
+        if not eq and (not words or words[0].startswith('--')):
             raise ConfigError(f'--{name} needs a value')
         said[name] = parse_value(name, table[name], arg.partition('=')[2] if eq else words.pop(0))
     return said

@@ -17,7 +17,7 @@ from ..config import Config
 from ..core import ConfigError, generator
 from ..envs.tasks import tasks_of
 from ..model.blocks import changed_clusters, move_batchnorm
-from ..model.losses import balance_loss, harmonious_loss, start_scales
+from ..model.losses import balance_loss, harmonious_loss
 from ..model.ranks import Ranks
 from ..model.world_model import contexts
 from ..records import Rollout
@@ -140,7 +140,7 @@ class RankLearner(Learner):
         totals = {}
         for m, (state, losses) in found.items():
             L, kept = m.world.task_losses(losses), m.kept(excluded)
-            start_scales(m.world.log_sigma.data, L)
+            m.world.start_scales(losses)
             total = harmonious_loss(L[kept], m.world.log_sigma[kept]) if world.cfg.harmonious else L[kept].sum()
             totals[m] = total + world.cfg.balance_weight * (state.gates[kept].float() * slopes).sum()
             m.give()

@@ -31,7 +31,14 @@ from ..store.presets import check
 from ..store.replay import Replay, task_folders
 from ..store.ring import check_room
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
-from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
+from mow_nb.store.snapshot import (
+    check_never_saved,
+    mark_saved,
+    nonfinite,
+    refuse_nonfinite,
+    restore_snapshot,
+    snapshot,
+)
 from .cli import main as plain_main
 from .options import split_imports
 from .rank_learner import RankLearner
@@ -167,6 +174,7 @@ class RankRun(Run):
         self.sums = self.merged_sums()
         self.replay.flush()
         tensors, extra, rows = snapshot(self)
+        refuse_nonfinite(next(filter(None, self.ranks.say(nonfinite(tensors))), ''))  # all of them, or none
         extra['pool'] = merged_pools(self.ranks, self.names, extra['pool'])
         counters = {f: n for part in self.ranks.say(extra['replay']) for f, n in part.items()}
         extra['replay'] = {f: counters[f] for f in sorted(counters)}

@@ -310,8 +310,9 @@ def load_analysis(
     sims = {k.removeprefix('similarity_'): v for k, v in arrays.items() if k.startswith('similarity_')}
     try:
         plain |= dict(silhouette={int(n): s for n, s in plain['silhouette'].items()})
-        steps = arrays.get('step', plain['step'])  # analyses of before have it in one file alone
-        twins = plain['labels'] == arrays['labels'].tolist() and plain['step'] == steps
+        step = plain.get('step', 0)
+        # an analysis of before has it in one file alone
+        twins = plain['labels'] == arrays['labels'].tolist() and step == arrays.get('step', step)
         plain |= dict(similarity=sims, labels=arrays['labels'])
         found = Analysis(**plain)
         if not twins or not _is_consistent(found):

@@ -22,7 +22,6 @@ from ..agent.capture import CudaRecording, Recorder, StepGenerators
 from ..config import Config
 from ..core import CheckpointError, ConfigError
 from ..model.blocks import changed_clusters, move_batchnorm
-from ..model.losses import start_scales
 from ..model.world_model import contexts
 from ..records import Batch, State
 from ..store.presets import build
@@ -203,7 +202,7 @@ class Learner:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.bf16):
             state = world.observe(batch, self.gen('observe'), *annealing, self.gen('dropout'), c.pictures_rate)
             losses = world.losses(batch, state)
-        start_scales(world.log_sigma.data, world.task_losses(losses))
+        world.start_scales(losses)
         loss = world.objective(losses, state.gates, self.kept_tasks)
         self.model_opt.zero_grad()
         loss.backward()

@@ -37,7 +37,14 @@ from mow_nb.store.journal import (
 from ..store.presets import check
 from ..store.replay import Replay
 from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
-from ..store.snapshot import check_never_saved, mark_saved, restore_snapshot, snapshot
+from mow_nb.store.snapshot import (
+    check_never_saved,
+    mark_saved,
+    nonfinite,
+    refuse_nonfinite,
+    restore_snapshot,
+    snapshot,
+)
 from .clustering import save_analysis
 from .grouping import better_groups, find_groups, hand_over
 from .interrupt import GracefulInterrupt, SafeStdout, Stopped
@@ -301,6 +308,7 @@ class Run:
             return checkpoint.checkpoints(folder)[0]
         self.replay.flush()
         tensors, extra, rows = snapshot(self)
+        refuse_nonfinite(nonfinite(tensors))
         path = checkpoint.save(folder, self.learner.updates, tensors, extra, per_task=rows)
         mark_saved(self.path)
         self.saved = now

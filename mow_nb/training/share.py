@@ -26,7 +26,6 @@ from ..store import checkpoint
 from ..store.presets import build, changed, check, count
 from ..store.run_folder import check_same_run, read_config, to_toml, user_task_actions
 from ..store.snapshot import check_fit, check_labels
-from ..store.swap import exchange
 
 
 # %% ../../nbs/66_share.ipynb #c008
@@ -165,9 +164,10 @@ def ship(
         raise ConfigError(f'{path} is the run itself: name another directory')
     agent, config = load(run), read_config(run)
     parts = ('analysis', 'eval', 'config.toml', 'metrics.jsonl')
-    shipped = (path / 'agent' / 'agent.safetensors').exists() and {p.name for p in path.iterdir()} <= {*parts, 'agent'}
-    if path.exists() and not shipped:
-        raise ConfigError(f'{path} holds something else than a shipped agent: name a new directory')
+    other = sorted({p.name for p in path.iterdir()} - {*parts, 'agent'}) if path.is_dir() else []
+    if path.exists() and (other or not (path / 'agent' / 'agent.safetensors').exists()):
+        what = ', '.join(['something else than a shipped agent', *other[:1]])
+        raise ConfigError(f'{path} holds {what}: name a new directory')
     for part in parts:
         if not (run / part).exists():
             raise ConfigError(f'{run} has no {part}: let the run finish, and evaluate it, first')
@@ -180,8 +180,9 @@ def ship(
             shutil.copy(run / part, new / part)
     save_pretrained(agent, config, new / 'agent', small=True)
     with disk(f'cannot write {path}'):
+        old = path.with_name(f'.old-{path.name}')  # at every moment one of the two is whole
+        shutil.rmtree(old, ignore_errors=True)
         if path.exists():
-            exchange(new, path)
-            shutil.rmtree(new, ignore_errors=True)
-        else:
-            new.rename(path)
+            path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)

@@ -118,7 +118,7 @@ def recluster(
     for k in order:
         place.setdefault(int(labels[k]), len(place))
     agreement = adjusted_rand(labels, found.labels)
-    same = agreement == 1 and len(place) == len(set(found.labels.tolist()))  # those of the run keep their numbers
+    same = agreement == 1 and {*found.labels.tolist()} == {*range(len(place))}  # those of the run keep their numbers
     renumbered = found.labels if same else np.array([place[int(label)] for label in labels])
     return Reclustered(
         list(found.names), similarity, method, tree, order, renumbered, curve, suggested, agreement, chance

@@ -39,6 +39,7 @@ import numpy as np
 import traitlets
 from matplotlib.figure import Figure
 
+from ..core import MowError
 from ..training.clustering import METHODS
 from mow_nb.view.clusters import (
     NotYet,
@@ -154,7 +155,7 @@ class View:
             try:
                 words, figures = self.draw(self.summary, **values)
                 self.said.value = f'<p style="max-width:100ch;line-height:1.5">{html.escape(words)}</p>'
-            except NotYet as missing:
+            except (NotYet, MowError) as missing:
                 words, figures, self.said.value = '', [], message(missing)
             self.busy = True  # what is set here was not picked by anybody
             for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
