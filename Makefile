@@ -19,7 +19,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 .PHONY: help demo test quick setup setup-system export notebooks readme docs example clean
 
 help: ## list these commands
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | awk -F'\t' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 demo: setup ## train one agent on two Atari games and two small worlds in about five minutes, and write a report
 	@$(BIN)/mow train demo --resume
@@ -28,7 +28,7 @@ demo: setup ## train one agent on two Atari games and two small worlds in about 
 test: setup ## run every notebook and every test  (make test ARGS="-k replay")
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal --durations=10 --durations-min=5 $(ARGS)
 
-quick: setup ## after changing a chapter: export, look at it, run it and its module's tests  (make quick CH=24)
+quick: setup ## after changing a chapter: export, look at it, run it and the book's rules for it  (make quick CH=24)
 	@$(BIN)/python tests/book.py quick $(CH)
 
 setup: $(READY) ## make .venv with everything in it (the others call this by themselves)
@@ -88,5 +88,5 @@ FILM := from pathlib import Path; from mow_nb.eval.rollouts import load_strips, 
   Path('nbs/images/film.webp').write_bytes(reel(load_strips(Path('mow_nb/data/example/analysis/strips.npz'))))
 
 clean: ## remove what building and testing left behind (not .venv, not runs)
-	@rm -rf build dist *.egg-info .pytest_cache _proc _docs
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache _proc _docs .wheels gpu.txt
 	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +

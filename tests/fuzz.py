@@ -274,8 +274,8 @@ READERS = dict(
 SLOW = dict(report=lambda run: write_report(run), resume=resume)  # these write, so they come last
 
 
-class Stuck(Exception):
-    "Somebody waits for ever"
+class Stuck(BaseException):
+    "Somebody waits for ever; no reader may take it for damage"
 
 
 def stuck(*_):
@@ -336,6 +336,8 @@ class Fuzz:
             self.counts['refused'] += 1
             if '\n' in str(e):
                 self.faults.append((n, done, name, f'more than one line: {e}'))
+        except KeyboardInterrupt:
+            raise
         except BaseException:
             self.faults.append((n, done, name, traceback.format_exc()))
         finally:

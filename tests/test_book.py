@@ -332,6 +332,7 @@ def call_fault(call, module):
     name = dotted(call.func)
     last, keys = name.rpartition('.')[2], {k.arg: k.value for k in call.keywords}
     true = lambda key: isinstance(keys.get(key), ast.Constant) and keys[key].value is True
+    is_none = lambda value: value is None or isinstance(value, ast.Constant) and value.value is None
     if name in (
         'torch.manual_seed',
         'torch.random.manual_seed',
@@ -348,7 +349,7 @@ def call_fault(call, module):
         return None  # weights again
     if last in NEVER and (name != last or last.istitle()):
         return 'draws without a generator'
-    if last in DRAWS and (last.endswith('_') or name.startswith('torch.')) and 'generator' not in keys:
+    if last in DRAWS and (last.endswith('_') or name.startswith('torch.')) and is_none(keys.get('generator')):
         return NO_GENERATOR
     if last == 'sample' and name != 'self.sample' and not call.args and not keys:
         return 'draws without a generator'
@@ -356,8 +357,12 @@ def call_fault(call, module):
         return 'loads without weights_only=True'
     if name == 'torch.save':
         return 'writes a pickle (use safetensors)'
-    if true('allow_pickle'):
+    if 'allow_pickle' in keys and not (
+        isinstance(keys['allow_pickle'], ast.Constant) and keys['allow_pickle'].value is False
+    ):
         return 'allows pickles'
+    if name in ('np.load', 'numpy.load') and len(call.args) > 2:
+        return 'may allow pickles'
 
 
 @with_module
@@ -397,6 +402,9 @@ def test_chance_and_pickles(path):
         'torch.load(f)',
         'torch.load(f, weights_only=False)',
         'np.load(f, allow_pickle=True)',
+        'np.load(f, allow_pickle=flag)',
+        'np.load(f, None, True)',
+        'torch.rand(3, generator=None)',
         'torch.save(x, f)',
     ],
 )

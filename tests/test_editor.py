@@ -136,11 +136,8 @@ def test_the_type_check_sees(tmp_path):
 
 
 def test_style():
-    "ruff (settings in pyproject.toml) finds no line over 120 columns, no unused or unknown name, no unsorted import"
-    done = subprocess.run(
-        [sys.executable, '-m', 'ruff', 'check', '--no-cache', '--output-format', 'concise', 'nbs', 'tests', 'mow_nb'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    none(done.stdout.splitlines() if done.returncode else [], 'ruff check')
+    "ruff (settings in pyproject.toml) finds no long line, no unused or unknown name, and nothing to sort or format"
+    for words in (['check', '--output-format', 'concise'], ['format', '--check']):
+        command = [sys.executable, '-m', 'ruff', *words, '--no-cache', 'nbs', 'tests', 'mow_nb']
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        none(done.stdout.splitlines() if done.returncode else [], f'ruff {words[0]}')

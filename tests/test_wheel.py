@@ -1,12 +1,16 @@
 """What pip would install: built as a source archive, from that a wheel, unpacked and used far from the repository."""
 
+import ast
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 import zipfile
 from configparser import ConfigParser
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,23 @@ def shell(*args, **kw):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_what_is_imported_is_required():
+    "A library that mow_nb imports is one of those that pip is told of, and does not come by way of another"
+    cfg = ConfigParser(delimiters=['='], interpolation=None)
+    cfg.read(ROOT / 'settings.ini', encoding='utf-8')
+    named = ' '.join(v for key, v in cfg['DEFAULT'].items() if key.endswith('requirements'))
+    told = {re.match(r'[\w-]+', word)[0].lower().replace('_', '-') for word in shlex.split(named)}
+    of, found = packages_distributions(), set()
+    for file in LIB.rglob('*.py'):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            found |= {name.partition('.')[0] for name in names} - {'mow_nb', *sys.stdlib_module_names}
+    assert len(found) > 10
+    missing = {name for name in found if not {d.lower().replace('_', '-') for d in of.get(name, [name])} & told}
+    assert not missing
 
 
 @pytest.fixture(scope='module')
