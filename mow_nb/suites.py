@@ -30,7 +30,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Callable
 
-from .core import ConfigError, suggest
+from .core import one_of
 
 # %% ../nbs/05_suites.ipynb #c005
 JOYSTICK = (
@@ -107,8 +107,7 @@ def reference(
     name: str = 'atari100k',  # 'atari100k' or 'metaworld'
 ) -> dict:  # published figures by method and game or suite, with their sources
     "Table of published figures that is shipped with the package; raises ConfigError for another name"
-    if name not in (known := ('atari100k', 'metaworld')):
-        raise ConfigError(suggest(name, known, 'table'))
+    one_of(name, ('atari100k', 'metaworld'), 'table')
     return json.loads((files('mow_nb') / 'data' / f'{name}.json').read_text())
 
 
@@ -129,9 +128,7 @@ def human_score(
 def _score(kind, name):
     "One constant of the normalisation"
     table = reference()[kind]
-    if name not in table:
-        raise ConfigError(suggest(name, table, 'game'))
-    return table[name]
+    return table[one_of(name, table, 'game')]
 
 
 # %% ../nbs/05_suites.ipynb #c030

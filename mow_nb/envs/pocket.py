@@ -40,7 +40,7 @@ from typing import Callable
 import gymnasium as gym
 import numpy as np
 
-from ..core import ConfigError, EnvError, suggest
+from ..core import ConfigError, EnvError, one_of
 from .tasks import Task
 from ..suites import LOOKS, POCKET8
 
@@ -313,9 +313,7 @@ class PocketEnv(gym.Env):
         look: str,  # one of LOOKS; ConfigError if not
     ) -> None:
         "Change the look, from the next picture on; the game stays the same"
-        if look not in LOOKS:
-            raise ConfigError(suggest(look, LOOKS, 'look'))
-        self.look, self.ground = look, background(look, self.size)
+        self.look, self.ground = one_of(look, LOOKS, 'look'), background(look, self.size)
         self.player, self.target = (patches(self.kind, who, look, self.size) for who in ('player', 'target'))
 
     def reset(

@@ -31,7 +31,7 @@ from typing import Callable, Iterable
 
 import numpy as np
 
-from ..core import FOREIGN_ERRORS, N_DISCRETE, ConfigError, np_rng, suggest
+from ..core import FOREIGN_ERRORS, N_DISCRETE, ConfigError, np_rng, one_of, suggest
 from ..suites import MT50, SUITES, Suite, task_sets
 
 
@@ -151,9 +151,7 @@ def maker(
     "Maker of a user task's environment, as given to `register`; raises ConfigError if it was never registered"
     if not _USER:
         raise ConfigError(f"task '{task.name}' was never registered")
-    if task.name not in _USER:
-        raise ConfigError(suggest(task.name, _USER, 'user task'))
-    return _USER[task.name][1]
+    return _USER[one_of(task.name, _USER, 'user task')][1]
 
 
 # %% ../../nbs/10_tasks.ipynb #c019
@@ -186,9 +184,7 @@ def tasks_of(
     for word in words:
         if word.startswith('mt1:'):
             word = word.removeprefix('mt1:')
-            if word not in MT50:
-                raise ConfigError(suggest(word, MT50, 'robot task'))
-            names.append(word)
+            names.append(one_of(word, MT50, 'robot task'))
         else:
             names += task_sets().get(word, (word,))
     for name in names:

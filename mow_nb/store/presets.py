@@ -25,7 +25,7 @@ from contextlib import suppress
 from importlib.resources import files
 
 from ..config import Config, flat, out_of_range
-from ..core import ConfigError, seeded, suggest
+from ..core import ConfigError, one_of, seeded
 from ..envs.tasks import Task, action_masks, action_width, continuous_masks, d_max, tasks_of
 from ..suites import POCKET8
 
@@ -47,8 +47,7 @@ def changed(
     "A config that differs in the named values"
     table = flat(config)
     for name in changes:
-        if name not in table:
-            raise ConfigError(suggest(name, table, 'option'))
+        one_of(name, table, 'option')
     here = {k: _fitted(k, table[k], v) for k, v in changes.items() if '.' not in k}
     for part in {k.partition('.')[0] for k in changes if '.' in k}:
         sub = {k.partition('.')[2]: _fitted(k, table[k], v) for k, v in changes.items() if k.startswith(part + '.')}
@@ -109,9 +108,7 @@ def preset(
     "A config by name"
     config = Config()
     for name in names.split('+'):
-        if name not in PRESETS:
-            raise ConfigError(suggest(name, PRESETS, 'preset'))
-        config = changed(config, PRESETS[name])
+        config = changed(config, PRESETS[one_of(name, PRESETS, 'preset')])
     return config
 
 

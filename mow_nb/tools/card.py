@@ -30,10 +30,9 @@ def difference(
     "Largest relative difference between the losses of two learners over some updates"
     worst = {}
     for _ in range(updates):
-        for (name, x), y in zip(
-            *(part(l.update(batch, starts=starts)) for l, part in ((a, dict.items), (b, dict.values)))
-        ):
-            gap = ((x - y).abs() / (x.abs() + 1e-3)).max().item()
+        first, second = (learner.update(batch, starts=starts) for learner in (a, b))
+        for name, x in first.items():
+            gap = ((x - second[name]).abs() / (x.abs() + 1e-3)).max().item()
             worst[name] = max(gap, worst.get(name, 0.0))
     return worst
 
