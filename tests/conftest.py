@@ -152,6 +152,24 @@ def finished(made_once):
 
 
 @pytest.fixture
+def popen():
+    "`subprocess.Popen`; what a test has started and not ended is asked to stop, and killed where it does not"
+    started = []
+
+    def start(*args, **options):
+        started.append(subprocess.Popen(*args, **options))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+@pytest.fixture
 def run(finished, tmp_path):
     "A copy of the toy run, which may be damaged"
     return Path(shutil.copytree(finished, tmp_path / 'x'))

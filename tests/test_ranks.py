@@ -21,13 +21,13 @@ OPTIONS |= {'cluster.n': 0, 'cluster.through': 'fresh', 'cluster.method': 'avera
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
 
 
-def torchrun(ranks, root, *words, starts=0):
+def torchrun(popen, ranks, root, *words, starts=0):
     "A launcher that trains a toy run, its words going to a file"
     options = [w for name, value in OPTIONS.items() for w in (f'--{name}', str(value))]
     command = [*TORCHRUN, f'--nproc-per-node={ranks}', f'--max-restarts={starts}', '-m', 'mow_nb']
     command += ['train', 'toy', '--root', str(root), *options, *words]
     env = dict(os.environ, OMP_NUM_THREADS='1', TQDM_DISABLE='')
-    return subprocess.Popen(command, env=env, stdout=open(root / 'words.txt', 'a'), stderr=subprocess.STDOUT)
+    return popen(command, env=env, stdout=open(root / 'words.txt', 'a'), stderr=subprocess.STDOUT)
 
 
 def workers(launcher):
@@ -49,12 +49,12 @@ def learned(path):
     return found.step, weights_hash(found.tensors)
 
 
-def test_ranks_learn_as_one(tmp_path):
+def test_ranks_learn_as_one(tmp_path, popen):
     "Two ranks, each of them killed (SIGKILL) in training, then stopped at the launcher, then one rank; every command"
     config = changed(preset('toy'), OPTIONS)
     _train(config, tmp_path / 'one', Ranks(), False, True)
     path = tmp_path / 'two'
-    run = torchrun(2, tmp_path, '--name', 'two', starts=2)
+    run = torchrun(popen, 2, tmp_path, '--name', 'two', starts=2)
     said = lambda: (tmp_path / 'words.txt').read_text()
     for rank in (0, 1):  # the first writes checkpoints and journal
         seen = {*checkpoints(path / 'checkpoints')}
@@ -90,9 +90,9 @@ def test_ranks_that_disagree(tmp_path):
     assert said.returncode and not (tmp_path / 'no').exists()
 
 
-def test_ranks_of_narrow_and_wide_actions(tmp_path):
+def test_ranks_of_narrow_and_wide_actions(tmp_path, popen):
     "A rank whose own tasks have narrower actions than the run's widest; and the run takes in another such task"
-    run = torchrun(2, tmp_path, '--name', 'both', '--tasks', 'track-night,steer-sea', '--train.env_steps', '30')
+    run = torchrun(popen, 2, tmp_path, '--name', 'both', '--tasks', 'track-night,steer-sea', '--train.env_steps', '30')
     assert run.wait(300) == 0, (tmp_path / 'words.txt').read_text()
     assert main(['add', str(tmp_path / 'both'), '--tasks', 'reach-sea', '--quiet']) == 0
     assert read_config(tmp_path / 'both').tasks == 'track-night,steer-sea,reach-sea'

@@ -6,7 +6,6 @@ that nobody disturbed.
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,10 +25,6 @@ steps = {'train.env_steps': 60, 'train.prefill': 24, 'train.warmup': 4, 'train.s
 config = changed(preset('toy'), {'tasks': 'reach-v3,track-sea', 'train.threads': 1} | steps)
 train(config, 'robots', sys.argv[1], resume=True, quiet=True)
 '''
-
-
-def start(root):
-    return subprocess.Popen([sys.executable, '-c', RUN, str(root)], cwd=ROOT, start_new_session=True)
 
 
 def members(group):
@@ -56,7 +51,8 @@ def replay(path, task, field, n):
     return np.load(path / 'robots' / 'replay' / task / f'{field}.npy', mmap_mode='r')[:n]
 
 
-def test_killed_in_mid_episode(tmp_path):
+def test_killed_in_mid_episode(tmp_path, popen):
+    start = lambda root: popen([sys.executable, '-c', RUN, str(root)], cwd=ROOT, start_new_session=True)
     alone, broken = tmp_path / 'alone', tmp_path / 'broken'
     assert start(alone).wait(200) == 0
     run = start(broken)

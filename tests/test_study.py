@@ -29,11 +29,11 @@ full = "toy"
     [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],
     ids=['ctrl-c, which every process of the terminal hears', 'a signal to the study alone'],
 )
-def test_stopped(stop, number, tmp_path):
+def test_stopped(stop, number, tmp_path, popen):
     "Nothing that was learned is lost, and nobody trains on"
     (tmp_path / 'own.toml').write_text(STUDY)
     words = [sys.executable, '-m', 'mow_nb', 'study', 'own.toml']
-    study = subprocess.Popen(words, cwd=tmp_path, start_new_session=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
+    study = popen(words, cwd=tmp_path, start_new_session=True, env=dict(os.environ, OMP_NUM_THREADS='1'))
     run, end = tmp_path / 'runs' / 'own-full-seed0', time.monotonic() + 120
     while not (run / 'metrics.jsonl').exists() or len(read_metrics(run)) < 4:
         assert time.monotonic() < end and study.poll() is None

@@ -385,7 +385,7 @@ def leave_one_out(
         train(changed(config, {'tasks': ','.join(t.name for t in rest)}), run.name, root, True, quiet)
         add_task(run, name, quiet=quiet)
     train(read_config(run), run.name, root, True, quiet)
-    whole = train(config, f'{name}-whole', root, True, quiet)
+    whole = train(config, 'whole', root, True, quiet)  # one for all tasks that are left out
     began, records = joined(run)[-1]['updates'], load_records(run / 'eval')
     score = lambda record, t: task_score(t, record['episodes'][t.name])
     (then,) = (r for r in records if r['updates'] == began)
