@@ -1149,6 +1149,7 @@ d = {
             'mow_nb.store.journal.read_metrics': ('journal.html#read_metrics', 'mow_nb/store/journal.py'),
             'mow_nb.store.journal.returns_row': ('journal.html#returns_row', 'mow_nb/store/journal.py'),
             'mow_nb.store.journal.weights_row': ('journal.html#weights_row', 'mow_nb/store/journal.py'),
+            'mow_nb.store.journal.weights_text': ('journal.html#weights_text', 'mow_nb/store/journal.py'),
         },
         'mow_nb.store.presets': {
             'mow_nb.store.presets._fitted': ('presets.html#_fitted', 'mow_nb/store/presets.py'),

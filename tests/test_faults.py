@@ -220,19 +220,14 @@ for n in range(10**6):
 '''
 
 
-def test_row_1_1_readers_never_rename(tmp_path):
+def test_row_1_1_readers_never_rename(tmp_path, popen):
     "row 1.1: one process saves two steps again and again, another reads: each read gives a whole checkpoint"
-    child = subprocess.Popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    try:
-        child.stdout.readline()
-        end, reads = time.time() + 3, 0
-        while time.time() < end or reads <= 20:
-            found = checkpoint.load(tmp_path)
-            assert (found.tensors['w'] == found.extra['n']).all()
-            reads += 1
-    finally:
-        child.kill()
-        child.communicate()
+    popen([sys.executable, '-c', SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True).stdout.readline()
+    end, reads = time.time() + 3, 0
+    while time.time() < end or reads <= 20:
+        found = checkpoint.load(tmp_path)
+        assert (found.tensors['w'] == found.extra['n']).all()
+        reads += 1
     assert not list(tmp_path.glob('damaged-*'))
 
 

@@ -144,10 +144,10 @@ def alive(pid):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='the kernel of Linux ends workers whose trainer has gone')
 @pytest.mark.parametrize('sign', [signal.SIGKILL, signal.SIGTERM])
-def test_nothing_is_left(sign):
+def test_nothing_is_left(sign, popen):
     "The trainer is killed while one worker waits, one sleeps for ever and one turns in circles"
     env = {**os.environ, 'PYTHONPATH': os.pathsep.join(map(str, (HERE, HERE.parent)))}
-    trainer = subprocess.Popen([sys.executable, '-c', TRAINER], stdout=subprocess.PIPE, text=True, env=env)
+    trainer = popen([sys.executable, '-c', TRAINER], stdout=subprocess.PIPE, text=True, env=env)
     pids = list(map(int, trainer.stdout.readline().split()))
     assert len(pids) == 4 and all(map(alive, pids))
     trainer.send_signal(sign)

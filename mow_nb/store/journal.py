@@ -13,6 +13,7 @@ __all__ = [
     'faults_row',
     'plan',
     'check_memory',
+    'weights_text',
     'plan_text',
     'ProgressLines',
     'progress',
@@ -222,15 +223,22 @@ def check_memory(
         )
 
 
+def weights_text(
+    config: Config,  # checked
+) -> str:  # such as '19,935,891'
+    "Number of a run's weights as words, 'up to' the most where its tasks choose how many clusters there are"
+    most = 'up to ' if not config.cluster.n and most_clusters(config) > 1 else ''
+    return f"{most}{plan(config)['parameters']:,}"
+
+
 def plan_text(
     config: Config,  # checked
 ) -> str:  # one line for people
     "Plan of a run as a line of text"
     p, K = plan(config), len(check(config))
     tasks = '1 task' if K == 1 else f'{K} tasks'
-    most = 'up to ' if not config.cluster.n and most_clusters(config) > 1 else ''
     return (
-        f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {most}{p['parameters']:,} weights "
+        f"{tasks}, {config.train.env_steps:,} steps each, {p['updates']:,} updates; {weights_text(config)} weights "
         f"({p['memory'] / 2**20:,.0f} MiB with gradients and moments); replay {p['disk'] / 1e9:,.2f} GB on disk"
     )
 
