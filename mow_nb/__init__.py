@@ -2,7 +2,11 @@
 
 __version__ = "0.1.0"
 
+import os
 from importlib import import_module
+
+# read by OpenMP when PyTorch is loaded: a thread that waits shall soon sleep (chapter 08)
+os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 _HOMES = {
     'agent.player': ('Agent',),

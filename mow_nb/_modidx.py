@@ -727,6 +727,13 @@ d = {
             'mow_nb.files.put': ('files.html#put', 'mow_nb/files.py'),
             'mow_nb.files.read_or_none': ('files.html#read_or_none', 'mow_nb/files.py'),
         },
+        'mow_nb.hardware': {
+            'mow_nb.hardware.fast_bfloat16': ('hardware.html#fast_bfloat16', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.keep_freed_memory': ('hardware.html#keep_freed_memory', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.machine': ('hardware.html#machine', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.pick_device': ('hardware.html#pick_device', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.quickest_threads': ('hardware.html#quickest_threads', 'mow_nb/hardware.py'),
+        },
         'mow_nb.model.blocks': {
             'mow_nb.model.blocks.ClusterBank': ('blocks.html#clusterbank', 'mow_nb/model/blocks.py'),
             'mow_nb.model.blocks.ClusterBank.__init__': ('blocks.html#clusterbank.__init__', 'mow_nb/model/blocks.py'),
@@ -1277,7 +1284,6 @@ d = {
             'mow_nb.tools.bench.flops': ('bench.html#flops', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.groups': ('bench.html#groups', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.laps': ('bench.html#laps', 'mow_nb/tools/bench.py'),
-            'mow_nb.tools.bench.machine': ('bench.html#machine', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.measure': ('bench.html#measure', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.one_task_laps': ('bench.html#one_task_laps', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.one_task_of': ('bench.html#one_task_of', 'mow_nb/tools/bench.py'),
@@ -1847,12 +1853,6 @@ d = {
                 'mow_nb/training/learner.py',
             ),
             'mow_nb.training.learner.Learner.update': ('learner.html#learner.update', 'mow_nb/training/learner.py'),
-            'mow_nb.training.learner.fast_bfloat16': ('learner.html#fast_bfloat16', 'mow_nb/training/learner.py'),
-            'mow_nb.training.learner.keep_freed_memory': (
-                'learner.html#keep_freed_memory',
-                'mow_nb/training/learner.py',
-            ),
-            'mow_nb.training.learner.pick_device': ('learner.html#pick_device', 'mow_nb/training/learner.py'),
             'mow_nb.training.learner.recalibrate_batchnorm': (
                 'learner.html#recalibrate_batchnorm',
                 'mow_nb/training/learner.py',
@@ -1892,6 +1892,8 @@ d = {
             'mow_nb.training.run.Run.act': ('run.html#run.act', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.after_update': ('run.html#run.after_update', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.assign_clusters': ('run.html#run.assign_clusters', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.batch_and_starts': ('run.html#run.batch_and_starts', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.choose_threads': ('run.html#run.choose_threads', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.dice': ('run.html#run.dice', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.elapsed': ('run.html#run.elapsed', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.evaluate': ('run.html#run.evaluate', 'mow_nb/training/run.py'),

@@ -47,6 +47,7 @@ def snapshot(
         pool=pool,
         since=run.since,
         spans=[list(span) for span in run.learner.spans],
+        threads=run.threads,
         config=flat(run.config),
     )
     return tensors, extra, run.learner.per_task() | set(memory)
@@ -144,6 +145,7 @@ def restore_snapshot(
         sums = {k.removeprefix('sums.'): v for k, v in tensors.items() if k.startswith('sums.')}
         run.sums = {k: v.to(run.learner.device) for k, v in sums.items()}
         run.grouped, run.seconds, run.since = bool(extra['grouped']), float(extra['seconds']), int(extra['since'])
+        run.threads = run.config.train.threads or int(extra.get('threads', 0))  # older checkpoints have none
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as e:
         raise CheckpointError(
             f'the checkpoint does not hold what this run saves ({type(e).__name__}: {" ".join(str(e).split())})'

@@ -16,7 +16,6 @@ __all__ = [
     'ceiling',
     'round_seconds',
     'pace',
-    'machine',
     'measure',
     'table',
     'bench',
@@ -24,10 +23,8 @@ __all__ = [
 
 # %% ../../nbs/80_bench.ipynb #c002
 import math
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 # %% ../../nbs/80_bench.ipynb #c003
 import torch
@@ -38,6 +35,7 @@ from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
+from ..hardware import machine, quickest_threads
 from ..one_task import OneTask
 from ..records import Batch
 from ..store.presets import changed, check, most_clusters
@@ -284,19 +282,6 @@ def pace(
     return (now() - start) / n
 
 
-# %% ../../nbs/80_bench.ipynb #c040
-def machine(
-    device: str,  # 'cpu' or 'cuda'
-) -> str:  # such as 'AMD EPYC'
-    "Name of the graphics card or of the processor"
-    if device == 'cuda':
-        return torch.cuda.get_device_name()
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 # %% ../../nbs/80_bench.ipynb #c043
 def _prepared(config):
     "Learner as a run would have it, batch, operations of an update, yardstick, share of the batch that it is given"
@@ -342,6 +327,8 @@ def measure(
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     learner, batch, starts, work, one, share = _prepared(config)
+    if learner.device == 'cpu' and not config.train.threads:
+        quickest_threads(lambda: learner.update(batch, starts=starts))
     sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
     dtype = torch.bfloat16 if learner.bf16 else torch.float32
     ours, theirs, top, got = _turns(learner, batch, starts, one, share, dtype, budget, rounds)

@@ -35,6 +35,7 @@ from ..config import Config, flat
 from ..core import ConfigError, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import Episode
+from ..hardware import fast_bfloat16, pick_device
 from ..model.ranks import Ranks, owners, sum_bytes
 from ..records import Batch
 from ..store import checkpoint
@@ -43,7 +44,6 @@ from ..store.replay import Replay
 from ..store.run_folder import versions
 from .rank_learner import RankLearner
 from ..training.interrupt import GracefulInterrupt
-from ..training.learner import fast_bfloat16, pick_device
 
 
 # %% ../../nbs/88_rank_part.ipynb #c006

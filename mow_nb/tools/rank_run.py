@@ -24,6 +24,7 @@ from ..core import ConfigError, MowError, np_rng
 from ..envs.tasks import action_width
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
+from ..hardware import pick_device
 from ..model.ranks import Ranks, check_alike, connect, launched
 from ..store import checkpoint
 from ..store.journal import Journal, check_memory, plan, plan_text
@@ -57,7 +58,6 @@ from ..training.clustering import save_analysis
 from ..training.grouping import find_groups
 from ..training.interrupt import GracefulInterrupt, SafeStdout
 from ..training.isolation import assert_finite
-from ..training.learner import pick_device
 from ..training.run import Run, evaluation_due
 
 
@@ -88,7 +88,7 @@ class RankRun(Run):
         self.pool = Pool(mine, config.seed, size, protocol_of(config), 'episode', asdict(config.robots))
         shape = t.env_steps, size, action_width(self.tasks)
         self.replay = Replays(self.path / 'replay', {k: self.names[k] for k in self.mine}, *shape)
-        self.grouped, self.seconds, self.started = False, 0.0, time.perf_counter()
+        self.grouped, self.seconds, self.started, self.threads = False, 0.0, time.perf_counter(), t.threads
         self.sums, self.since, self.lost = {}, 0, 0
 
     def stop_if_asked(self) -> None:

@@ -33,10 +33,10 @@ from ..eval.comparison import LOSSES, compare_variants, cost_table, plot_study, 
 from ..eval.evaluation import load_records, score_rows
 from ..eval.study_file import Job, Study, common_tasks, jobs_of
 from ..files import disk, get_json, put
+from ..hardware import machine
 from ..store.journal import read_metrics
 from ..store.presets import check, count
 from ..store.run_folder import read_config, run_path, versions
-from .bench import machine
 from ..training.clustering import load_analysis
 from ..training.interrupt import GracefulInterrupt, Stopped
 from ..view.summary import command, config_differences

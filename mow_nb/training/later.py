@@ -33,6 +33,7 @@ from ..envs.tasks import Task, d_max, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record, task_score
 from ..eval.rollouts import load_strips, save_strips, strips
 from ..files import disk, get_json, put, read_or_none
+from ..hardware import pick_device
 from ..model.losses import harmonious_optimum
 from ..store import checkpoint
 from ..store.journal import check_memory, read_metrics
@@ -42,7 +43,7 @@ from ..store.run_folder import lock_run, read_config, read_table, run_path, to_t
 from ..store.snapshot import mark_saved
 from ..store.swap import link_tree, replaced
 from .clustering import load_analysis, save_analysis, silhouette_curve, suggest_n
-from .learner import Learner, pick_device
+from .learner import Learner
 from mow_nb.training.place import (
     RunState,
     cluster_in,

@@ -22,6 +22,7 @@ from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, held_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
+from ..hardware import pick_device, quickest_threads
 from ..records import Batch
 from ..store import checkpoint
 from mow_nb.store.journal import (
@@ -49,7 +50,7 @@ from .clustering import save_analysis
 from .grouping import better_groups, find_groups, hand_over
 from .interrupt import GracefulInterrupt, SafeStdout, Stopped
 from .isolation import assert_finite
-from .learner import Learner, pick_device
+from .learner import Learner
 
 
 # %% ../../nbs/65_run.ipynb #c006
@@ -84,7 +85,7 @@ class Run:
             action_width(self.tasks),
             mirror=mirror,
         )
-        self.grouped, self.seconds, self.started = False, 0.0, time.perf_counter()
+        self.grouped, self.seconds, self.started, self.threads = False, 0.0, time.perf_counter(), t.threads
         self.sums, self.since, self.lost = {}, 0, 0
 
     @property
@@ -159,20 +160,39 @@ class Run:
         for k in rewards.unknown():
             rewards.set_unit(k, self.replay.rewards(k))
 
-    def learn(
+    def batch_and_starts(
         self,
         behaviour: bool,  # False during the warm-up
-    ) -> None:
-        "One update of the learner, its means added to those since the last journal row"
+    ) -> tuple[Batch, Batch | None]:  # what the model learns from; windows in which dreams start, None = the batch
+        "What the next update learns from"
         t, starts = self.config.train, None
         if behaviour and t.starts:
             rng = self.dice('starts', self.learner.updates)
             where = dict(within_episode=True, newest=t.newest, rewarded=t.rewarded, ahead=t.horizon)
             starts = self.replay.sample(rng, t.starts, t.context, self.learner.device, **where)
-        batch = self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded)
+        return self.sample(newest=t.newest if behaviour else 0.0, rewarded=t.rewarded), starts
+
+    def learn(
+        self,
+        behaviour: bool,  # False during the warm-up
+    ) -> None:
+        "One update of the learner, its means added to those since the last journal row"
+        batch, starts = self.batch_and_starts(behaviour)
         for name, v in self.learner.update(batch, behaviour, starts).items():
             self.sums[name] = self.sums.get(name, 0) + v
         self.since += 1
+
+    def choose_threads(self) -> None:
+        "Before the first update, compute on as many threads as are quickest now, unless `train.threads` says how many"
+        learner, most = self.learner, torch.get_num_threads()
+        if self.threads or learner.updates or learner.device != 'cpu':
+            return
+        trial = Learner(self.config)
+        trial.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
+        batch, starts = self.batch_and_starts(behaviour=True)
+        self.threads = quickest_threads(lambda: trial.update(batch, starts=starts))
+        if most > 1:
+            print(f'computing on {self.threads} of {most} threads, which is the quickest here')
 
     def log(
         self,
@@ -322,6 +342,8 @@ class Run:
             self.replay.truncate({})
             return False
         restore_snapshot(self, found.tensors, found.extra)
+        if self.threads > 0:
+            torch.set_num_threads(min(self.threads, torch.get_num_threads()))  # another computer may have fewer
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
 
@@ -331,6 +353,7 @@ class Run:
     ) -> None:
         "Random play, warm-up, grouping and online training, each from its counter; raises `Stopped` if asked to stop"
         self.prefill()
+        self.choose_threads()
         self.warmup(journal)
         self.stop_if_asked()
         if not self.grouped:
