@@ -728,6 +728,8 @@ d = {
             'mow_nb.files.read_or_none': ('files.html#read_or_none', 'mow_nb/files.py'),
         },
         'mow_nb.hardware': {
+            'mow_nb.hardware.ceiling': ('hardware.html#ceiling', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.clock': ('hardware.html#clock', 'mow_nb/hardware.py'),
             'mow_nb.hardware.fast_bfloat16': ('hardware.html#fast_bfloat16', 'mow_nb/hardware.py'),
             'mow_nb.hardware.keep_freed_memory': ('hardware.html#keep_freed_memory', 'mow_nb/hardware.py'),
             'mow_nb.hardware.machine': ('hardware.html#machine', 'mow_nb/hardware.py'),
@@ -1278,8 +1280,6 @@ d = {
             'mow_nb.tools.bench._turns': ('bench.html#_turns', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench._watch': ('bench.html#_watch', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.bench': ('bench.html#bench', 'mow_nb/tools/bench.py'),
-            'mow_nb.tools.bench.ceiling': ('bench.html#ceiling', 'mow_nb/tools/bench.py'),
-            'mow_nb.tools.bench.clock': ('bench.html#clock', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.counted': ('bench.html#counted', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.flops': ('bench.html#flops', 'mow_nb/tools/bench.py'),
             'mow_nb.tools.bench.groups': ('bench.html#groups', 'mow_nb/tools/bench.py'),

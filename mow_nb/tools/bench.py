@@ -7,13 +7,11 @@ __all__ = [
     'PHASES',
     'groups',
     'random_batch',
-    'clock',
     'laps',
     'one_task_of',
     'one_task_laps',
     'counted',
     'flops',
-    'ceiling',
     'round_seconds',
     'pace',
     'measure',
@@ -35,7 +33,7 @@ from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
-from ..hardware import machine, quickest_threads
+from ..hardware import ceiling, clock, machine, quickest_threads
 from ..one_task import OneTask
 from ..records import Batch
 from ..store.presets import changed, check, most_clusters
@@ -68,20 +66,6 @@ def random_batch(
     obs = torch.rand(K, B, T, size, size, 3, generator=gen).movedim(-1, 3)
     one = torch.ones(K, B, T)
     return Batch(obs=obs, act=act, rew=0 * one, cont=one).to(device)
-
-
-# %% ../../nbs/80_bench.ipynb #c010
-def clock(
-    device: str,  # 'cpu' or 'cuda'
-) -> Callable[[], float]:  # reads the time in seconds
-    "Clock that waits until the device has finished"
-
-    def now():
-        if device == 'cuda':
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return now
 
 
 # %% ../../nbs/80_bench.ipynb #c012
@@ -203,25 +187,6 @@ def flops(
 ) -> dict[str, float]:  # phase -> floating-point operations in products and convolutions
     "Floating-point operations of one update, by phase"
     return counted(lambda meter: laps(learner, batch, meter, starts))
-
-
-# %% ../../nbs/80_bench.ipynb #c031
-def ceiling(
-    device: str,  # 'cpu' or 'cuda'
-    dtype: torch.dtype,  # of the matrices
-    size: int,  # of a side
-    tries: int = 3,  # the best of which counts
-) -> float:  # floating-point operations per second
-    "Highest rate of a square matrix product over a few tries"
-    # random numbers: a card multiplies ones faster, as they take less power
-    a = torch.rand(size, size, device=device, generator=generator(0, 'ceiling', device=device)).to(dtype)
-    now, best = clock(device), math.inf
-    for _ in range(tries):
-        start = now()
-        for _ in range(repeat := 20 if device == 'cuda' else 1):
-            a @ a
-        best = min(best, (now() - start) / repeat)
-    return 2 * size**3 / best
 
 
 # %% ../../nbs/80_bench.ipynb #c036

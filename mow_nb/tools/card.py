@@ -13,10 +13,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..config import Config
-from ..hardware import machine
+from ..hardware import ceiling, machine
 from ..records import Batch
 from ..store.presets import changed
-from .bench import ceiling, flops, groups, pace, random_batch
+from .bench import flops, groups, pace, random_batch
 from ..training.learner import Learner
 
 
