@@ -6,7 +6,8 @@ import os
 from importlib import import_module
 
 # read by OpenMP when PyTorch is loaded: a thread that waits shall soon sleep (chapter 08)
-os.environ.setdefault('GOMP_SPINCOUNT', '10000')
+if 'OMP_WAIT_POLICY' not in os.environ:
+    os.environ.setdefault('GOMP_SPINCOUNT', '10000')
 
 _HOMES = {
     'agent.player': ('Agent',),

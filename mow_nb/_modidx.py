@@ -731,10 +731,12 @@ d = {
             'mow_nb.hardware.ceiling': ('hardware.html#ceiling', 'mow_nb/hardware.py'),
             'mow_nb.hardware.clock': ('hardware.html#clock', 'mow_nb/hardware.py'),
             'mow_nb.hardware.fast_bfloat16': ('hardware.html#fast_bfloat16', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.has_bfloat16': ('hardware.html#has_bfloat16', 'mow_nb/hardware.py'),
             'mow_nb.hardware.keep_freed_memory': ('hardware.html#keep_freed_memory', 'mow_nb/hardware.py'),
             'mow_nb.hardware.machine': ('hardware.html#machine', 'mow_nb/hardware.py'),
             'mow_nb.hardware.pick_device': ('hardware.html#pick_device', 'mow_nb/hardware.py'),
             'mow_nb.hardware.quickest_threads': ('hardware.html#quickest_threads', 'mow_nb/hardware.py'),
+            'mow_nb.hardware.threads_kept': ('hardware.html#threads_kept', 'mow_nb/hardware.py'),
         },
         'mow_nb.model.blocks': {
             'mow_nb.model.blocks.ClusterBank': ('blocks.html#clusterbank', 'mow_nb/model/blocks.py'),

@@ -225,7 +225,7 @@ class TrainConfig:
     clip_by: str = choice('all', 'cluster')  # 'all': one norm (STORM); 'cluster': each, and what is shared, its own
     device: str = choice('auto', 'cpu', 'cuda')  # where tensors live
     precision: str = choice('auto', 'float32', 'bfloat16')  # of products and convolutions
-    threads: int = number(0, 0, 4096)  # CPU threads; 0 = as many as are quickest when the run begins
+    threads: int = number(0, 0, 4096)  # CPU threads; 0 = as many as are quickest when the run begins, 1 in ranks
     compile: str = choice('auto', 'off', 'inductor')  # 'auto': captured as a CUDA graph; 'inductor': compiled too
     sums: str = choice('auto', 'deterministic', 'fast')  # of gradients over ranks; 'auto': 'fast' on a card
     rank_seconds: float = number(600.0, 1)  # that a rank waits for another before it gives up (ours)

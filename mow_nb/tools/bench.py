@@ -33,7 +33,7 @@ from ..config import Config
 from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, random_actions
 from ..eval.evaluation import pool_of
-from ..hardware import ceiling, clock, machine, quickest_threads
+from ..hardware import ceiling, clock, machine, quickest_threads, threads_kept
 from ..one_task import OneTask
 from ..records import Batch
 from ..store.presets import changed, check, most_clusters
@@ -289,30 +289,31 @@ def measure(
     rounds: int = 8,  # repetitions at most
 ) -> dict:  # plain numbers and strings
     "Sizes, seconds, operations and ratios of one update of a config"
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    learner, batch, starts, work, one, share = _prepared(config)
-    if learner.device == 'cpu' and not config.train.threads:
-        quickest_threads(lambda: learner.update(batch, starts=starts))
-    sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
-    dtype = torch.bfloat16 if learner.bf16 else torch.float32
-    ours, theirs, top, got = _turns(learner, batch, starts, one, share, dtype, budget, rounds)
-    total = sum(ours.values())
-    if cuda:
-        total = min(total, pace(learner, batch, starts))
-    return sizes | dict(
-        seconds=ours,
-        update=total,
-        flops=work,
-        ceiling=top,
-        share=sum(work.values()) / total / top,
-        got=got,
-        round=round_seconds(config, learner),
-        plain=theirs,
-        plain_share=share,
-        ratio=sizes['tasks'] * sum(theirs.values()) / total,
-        memory=torch.cuda.max_memory_allocated() if cuda else 0,
-    )
+    with threads_kept():
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        learner, batch, starts, work, one, share = _prepared(config)
+        if learner.device == 'cpu' and not config.train.threads:
+            quickest_threads(lambda: learner.update(batch, starts=starts))
+        sizes, cuda = _sizes(config, learner), learner.device == 'cuda'
+        dtype = torch.bfloat16 if learner.bf16 else torch.float32
+        ours, theirs, top, got = _turns(learner, batch, starts, one, share, dtype, budget, rounds)
+        total = sum(ours.values())
+        if cuda:
+            total = min(total, pace(learner, batch, starts))
+        return sizes | dict(
+            seconds=ours,
+            update=total,
+            flops=work,
+            ceiling=top,
+            share=sum(work.values()) / total / top,
+            got=got,
+            round=round_seconds(config, learner),
+            plain=theirs,
+            plain_share=share,
+            ratio=sizes['tasks'] * sum(theirs.values()) / total,
+            memory=torch.cuda.max_memory_allocated() if cuda else 0,
+        )
 
 
 # %% ../../nbs/80_bench.ipynb #c046

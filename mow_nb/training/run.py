@@ -22,7 +22,7 @@ from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, held_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
-from ..hardware import pick_device, quickest_threads
+from ..hardware import has_bfloat16, pick_device, quickest_threads, threads_kept
 from ..records import Batch
 from ..store import checkpoint
 from mow_nb.store.journal import (
@@ -187,12 +187,20 @@ class Run:
         learner, most = self.learner, torch.get_num_threads()
         if self.threads or learner.updates or learner.device != 'cpu':
             return
+        if most == 1:
+            self.threads = 1
+            return
         trial = Learner(self.config)
         trial.world.pictures.fit(self.sample('pictures', batch_size=16).obs)
         batch, starts = self.batch_and_starts(behaviour=True)
-        self.threads = quickest_threads(lambda: trial.update(batch, starts=starts))
-        if most > 1:
-            print(f'computing on {self.threads} of {most} threads, which is the quickest here')
+
+        def work():
+            self.stop_if_asked()
+            trial.update(batch, starts=starts)
+
+        print(f'trying how many of {most} threads are quickest ...')
+        self.threads = quickest_threads(work)
+        print(f'computing on {self.threads} of {most} threads')
 
     def log(
         self,
@@ -344,6 +352,8 @@ class Run:
         restore_snapshot(self, found.tensors, found.extra)
         if self.threads > 0:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))  # another computer may have fewer
+        if self.config.train.precision == 'auto' and 'bf16' in found.extra:
+            self.learner.bf16 = bool(found.extra['bf16']) and has_bfloat16(self.learner.device)
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
 
@@ -398,24 +408,26 @@ def train(
     check_memory(config)
     pick_device(config.train.device)
     path = run_path(name, root)
-    with lock_run(path), ExitStack() as last:
-        check_can_open(config, path, resume)
-        run = Run(config, path, quiet)
-        last.callback(run.pool.close)
-        open_run(config, path, resume)  # only now, as what could not be made must not use up a name
-        last.enter_context(redirect_stdout(run.stdout))
-        print(f'run {path}: {plan_text(config)}')
-        if run.load():
-            print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
-        journal = Journal(path, run.learner.updates - run.since)
-        last.callback(journal.close)
-        try:
-            with run.interrupt:
-                run.phases(journal)
-        except KeyboardInterrupt:
-            place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-            print(f'interrupted at {place}; go on with mow train --name {run_words(path)} --resume')
-            raise
-    with redirect_stdout(run.stdout):
-        run.finish()
+    with threads_kept():
+        with lock_run(path), ExitStack() as last:
+            check_can_open(config, path, resume)
+            run = Run(config, path, quiet)
+            last.callback(run.pool.close)
+            open_run(config, path, resume)  # only now, as what could not be made must not use up a name
+            last.enter_context(redirect_stdout(run.stdout))
+            print(f'run {path}: {plan_text(config)}')
+            if run.load():
+                place = f'update {run.learner.updates:,}, round {run.rounds:,}'
+                print(f'going on from {place}, threads: {torch.get_num_threads()}')
+            journal = Journal(path, run.learner.updates - run.since)
+            last.callback(journal.close)
+            try:
+                with run.interrupt:
+                    run.phases(journal)
+            except KeyboardInterrupt:
+                place = f'update {run.learner.updates:,}, round {run.rounds:,}'
+                print(f'interrupted at {place}; go on with mow train --name {run_words(path)} --resume')
+                raise
+        with redirect_stdout(run.stdout):
+            run.finish()
     return path
