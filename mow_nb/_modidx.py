@@ -1905,6 +1905,7 @@ d = {
             'mow_nb.training.run.Run.load': ('run.html#run.load', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.log': ('run.html#run.log', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.phases': ('run.html#run.phases', 'mow_nb/training/run.py'),
+            'mow_nb.training.run.Run.place': ('run.html#run.place', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.play_round': ('run.html#run.play_round', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.prefill': ('run.html#run.prefill', 'mow_nb/training/run.py'),
             'mow_nb.training.run.Run.random_actions': ('run.html#run.random_actions', 'mow_nb/training/run.py'),

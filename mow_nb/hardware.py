@@ -116,8 +116,9 @@ def fast_bfloat16(
     device: str,  # 'cpu' or 'cuda'
 ) -> bool:  # timed once in a process, on one thread
     "Whether the hardware multiplies bfloat16 itself, and on a processor quicker than float32"
-    if device == 'cuda' or not has_bfloat16(device):
-        return has_bfloat16(device)
+    has = has_bfloat16(device)
+    if device == 'cuda' or not has:
+        return has
     with threads_kept():
         torch.set_num_threads(1)
         return ceiling(device, torch.bfloat16, 512, 5) > ceiling(device, torch.float32, 512, 5)
@@ -138,30 +139,27 @@ def keep_freed_memory() -> bool:  # False where the C library is not glibc, or r
 def quickest_threads(
     work: Callable[[], object],  # that is to be done often; done a few times here
     turns: int = 2,  # how often each number of threads is tried
-    clock: Callable[[], float] = time.perf_counter,  # reads the time in seconds
+    meter: Callable[[], float] = time.perf_counter,  # a clock
 ) -> int:  # from 1 to the number that PyTorch has now
     "Number of threads with which PyTorch does some work quickest, which is then set for this process"
     most = torch.get_num_threads()
+    if most == 1:
+        return 1
     counts = [2**i for i in range((most - 1).bit_length())] + [most]  # 1, 2, 4, ... and all
-    best = dict.fromkeys(counts, math.inf)
 
     def seconds(threads):
         torch.set_num_threads(threads)
-        start = clock()
+        start = meter()
         work()
-        return clock() - start
+        return meter() - start
 
-    try:
-        if most > 1:
-            seconds(1)  # the first time memory is found, and perhaps something compiled
-            for turn in range(turns):
-                for n in counts:
-                    # once is enough for what is far behind
-                    if best[n] < 2 * min(best.values()) or not turn:
-                        best[n] = min(best[n], seconds(n))
-        chosen = min(counts, key=best.get)
-    except BaseException:
-        torch.set_num_threads(most)
-        raise
+    with threads_kept():
+        seconds(1)  # the first time memory is found, and perhaps something compiled
+        best = {n: seconds(n) for n in counts}
+        for _ in range(turns - 1):
+            for n in counts:
+                if best[n] < 2 * min(best.values()):  # once is enough for what is far behind
+                    best[n] = min(best[n], seconds(n))
+    chosen = min(counts, key=best.get)
     torch.set_num_threads(chosen)
     return chosen

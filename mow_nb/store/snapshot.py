@@ -48,7 +48,7 @@ def snapshot(
         since=run.since,
         spans=[list(span) for span in run.learner.spans],
         threads=run.threads,
-        bf16=bool(run.learner.bf16),
+        bf16=run.learner.bf16,
         config=flat(run.config),
     )
     return tensors, extra, run.learner.per_task() | set(memory)

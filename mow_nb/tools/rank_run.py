@@ -347,7 +347,7 @@ def _train(config, path, ranks, resume, quiet):
                         ranks.first(lambda: open_run(config, path, resume))
                         print(f'run {path}: {plan_text(config)}; {ranks.size} rank{"s" * (ranks.size > 1)}')
                     if run.load(found) and journal is None:
-                        print(f'going on from update {run.learner.updates:,}, round {run.rounds:,}')
+                        print(f'going on from {run.place}')
                     journal = _journal(run, last) if journal is None else journal
                     done = _phases(run, journal)
     if ranks.rank == 0:
@@ -371,8 +371,7 @@ def _phases(run, journal):
     try:
         return run.phases(journal)
     except KeyboardInterrupt:
-        place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-        print(f'interrupted at {place}; go on with mow train --name {run_words(run.path)} --resume')
+        print(f'interrupted at {run.place}; go on with mow train --name {run_words(run.path)} --resume')
         raise
 
 

@@ -93,6 +93,11 @@ class Run:
         "Number of rounds played; the replay of a task that came later is shorter"
         return self.pool.played
 
+    @property
+    def place(self) -> str:  # such as 'update 24, round 40'
+        "How far the run is, in words"
+        return f'update {self.learner.updates:,}, round {self.rounds:,}'
+
     def steps(
         self,
         what: str,  # name of the phase
@@ -417,16 +422,14 @@ def train(
             last.enter_context(redirect_stdout(run.stdout))
             print(f'run {path}: {plan_text(config)}')
             if run.load():
-                place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-                print(f'going on from {place}, threads: {torch.get_num_threads()}')
+                print(f'going on from {run.place}, threads: {torch.get_num_threads()}')
             journal = Journal(path, run.learner.updates - run.since)
             last.callback(journal.close)
             try:
                 with run.interrupt:
                     run.phases(journal)
             except KeyboardInterrupt:
-                place = f'update {run.learner.updates:,}, round {run.rounds:,}'
-                print(f'interrupted at {place}; go on with mow train --name {run_words(path)} --resume')
+                print(f'interrupted at {run.place}; go on with mow train --name {run_words(path)} --resume')
                 raise
         with redirect_stdout(run.stdout):
             run.finish()

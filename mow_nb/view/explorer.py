@@ -35,6 +35,7 @@ import traitlets
 from ..core import ConfigError, MowError
 from ..envs.tasks import IMPORTED, Task
 from ..files import disk, put
+from ..hardware import threads_kept
 from ..store.checkpoint import checkpoints
 from ..store.run_folder import EXAMPLE, SHIPPED, find_run
 from .clusters import NotYet
@@ -124,25 +125,24 @@ class Play(anywidget.AnyWidget):
     ) -> None:
         "Do what the page asks for and send what there is to see then: one message for one request"
         with ALONE:
-            do, threads = message['do'], torch.get_num_threads()
-            torch.set_num_threads(1)  # so little is computed at a time that a second thread only makes it wait
-            try:
-                if do == 'film':
-                    name = f'{self.dream.task.name}.gif'
-                    return self.send({'is': 'film', 'name': name}, [film(self.dream)])
-                if do == 'begin':
-                    self.begin(message['task'], message['start'])
-                elif do == 'press':
-                    self.press(message)
-                elif do in ('undo', 'reset'):
-                    getattr(self.dream, do)()
-            except Exception as wrong:  # whatever it is, the page waits for an answer
-                self.send({'is': 'wrong', 'words': str(wrong)})
-                if not isinstance(wrong, MowError):
-                    raise
-                return
-            finally:
-                torch.set_num_threads(threads)
+            do = message['do']
+            with threads_kept():
+                torch.set_num_threads(1)  # so little is computed at a time that a second thread only makes it wait
+                try:
+                    if do == 'film':
+                        name = f'{self.dream.task.name}.gif'
+                        return self.send({'is': 'film', 'name': name}, [film(self.dream)])
+                    if do == 'begin':
+                        self.begin(message['task'], message['start'])
+                    elif do == 'press':
+                        self.press(message)
+                    elif do in ('undo', 'reset'):
+                        getattr(self.dream, do)()
+                except Exception as wrong:  # whatever it is, the page waits for an answer
+                    self.send({'is': 'wrong', 'words': str(wrong)})
+                    if not isinstance(wrong, MowError):
+                        raise
+                    return
             self.tell(only_last=do == 'press')
 
     def press(
