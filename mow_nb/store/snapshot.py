@@ -25,6 +25,7 @@ import torch
 from ..config import flat
 from ..core import CheckpointError, NonFiniteError
 from ..files import fsync_path, put
+from ..hardware import has_bfloat16
 from .run_folder import check_same_run
 
 
@@ -147,6 +148,8 @@ def restore_snapshot(
         run.sums = {k: v.to(run.learner.device) for k, v in sums.items()}
         run.grouped, run.seconds, run.since = bool(extra['grouped']), float(extra['seconds']), int(extra['since'])
         run.threads = run.config.train.threads or int(extra.get('threads', 0))  # older checkpoints have none
+        if run.config.train.precision == 'auto' and 'bf16' in extra:
+            run.learner.bf16 = bool(extra['bf16']) and has_bfloat16(run.learner.device)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError, OverflowError) as e:
         raise CheckpointError(
             f'the checkpoint does not hold what this run saves ({type(e).__name__}: {" ".join(str(e).split())})'

@@ -35,7 +35,7 @@ from ..config import Config, flat
 from ..core import ConfigError, generator
 from ..envs.tasks import Task, action_width
 from ..envs.vector import Episode
-from ..hardware import fast_bfloat16, pick_device
+from ..hardware import pick_device
 from ..model.ranks import Ranks, owners, sum_bytes
 from ..records import Batch
 from ..store import checkpoint
@@ -225,15 +225,14 @@ def exchanged_bytes(
 def facts(
     config: Config,  # of the run
 ) -> dict:  # field -> plain value
-    "What must be the same on all ranks: settings and what 'auto' comes to, libraries, tasks, and the code itself"
+    "What must be the same on all ranks: settings, kind of device, libraries, tasks, and the code itself"
     home, code = Path(mow_nb.__file__).parent, hashlib.sha256()
     for file in sorted(home.rglob('*.py')):
         code.update(file.read_bytes())
     tasks = {f'task {t.name}': [t.n_actions, t.d_continuous] for t in check(config)}
     libraries = {f'version of {library}': v for library, v in versions().items()}
-    device, precision = pick_device(config.train.device), config.train.precision
-    half = precision == 'bfloat16' or precision == 'auto' and fast_bfloat16(device)
-    return flat(config) | libraries | tasks | dict(code=code.hexdigest()[:16], device=device, bfloat16=half)
+    own = dict(code=code.hexdigest()[:16], device=pick_device(config.train.device))
+    return flat(config) | libraries | tasks | own
 
 
 def newest(

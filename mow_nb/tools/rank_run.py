@@ -215,16 +215,17 @@ class RankRun(Run):
         self,
         found: checkpoint.Checkpoint | None,  # from `newest`
     ) -> bool:  # False if there is no checkpoint yet
-        "Restore what this rank holds of a checkpoint, or empty a replay that never had one"
+        "Restore what this rank holds of a checkpoint, or empty a replay that never had one; agree on the precision"
         if found is None:
             check_never_saved(self.path)
             self.replay.truncate({})
-            return False
-        restore_snapshot(self, found.tensors, found.extra)
-        self.learner.connect_tasks()  # experts that were pruned are gone from here on
-        self.pool.finished = [e for e in self.pool.finished if e.task in [t.name for t in self.pool.tasks]]
-        self.saved = self.learner.updates, self.rounds, self.grouped, self.since
-        return True
+        else:
+            restore_snapshot(self, found.tensors, found.extra)
+            self.learner.connect_tasks()  # experts that were pruned are gone from here on
+            self.pool.finished = [e for e in self.pool.finished if e.task in [t.name for t in self.pool.tasks]]
+            self.saved = self.learner.updates, self.rounds, self.grouped, self.since
+        self.learner.bf16 = all(self.ranks.say(self.learner.bf16))  # as the slowest of them does it
+        return found is not None
 
     def refresh(self) -> None:
         "Complete the models of rank 0 by what other ranks have learned, from the checkpoint that was just written"

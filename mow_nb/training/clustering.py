@@ -364,26 +364,31 @@ def plot_similarity(
     ax=None,  # axes to draw on; None makes new ones
     order: np.ndarray | None = None,  # (K,) tasks from top to bottom; None puts neighbours in the tree side by side
     bar: bool = True,  # with a colour bar
+    numbers: bool = False,  # with the cosines written into the map
 ) -> object:  # the axes
     "Heat map of the cosines between tasks, with a box around each cluster; the diagonal stays empty"
     from matplotlib.patches import Rectangle
+    from seaborn import heatmap
 
     K = len(names)
     if order is None:
         order = _tree_order(similarity, labels)
     ax = ax or new_axes(3.1 + 0.16 * K, 2.2 + 0.16 * K)
-    shown = np.asarray(similarity)[np.ix_(order, order)] * np.where(np.eye(K), np.nan, 1)
-    top = max(np.abs(np.nan_to_num(shown)).max(), 0.05)
-    picture = ax.imshow(shown, cmap='RdBu_r', vmin=-top, vmax=top, aspect='auto', interpolation='none')
-    ax.set_xticks(range(K), [names[k] for k in order], rotation=90)
-    ax.set_yticks(range(K), [names[k] for k in order])
-    ax.tick_params(labelsize=8)
+    shown, itself, named = (
+        np.asarray(similarity)[np.ix_(order, order)],
+        np.eye(K, dtype=bool),
+        [names[k] for k in order],
+    )
+    top = max(np.abs(shown[~itself]).max(initial=0), 0.05)
+    written = [[f'{x:.2f}'.replace('0.', '.').replace('-.00', '.00') for x in row] for row in shown]
+    look = dict(cmap='RdBu_r', vmin=-top, vmax=top, rasterized=True, cbar_kws=dict(label='cosine'))
+    look |= dict(annot=np.array(written), fmt='', annot_kws=dict(fontsize=8)) if numbers else {}
+    heatmap(shown, mask=itself, ax=ax, cbar=bar, xticklabels=named, yticklabels=named, **look)
+    ax.tick_params(axis='x', rotation=90, labelsize=8)
+    ax.tick_params(axis='y', rotation=0, labelsize=8)
     ends = np.flatnonzero(np.diff(np.asarray(labels)[order], append=-1)) + 1
     for a, b in zip([0, *ends[:-1]], ends):
-        box = Rectangle((a - 0.5, a - 0.5), b - a, b - a, fill=False, lw=2, ec='#1c1e21', clip_on=False, zorder=3)
-        ax.add_patch(box)
-    if bar:
-        ax.figure.colorbar(picture, ax=ax, label='cosine')
+        ax.add_patch(Rectangle((a, a), b - a, b - a, fill=False, lw=2, ec='#1c1e21', clip_on=False, zorder=3))
     ax.set(xlabel='task', ylabel='task')
     return ax
 

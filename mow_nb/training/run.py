@@ -22,7 +22,7 @@ from ..core import generator, np_rng
 from ..envs.tasks import action_width, d_max, held_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
-from ..hardware import has_bfloat16, pick_device, quickest_threads, threads_kept
+from ..hardware import pick_device, quickest_threads, threads_kept
 from ..records import Batch
 from ..store import checkpoint
 from mow_nb.store.journal import (
@@ -357,8 +357,6 @@ class Run:
         restore_snapshot(self, found.tensors, found.extra)
         if self.threads > 0:
             torch.set_num_threads(min(self.threads, torch.get_num_threads()))  # another computer may have fewer
-        if self.config.train.precision == 'auto' and 'bf16' in found.extra:
-            self.learner.bf16 = bool(found.extra['bf16']) and has_bfloat16(self.learner.device)
         self.saved = self.learner.updates, self.rounds, self.grouped, self.since
         return True
 

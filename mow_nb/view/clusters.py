@@ -194,9 +194,9 @@ def _draw_tree(ax, g):
     cut = (steps[K - N] + steps[K - N + 1]) / 2
     for y, x in zip(branches['icoord'], branches['dcoord']):
         look = dict(color=INK, lw=1.8) if max(x) <= cut else dict(color=SOFT, lw=1.1)
-        ax.plot(x, np.array(y) / 10 - 0.5, solid_capstyle='round', **look)
+        ax.plot(x, np.array(y) / 10, solid_capstyle='round', **look)
     ax.axvline(cut, ls='--', color=MARK, lw=1.2)
-    ax.set(xlim=(steps[-1], 0), ylim=(K - 0.5, -0.5), yticks=[])
+    ax.set(xlim=(steps[-1], 0), ylim=(K, 0), yticks=[])
     if g.method == 'spectral':
         ax.set(xticks=[], xlabel='clusters first')
     else:
@@ -207,20 +207,13 @@ def _draw_tree(ax, g):
 def _draw_matrix(ax, g, colors):
     "Cosines in the order of the tree, with their values, and the tasks' colours and names at the right"
     K = len(g.names)
-    picture = plot_similarity(g.similarity, g.labels, g.names, ax, g.order, bar=False).images[0]
-    shown, (_, top) = picture.get_array(), picture.get_clim()
-    if K <= 12:
-        for i, j in np.argwhere(~np.eye(K, dtype=bool)):
-            text = f'{shown[i, j]:.2f}'.replace('0.', '.').replace('-.00', '.00')
-            color = 'white' if abs(shown[i, j]) > 0.65 * top else INK
-            ax.text(j, i, text, ha='center', va='center', fontsize=8, color=color)
+    plot_similarity(g.similarity, g.labels, g.names, ax, g.order, bar=False, numbers=K <= 12)
     tints = [colors[g.names[k]] for k in g.order]
-    ax.scatter(np.full(K, K * 1.03 - 0.5), range(K), marker='s', s=min(60, 1200 / K), clip_on=False, c=tints)
-    ax.set(xlim=(-0.5, K - 0.5), xticks=[], xlabel='', ylabel='')
+    ax.scatter(np.full(K, K * 1.03), np.arange(K) + 0.5, marker='s', s=min(60, 1200 / K), clip_on=False, c=tints)
+    ax.set(xlim=(0, K), xticks=[], xlabel='', ylabel='')
     ax.yaxis.tick_right()
     ax.tick_params(axis='y', length=0, pad=20, labelsize=9 if K <= 16 else max(6, 9 - K / 20))
-    ax.spines[:].set_visible(False)
-    return picture
+    return ax.collections[0]
 
 
 def _draw_words(ax, g, known):
@@ -240,7 +233,7 @@ def _draw_words(ax, g, known):
 # %% ../../nbs/75_clusters.ipynb #c020
 def _point_at(ax, i, K):
     "A frame around row and column of one task, its name in bold"
-    for x, y, wide, high in ((-0.5, i - 0.5, K, 1), (i - 0.5, -0.5, 1, K)):
+    for x, y, wide, high in ((0, i, K, 1), (i, 0, 1, K)):
         ax.add_patch(Rectangle((x, y), wide, high, fill=False, ec=MARK, lw=2, zorder=4, clip_on=False))
     ax.get_yticklabels()[i].set(fontweight='bold', color=MARK)
 
@@ -378,11 +371,12 @@ def cluster_spots(
     for i, a in enumerate(g.order):
         name = g.names[a]
         mine = f'{name}, cluster {g.labels[a] + 1}'
-        out.append(spot(tree, (*tree.get_xlim()[:1], i - 0.5, tree.get_xlim()[1], i + 0.5), mine, name))
-        out.append(spot(matrix, (K - 0.5, i - 0.5, K * 1.42, i + 0.5), mine, name))
+        left, right = tree.get_xlim()
+        out.append(spot(tree, (left, i, right, i + 1), mine, name))
+        out.append(spot(matrix, (K, i, K * 1.42 + 0.5, i + 1), mine, name))
         for j, b in enumerate(g.order):
             words = f'{name} and {g.names[b]}: cosine {g.similarity[a, b]:.2f}' if a != b else mine
-            out.append(spot(matrix, (j - 0.5, i - 0.5, j + 0.5, i + 0.5), words, name))
+            out.append(spot(matrix, (j, i, j + 1, i + 1), words, name))
     return out
 
 

@@ -229,20 +229,21 @@ def plot_routing(
     bar: bool = True,  # with a colour bar
 ):  # the axes, a row per task
     "Heat map of router probabilities, tasks by experts, with a dot on each active expert"
+    from seaborn import heatmap
+
     K, E = probs.shape
     ax = ax or new_axes(max(3.4, 1.6 + 0.3 * E), 0.9 + 0.2 * K)
-    picture = ax.imshow(probs, cmap='Blues', vmin=0, vmax=max(probs.max(), 2 / E), aspect='auto', interpolation='none')
+    look = dict(cmap='Blues', vmin=0, vmax=max(probs.max(), 2 / E), rasterized=True, cbar_kws=dict(label='probability'))
+    heatmap(probs, ax=ax, cbar=bar, xticklabels=range(E), yticklabels=names, **look)
+    ax.tick_params(axis='y', rotation=0)
     awake = chosen(probs, active)
     followed = awake[names.index(task)] if task else np.ones(E, bool)
     k, e = np.nonzero(awake)
     tints = ['#D55E00' if followed[i] else '#888888' for i in e]
-    ax.scatter(e, k, s=min(46, max(14, 700 / K)), color=tints, edgecolors='white', lw=0.6)
+    ax.scatter(e + 0.5, k + 0.5, s=min(46, max(14, 700 / K)), color=tints, edgecolors='white', lw=0.6)
     if task:
-        frame = Rectangle((-0.5, names.index(task) - 0.5), E, 1, fill=False, ec='#1c1e21', lw=2, clip_on=False)
-        ax.add_patch(frame)
-    ax.set(xlabel='expert', title=title, xticks=range(E), yticks=range(K), yticklabels=names)
-    if bar:
-        ax.figure.colorbar(picture, ax=ax, label='probability')
+        ax.add_patch(Rectangle((0, names.index(task)), E, 1, fill=False, ec='#1c1e21', lw=2, clip_on=False))
+    ax.set(xlabel='expert', title=title)
     return ax
 
 
@@ -394,7 +395,7 @@ def heat_spots(
     out = [spot(ax, (-0.34, 1 - (k + 1) / len(names), 0, 1 - k / len(names)), n, n, True) for k, n in enumerate(names)]
     for (k, e), value in np.ndenumerate(values):
         said = words.format(name=names[k], column=e, value=value)
-        out.append(spot(ax, (e - 0.5, k - 0.5, e + 0.5, k + 0.5), said, names[k]))
+        out.append(spot(ax, (e, k, e + 1, k + 1), said, names[k]))
     return out
 
 

@@ -92,12 +92,11 @@ def _draw_routing(ax, probs, summary, task, labels):
     (K, E), names, active = probs.shape, list(summary.colors), summary.config.model.dynamics.active
     plot_routing(probs, names, active, ax=ax, task=task, bar=False)
     tints = list(summary.colors.values()) if labels.any() else [SOFT] * K
-    ax.scatter(np.full(K, -0.5 - 0.035 * E), range(K), marker='s', s=min(60, 900 / K), c=tints, clip_on=False)
+    ax.scatter(np.full(K, -0.035 * E), np.arange(K) + 0.5, marker='s', s=min(60, 900 / K), c=tints, clip_on=False)
     for k, label in enumerate(labels):
-        ax.text(-0.5 - 0.075 * E, k, label + 1, ha='center', va='center', fontsize=7, color=INK)
-    ax.set(xlim=(-0.5, E - 0.5), xticks=[], xlabel='')
+        ax.text(-0.075 * E, k + 0.5, label + 1, ha='center', va='center', fontsize=7, color=INK)
+    ax.set(xlim=(0, E), xticks=[], xlabel='')
     tidy(ax, 'Which experts a task wakes').tick_params(axis='y', length=0, pad=30, labelsize=9 if K <= 16 else 6.5)
-    ax.spines[:].set_visible(False)
     if task:
         common = sharers(chosen(probs, active), names.index(task))
         for name, n, label in zip(names, common, ax.get_yticklabels()):
