@@ -1,6 +1,8 @@
-"""A study that is stopped, from its terminal or by another process: its trainings save themselves and end."""
+"""A study that is stopped saves its trainings; the results that are kept say how they are made again."""
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,10 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
+from book import ROOT
 
+from mow_nb.config import flat
+from mow_nb.eval.study_file import jobs_of, read_study, study_names
 from mow_nb.store.checkpoint import checkpoints
 from mow_nb.store.journal import read_metrics
+from mow_nb.store.presets import preset
 from mow_nb.store.run_folder import lock_run
+from mow_nb.tools.options import parse_options
 
 STUDY = """question = "how does it end?"
 reference = "full"
@@ -62,3 +69,20 @@ def test_tasks_of_ones_own(tmp_path):
     )
     assert said.returncode == 0, said.stderr
     assert (tmp_path / 'results' / 'own' / 'own-full-seed0.json').exists()
+
+
+def test_commands_of_results():
+    "The command in every kept result trains its config today, and not what a preset was on that day"
+    kept = 0
+    for name in study_names():
+        for job in jobs_of(read_study(name)):
+            file = ROOT / 'results' / name / f'{job.name}.json'
+            if not file.exists():
+                continue
+            words = shlex.split(json.loads(file.read_text())['command'])
+            assert words[:2] == ['mow', 'train'] and words[3:5] == ['--name', job.name], file
+            config = preset(words[2])
+            table = flat(config) | parse_options(words[5:], config)
+            assert table == flat(job.config), file
+            kept += 1
+    assert kept > 100

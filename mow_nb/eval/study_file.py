@@ -19,6 +19,7 @@ from ..config import Config, flat
 from ..core import ConfigError, suggest
 from ..envs.tasks import tasks_of
 from ..store.presets import changed, check, dotted, preset
+from ..store.run_folder import run_path
 
 
 # %% ../../nbs/54_study_file.ipynb #c005
@@ -125,6 +126,7 @@ def read_study(
         try:
             for job in jobs_of(study, [variant], seeds[:1]):
                 check(job.config)
+                run_path(job.name)  # which must be a name for a run
         except ConfigError as e:
             raise ConfigError(f'{path}: {variant}: {e}') from None
     if not common_tasks(study):

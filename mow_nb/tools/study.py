@@ -30,7 +30,7 @@ import numpy as np
 from ..core import CheckpointError, ConfigError, MowError, np_rng
 from ..envs.tasks import IMPORTED
 from ..eval.comparison import LOSSES, compare_variants, cost_table, plot_study, study_table
-from ..eval.evaluation import load_records, score_rows
+from ..eval.evaluation import load_records, random_play_of, score_rows
 from ..eval.study_file import Job, Study, common_tasks, jobs_of
 from ..files import disk, get_json, put
 from ..hardware import machine
@@ -73,7 +73,7 @@ def collect(
     records, metrics, grouped = load_records(path / 'eval'), read_metrics(path), path / 'analysis'
     if not records or not metrics:
         raise MowError(f'{path} has no {"metrics" if records else "evaluation"}')
-    rows = score_rows(check(job.config), records[-1])
+    rows = score_rows(check(job.config), records[-1], random_play_of(path / 'eval', records[-1]))
     groups = load_analysis(grouped).labels.tolist() if (grouped / 'clusters.json').exists() else [0] * len(rows)
     return dict(
         study=job.study,
@@ -93,7 +93,8 @@ def collect(
         versions=versions(),
         episodes=rows[0]['episodes'],
         scores={
-            r['task']: dict(mean=_known(r['mean']), sem=_known(r['sem']), share=_known(scale_score(r))) for r in rows
+            r['task']: {k: _known(r[k]) for k in ('mean', 'sem', 'random')} | dict(share=_known(scale_score(r)))
+            for r in rows
         },
     )
 
