@@ -183,7 +183,7 @@ class ActorCritic(nn.Module):
         target = c.entropy_target + (1 - c.entropy_target) * (1 - progress) ** c.entropy_fall
         self.entropy_weight.mul_((0.03 * (target - self.entropy_share(entropy))).exp()).clamp_(1e-5, c.entropy)
 
-    def critic_targets(
+    def critic_loss(
         self,
         s: Tensor,  # (K, M, H+1, d_state) agent states
         *steps: Tensor,  # (K, M, H) rewards, continue flags and, if any, cuts
@@ -206,7 +206,7 @@ class ActorCritic(nn.Module):
         "Actor and critic losses of dreams; updates return scales and entropy weights"
         c, H = self.cfg, roll.rew.shape[-1]
         s = self.state(roll.z, roll.h, e.detach())
-        critic, ret, value = self.critic_targets(s, roll.rew, roll.cont)
+        critic, ret, value = self.critic_loss(s, roll.rew, roll.cont)
         self.update_scale(ret)
         adv = (ret - value[:, :, :H]) / self.scale.clamp(min=c.scale_floor)[:, None, None]
         pi = self.actor(s[:, :, :H], self.discrete_mask, self.continuous_mask)
@@ -228,7 +228,7 @@ class ActorCritic(nn.Module):
         s = self.state(state.z[:, :, context:].detach(), state.h[:, :, context - 1 : -1].detach(), e.detach())
         rew, cont, done = (x[:, :, context:-1] for x in (batch.rew / unit, batch.cont, batch.done))
         cut = (done * cont).bool()
-        return self.critic_targets(s, rew, cont, cut)[0] * ~cut * batch.weight[:, :, None]
+        return self.critic_loss(s, rew, cont, cut)[0] * ~cut * batch.weight[:, :, None]
 
     def objective(
         self,

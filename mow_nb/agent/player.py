@@ -135,7 +135,7 @@ class Agent:
         "Context for a checkpoint: class indices of the latents, and actions"
         groups = self.world.cfg.vae.groups
         z = rearrange(self.z, 'k 1 t (g c) -> k t g c', g=groups).argmax(-1)
-        return dict(z=z.to(torch.uint8), act=self.a[:, 0])
+        return dict(z=z.to(torch.uint8), act=self.a[:, 0].clone())  # a replay writes where the last one did
 
     def load_state_dict(
         self,

@@ -148,8 +148,8 @@ class ClusterBank(nn.Module):
         *xs: Tensor,  # (K, ...) inputs, each with the task axis first
     ) -> Tensor:  # (K, ...) output of each task's copy, in the order of the tasks
         "Apply to every task the copy of its cluster; raises ConfigError for rows of more or fewer tasks"
-        if len(xs[0]) != len(self.labels):
-            raise ConfigError(f'inputs have {len(xs[0])} rows, there are {len(self.labels)} tasks')
+        if wrong := [len(x) for x in xs if len(x) != len(self.labels)]:
+            raise ConfigError(f'inputs have {wrong[0]} rows, there are {len(self.labels)} tasks')
         if self.left_out:
             return self.forward_partial(*xs)
         if len(self.members) == 1:

@@ -29,7 +29,7 @@ class ExpertWeights:
 
     routing: Routing | None  # experts and gates of each task; None without experts and when tokens are routed
     banks: dict  # 'mixer', 'experts', 'shared' to {parameter name: (picks, ...) weights}
-    order: tuple | None = None  # (K*n,) picks sorted by expert and the inverse permutation; None: not sorted
+    order: tuple | None = None  # (K*n,) permutation that sorts the picks by expert, and its inverse; None: not sorted
 
 
 # %% ../../nbs/25_dynamics.ipynb #c010
@@ -136,8 +136,8 @@ class Dynamics(nn.Module):
         if routing is not None:
             pick = self.row[routing.pick].flatten()
             if serve != 'gathered':
-                *order, ends = sort_by_expert(pick, len(self.mixer.w1), host=serve == 'loop')
-                pick = pick.index_select(0, order[0])
+                first, back, ends = sort_by_expert(pick, len(self.mixer.w1), host=serve == 'loop')
+                pick, order = pick.index_select(0, first), (first, back)
         banks = dict(mixer=self.mixer.gather(pick, ends))
         if self.experts is not None:
             banks['experts'] = self.experts.gather(pick, ends)
@@ -251,11 +251,12 @@ def balanced_choice(
     "Choice of n experts per task with the highest sum of scores among those with even loads (K n / E, rounded)"
     from scipy.optimize import linprog
 
+    wish = scores.detach().double().cpu().nan_to_num(0.0, 0.0, 0.0)  # a task that is out of order gets any experts
     K, E = scores.shape
     low, high = K * n // E, -(-K * n // E)
     of_task, of_expert = np.kron(np.eye(K), np.ones(E)), np.kron(np.ones(K), np.eye(E))
     found = linprog(
-        -scores.detach().double().cpu().flatten().numpy(),
+        -wish.flatten().numpy(),
         A_eq=of_task,
         b_eq=np.full(K, n),
         A_ub=np.concatenate([of_expert, -of_expert]),

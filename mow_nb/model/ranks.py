@@ -137,14 +137,19 @@ class Ranks:
         "Process group of some ranks; all ranks must ask for the same groups in the same order"
         if len(members) in (1, self.size):
             return None
-        if members not in self.groups:
+
+        def make():
             self.groups[members] = dist.new_group(list(members), timeout=timedelta(seconds=self.seconds))
+
+        if members not in self.groups:
+            self.call(make)
         return self.groups[members]
 
     def call(
         self,
         exchange: Callable,  # waits for other ranks
         *args,  # its arguments
+        patience: float = 0.0,  # seconds that it may take; 0 = as long as a rank waits for another
         **more,  # further arguments
     ) -> None:
         "Make an exchange; RankError names the ranks that do not take part in it"
@@ -152,12 +157,18 @@ class Ranks:
         try:
             exchange(*args, **more)
         except RuntimeError as e:
-            raise self.blame(time.monotonic() - began, e) from None
+            waited = time.monotonic() - began
+            try:
+                lost = self.blame(waited, e, patience or self.seconds)
+            except RuntimeError:
+                lost = RankError('the store of the ranks is gone, and with it the machine that held it')
+            raise lost from None
 
     def blame(
         self,
         waited: float,  # seconds
         error: Exception,  # that ended the exchange
+        patience: float,  # seconds that it might have taken
     ) -> Exception:  # RankError, or a silent exit where another rank says it
         "Error that names the ranks which have not come to the same complaint"
         self.store.set(f'lost/{self.rank}', '1')
@@ -171,9 +182,10 @@ class Ranks:
         if not silent:
             return RankError(f'an exchange between ranks failed ({" ".join(str(error).split())[:120]})')
         who = f'rank {silent[0]}' if len(silent) == 1 else f'ranks {", ".join(map(str, silent))}'
-        if waited < 0.9 * self.seconds:
+        if waited < 0.9 * patience:
             return RankError(f'{who} ended while the others went on')
-        return RankError(f'{who} gave no sign for {self.seconds:g} seconds (train.rank_seconds)')
+        setting = ' (train.rank_seconds)' if patience == self.seconds else ''
+        return RankError(f'{who} gave no sign for {patience:g} seconds{setting}')
 
     def count(
         self,
@@ -319,7 +331,7 @@ class Ranks:
     def wait_long(self) -> None:
         "Wait until all ranks are here, where one of them has work for up to a day"
         if self.size > 1:
-            self.call(dist.barrier, group=self.patient)
+            self.call(dist.barrier, group=self.patient, patience=86_400.0)
 
     def close(self) -> None:
         "Leave the other ranks"

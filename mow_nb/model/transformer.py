@@ -95,10 +95,12 @@ class Bank(nn.Module):
             return dict(self.named_parameters())
         kind = pick.device.type
         half = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        # matrices only: norms and biases stay in float32
-        cast = {k: p.to(half) if half and p.ndim == 3 else p for k, p in self.named_parameters()}
-        matrix = lambda k, p: ends is not None and p.ndim == 3 and k != 'pos'
-        return {k: SortedWeights(p, ends) if matrix(k, p) else p.index_select(0, pick) for k, p in cast.items()}
+        out = {}
+        for k, p in self.named_parameters():
+            matrix = p.ndim == 3 and k != 'pos'  # norms, biases and positions stay in float32
+            p = p.to(half) if half and matrix else p
+            out[k] = SortedWeights(p, ends) if ends is not None and matrix else p.index_select(0, pick)
+        return out
 
 
 def child_weights(
