@@ -28,8 +28,8 @@ d = {
                 'actor_critic.html#actorcritic.act',
                 'mow_nb/agent/actor_critic.py',
             ),
-            'mow_nb.agent.actor_critic.ActorCritic.critic_targets': (
-                'actor_critic.html#actorcritic.critic_targets',
+            'mow_nb.agent.actor_critic.ActorCritic.critic_loss': (
+                'actor_critic.html#actorcritic.critic_loss',
                 'mow_nb/agent/actor_critic.py',
             ),
             'mow_nb.agent.actor_critic.ActorCritic.entropy_share': (
@@ -125,6 +125,11 @@ d = {
             ),
             'mow_nb.agent.capture.CudaRecording.warm_up': (
                 'capture.html#cudarecording.warm_up',
+                'mow_nb/agent/capture.py',
+            ),
+            'mow_nb.agent.capture.NoReading': ('capture.html#noreading', 'mow_nb/agent/capture.py'),
+            'mow_nb.agent.capture.NoReading.__torch_function__': (
+                'capture.html#noreading.__torch_function__',
                 'mow_nb/agent/capture.py',
             ),
             'mow_nb.agent.capture.Recorder': ('capture.html#recorder', 'mow_nb/agent/capture.py'),
@@ -456,7 +461,6 @@ d = {
             'mow_nb.envs.metaworld.robot_scene': ('metaworld.html#robot_scene', 'mow_nb/envs/metaworld.py'),
             'mow_nb.envs.metaworld.save_references': ('metaworld.html#save_references', 'mow_nb/envs/metaworld.py'),
             'mow_nb.envs.metaworld.set_camera': ('metaworld.html#set_camera', 'mow_nb/envs/metaworld.py'),
-            'mow_nb.envs.metaworld.settings': ('metaworld.html#settings', 'mow_nb/envs/metaworld.py'),
             'mow_nb.envs.metaworld.simplify': ('metaworld.html#simplify', 'mow_nb/envs/metaworld.py'),
             'mow_nb.envs.metaworld.speed': ('metaworld.html#speed', 'mow_nb/envs/metaworld.py'),
         },
@@ -602,6 +606,7 @@ d = {
             'mow_nb.envs.wrappers.AtariEnv._recv': ('wrappers.html#atarienv._recv', 'mow_nb/envs/wrappers.py'),
             'mow_nb.envs.wrappers.AtariEnv._reset': ('wrappers.html#atarienv._reset', 'mow_nb/envs/wrappers.py'),
             'mow_nb.envs.wrappers.AtariEnv._send': ('wrappers.html#atarienv._send', 'mow_nb/envs/wrappers.py'),
+            'mow_nb.envs.wrappers.AtariEnv.close': ('wrappers.html#atarienv.close', 'mow_nb/envs/wrappers.py'),
             'mow_nb.envs.wrappers.Env': ('wrappers.html#env', 'mow_nb/envs/wrappers.py'),
             'mow_nb.envs.wrappers.Env.__init__': ('wrappers.html#env.__init__', 'mow_nb/envs/wrappers.py'),
             'mow_nb.envs.wrappers.Env.close': ('wrappers.html#env.close', 'mow_nb/envs/wrappers.py'),
@@ -1212,6 +1217,7 @@ d = {
             'mow_nb.store.ring.Ring.scan': ('ring.html#ring.scan', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.Ring.write': ('ring.html#ring.write', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring._open_rows': ('ring.html#_open_rows', 'mow_nb/store/ring.py'),
+            'mow_nb.store.ring._written': ('ring.html#_written', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.check_room': ('ring.html#check_room', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.map_rows': ('ring.html#map_rows', 'mow_nb/store/ring.py'),
             'mow_nb.store.ring.planned_bytes': ('ring.html#planned_bytes', 'mow_nb/store/ring.py'),

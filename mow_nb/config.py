@@ -159,12 +159,12 @@ class AgentConfig:
     gamma: float = number(0.985, 0, 1)  # discount of a step (as in STORM)
     lam: float = number(0.95, 0, 1)  # 0 trusts the critic, 1 the dream (as in STORM)
     entropy: float = number(3e-4, 0)  # weight of the entropy (as in STORM)
-    entropy_target: float = number(0.0, 0, 1)  # share of the entropy's range at the end of a run; 0 = fixed weight
-    entropy_fall: float = number(2.0, 0.1, 10)  # power of the way left to that target; 1 = a straight line
+    entropy_target: float = number(0.0, 0, 1)  # share of its range at the end of a run; 0 = fixed weight (ours)
+    entropy_fall: float = number(2.0, 0.1, 10)  # power of the way left to that target; 1 = a straight line (ours)
     slow_decay: float = number(0.98, 0, 1)  # of the critic's slow copy (as in STORM)
     scale_decay: float = number(0.99, 0, 1)  # of the return scale (as in STORM)
     scale_floor: float = number(1.0, above=0)  # least scale an advantage is divided by (as in STORM)
-    replay_critic: float = number(0.0, 0)  # weight of the critic's loss on what was really paid; 0 = off (STORM)
+    replay_critic: float = number(0.0, 0)  # weight of the critic's loss on what was really paid; 0 = off (ours)
     bins: int = number(255, 2, 16_384)  # of the critic (as in STORM)
 
 
@@ -211,7 +211,7 @@ class TrainConfig:
     n_imagined: int = number(1024, 1, 1_000_000)  # M, dreams per task in an update (STORM: 1,024)
     starts: int = number(0, 0, 1_000_000)  # windows per task where dreams start; 0 = those of the batch
     newest: float = number(0.0, 0, 1)  # share of windows that start in the newest tenth of the replay (ours)
-    rewarded: float = number(0.0, 0, 1)  # share of windows around a step with a reward (ours)
+    rewarded: float = number(0.0, 0, below=1)  # share of windows around a step with a reward (ours)
     context: int = number(8, 1, 1_000_000)  # real steps read before a dream (STORM: 8)
     horizon: int = number(16, 1, 1_000_000)  # H, imagined steps (STORM: 16)
     act_context: int = number(16, 1, 1_000_000)  # real steps the agent remembers while playing (STORM: 16)
@@ -272,7 +272,7 @@ class Config:
 
     def __repr__(self):
         usual, shown = flat(Config()), {'tasks': self.tasks}
-        shown |= {name: value for name, value in flat(self).items() if value != usual[name]}
+        shown |= {n: value for n, value in flat(self).items() if n not in usual or value != usual[n]}
         return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 

@@ -86,13 +86,16 @@ def get(
     path = Path(path)
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, 'rb') as f:
+        try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
                 raise CheckpointError(f'{path.name} is not a plain file')
             if info.st_size > most or info.st_size > 2**28 and info.st_size > memory():
                 raise CheckpointError(f'{path.name} has {info.st_size:,} bytes, more than may be read')
-            return f.read(info.st_size)
+            with open(fd, 'rb', closefd=False) as f:
+                return f.read(info.st_size)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise CheckpointError(f'{path.name} is missing') from None
     except (OSError, ValueError) as e:
@@ -152,11 +155,12 @@ def plain_tree(
     "Path of a tree that holds plain files and directories only; raises CheckpointError for links and the like"
 
     def down(e):
-        raise CheckpointError(f"{path} cannot be read ({e.strerror or e})") from None
+        if not isinstance(e, FileNotFoundError) or Path(e.filename) == Path(path):
+            raise CheckpointError(f'{path} cannot be read ({e.strerror or e})') from None
 
     for here, folders, names in os.walk(path, onerror=down):
         for name in (*folders, *names):
-            with suppress(FileNotFoundError):  # a run at work takes files away
+            with suppress(FileNotFoundError):  # a run at work takes files and directories away
                 mode = os.lstat(os.path.join(here, name)).st_mode
                 if stat.S_ISLNK(mode):
                     raise CheckpointError(f'{path} holds a link, {name}: a run holds plain files only')

@@ -36,7 +36,8 @@ class Batch:
         device: str,  # such as 'cuda'
     ) -> 'Batch':  # the same batch there
         "The same batch on another device"
-        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
+        ahead = torch.device(device).type != 'cpu'  # towards a processor numbers might be read before they are there
+        return type(self)(**{f.name: getattr(self, f.name).to(device, non_blocking=ahead) for f in fields(self)})
 
 
 # %% ../nbs/02_records.ipynb #c016
@@ -47,7 +48,7 @@ class State:
     seen: Tensor  # (K, B, T, 3, H, W) pictures as the VAE sees them (chapter 22); here H and W are height and width
     post: Tensor  # (K, B, T, G, C) posterior probabilities of z[t], float32
     z: Tensor  # (K, B, T, Z) one-hot sample of `post`, flat, straight-through gradient
-    h: Tensor  # (K, B, T, D) dynamics output after reading (z[t], act[t]), then, with `skip` (chapter 25), z[t]
+    h: Tensor  # (K, B, T, D) dynamics output after reading (z[t], act[t]); with `skip` (chapter 25) z[t] beside it
     prior: Tensor  # (K, B, T, G, C) probabilities that h[t] gives to z[t+1], float32
     gates: Tensor  # (K, E) straight-through gates of the experts; E may be 0
 

@@ -23,7 +23,6 @@ __all__ = [
     'SceneRenderer',
     'StateEnv',
     'RobotEnv',
-    'settings',
     'load_references',
     'save_references',
     'speed',
@@ -35,9 +34,8 @@ import glob
 import os
 import warnings
 from ctypes.util import find_library
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter
@@ -316,31 +314,6 @@ class RobotEnv(StateEnv):
     def close(self) -> None:
         "Free the renderer"
         self.renderer.close()
-
-
-# %% ../../nbs/13_metaworld.ipynb #c039
-def settings(
-    env: RobotEnv,  # whose they are
-) -> dict:  # name -> text, number or list of numbers
-    "Settings and versions that a result of this environment depends on"
-    picture = dict(
-        size=env.observation_space.shape[0],
-        render=env.style,
-        camera=CAMERA,
-        place=list(PLACE),
-        gl=os.environ['MUJOCO_GL'],
-        **asdict(STYLES[env.style]),
-    )
-    return dict(
-        name=env.name,
-        repeat=env.repeat,
-        length=env.length,
-        goals=env.goals,
-        reward=REWARD,
-        **picture,
-        metaworld=version('metaworld'),
-        mujoco=version('mujoco'),
-    )
 
 
 # %% ../../nbs/13_metaworld.ipynb #c049

@@ -267,22 +267,23 @@ class Pool:
         state: dict,  # from `state_dict`
     ) -> None:
         "Restore the saved episodes by replaying them; one that replays differently is given up in one line"
-        self.finished, self.played = [Episode(*e) for e in state['finished']], state.get('played', 0)
+        self.finished, self.played = [Episode(*e) for e in state['finished']], state['played']
         for k, task in enumerate(self.tasks):
             if not (saved := state['tasks'].get(task.name)):
                 continue  # a task added since
             self.episode[k], self.acts[k] = int(saved['episode']), list(np.asarray(saved['acts'], np.float32))
-            self.success[k], self.lost[k] = tuple(saved.get('success', (None, None))), saved.get('lost', 0)
-            self.envs[k].faults.update(saved.get('faults', {}))
+            self.success[k], self.lost[k] = tuple(saved['success']), saved['lost']
+            self.envs[k].faults.update(saved['faults'])
+            self.ret[k] = float(saved['ret'])
             try:
                 obs, ret = replay_episode(self.envs[k], self._seed(k), self.acts[k])
             except EnvError as e:
                 self.give_up(k, str(e))
                 continue
-            if ret != float(saved['ret']):
-                was = float(saved['ret'])
-                self.give_up(k, f"task '{task.name}': replaying its open episode gave a return of {ret:g}, not {was:g}")
-            elif 'look' in saved and zlib.crc32(obs.tobytes()) != saved['look']:
+            if ret != self.ret[k]:
+                why = f'replaying its open episode gave a return of {ret:g}, not {self.ret[k]:g}'
+                self.give_up(k, f"task '{task.name}': {why}")
+            elif zlib.crc32(obs.tobytes()) != saved['look']:
                 self.give_up(k, f"task '{task.name}': replaying its open episode led to another picture")
             else:
                 self.obs[k], self.ret[k] = obs, ret

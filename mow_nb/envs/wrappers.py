@@ -117,6 +117,10 @@ class AtariEnv(Env):
         self.lives = lives
         return obs[0, 0], float(rew[0]), bool(terminated[0]), bool(truncated[0]), dict(life_lost=lost, lives=self.lives)
 
+    def close(self) -> None:
+        "Let the emulator and its thread go"
+        self.vec = None
+
 
 # %% ../../nbs/16_wrappers.ipynb #c025
 def _resized(img, size):
@@ -200,9 +204,14 @@ class GymEnv(Env):
         size: int = 64,  # pixels of a side
     ):
         super().__init__(task, size)
-        with _env_errors(task):
-            self.env, self.space = env, _checked_space(task, getattr(env, 'action_space', None))
+        self.env = env
         _mark_in_use(task, env)
+        try:
+            with _env_errors(task):
+                self.space = _checked_space(task, getattr(env, 'action_space', None))
+        except MowError:
+            self.close()  # nobody else has it
+            raise
 
     def _reset(self, seed):
         with _env_errors(self.task):
