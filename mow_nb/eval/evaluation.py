@@ -75,6 +75,8 @@ def play(
         seen = len(pool.finished)
         pool.step(policy(pool.obs, step))
         for e in pool.finished[seen:]:
+            if len(out[e.task]) >= episodes:
+                continue  # it has played enough, and only waits for the others
             if not e.broken:
                 out[e.task].append(Played(e.ret, e.length, False, e.success, e.success_end))
                 continue
@@ -197,9 +199,10 @@ def score_rows(
             raise CheckpointError(f"the record of an evaluation has no episode of task '{t.name}'")
         rets, cut = [p['ret'] for p in played], sum(p['cut'] for p in played)
         random, reference = bounds(t) or (float('nan'),) * 2
-        if random_play:
-            random = float(np.mean([p['ret'] for p in random_play['episodes'][t.name]]))
-        elif cut:
+        chance = random_play['episodes'].get(t.name) if random_play else None
+        if chance:
+            random = float(np.mean([p['ret'] for p in chance]))
+        elif cut or random_play:
             random = float('nan')  # the published figure is that of whole episodes
         rows.append(
             dict(
@@ -357,11 +360,11 @@ def random_play_of(
     record: dict | None = None,  # whose rules it must have followed; None = any
 ) -> dict | None:  # None if there is none, or under other rules; raises CheckpointError if the file is damaged
     "Evaluation of random play that was kept in a directory"
-    file = Path(folder) / 'random.json'
-    found = read_record(file) if file.exists() else None
-    if found and record and not same_rules(found, record):
-        return None  # whoever was cut elsewhere is no opponent
-    return found
+    for file in (Path(folder) / 'random.json', *sorted(Path(folder).glob('random-*.json'))):
+        found = read_record(file) if file.exists() else None
+        if found and (record is None or same_rules(found, record)):  # whoever was cut elsewhere is no opponent
+            return found
+    return None
 
 
 def record_files(

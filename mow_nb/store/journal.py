@@ -215,7 +215,8 @@ def check_memory(
     t, m, K = config.train, config.model, len(check(config))
     batch = 4 * K * t.batch_size * t.seq_len * 3 * m.vae.size**2
     dreams = 4 * K * t.n_imagined * (t.context + t.horizon) * m.d_state
-    need, have = 16 * count(config) + batch + dreams, memory()
+    N = most_clusters(config) if config.cluster.n else 1  # at least one, where the tasks decide
+    need, have = 16 * count(config, [k % N for k in range(K)]) + batch + dreams, memory()
     if need > have:
         raise ConfigError(
             f'this run needs at least {need / 2**30:,.1f} GiB of memory for weights, one batch and its dreams, '

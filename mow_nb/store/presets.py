@@ -219,8 +219,12 @@ def most_clusters(
     config: Config,  # of which run
 ) -> int:  # at least 1
     "Number of clusters that a run will have; the largest possible one if the tasks decide it"
-    c, K = config.cluster, len(check(config))
-    return 1 if c.grouping == 'one' else c.n or max(1, K - 1)  # a silhouette knows no cluster for each task
+    c, tasks = config.cluster, check(config)
+    if c.grouping == 'looks':
+        from mow_nb.envs.pocket import TRUTH_VISUAL
+
+        return len({TRUTH_VISUAL[t.name] for t in tasks})
+    return 1 if c.grouping == 'one' else c.n or max(1, len(tasks) - 1)  # a silhouette knows no cluster for each task
 
 
 def count(

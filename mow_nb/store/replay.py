@@ -269,7 +269,8 @@ class Replay:
         for ring, n in zip(self.rings, goal):
             ring._put('head', 1, n)
         self.scan()
-        return int((self.oldest() - np.maximum(0, goal - self.capacity)).max())
+        would = np.minimum(goal, self.capacity)  # steps that could be read if the run had not gone on
+        return int((would - np.maximum(0, goal - self.oldest())).max())
 
     def scan(
         self,

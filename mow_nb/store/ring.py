@@ -73,8 +73,20 @@ def map_rows(
             return np.lib.format.open_memmap(path, 'r')
     except FileNotFoundError:
         raise CheckpointError(f'{path} is missing') from None
+    except OSError as e:
+        if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES):  # nothing is wrong with the file
+            raise DiskError(f'{path} cannot be opened ({e.strerror})') from None
+        raise CheckpointError(f'{path} is damaged ({e.strerror or e})') from None
     except Exception as e:  # headers are parsed as Python, and damaged ones fail in many ways
         raise CheckpointError(f"{path} is damaged ({' '.join(str(e).split())[:120]})") from None
+
+
+def _written(path):
+    "Whether a file holds anything but the zeros that a kill in mid-creation leaves"
+    try:
+        return bool(map_rows(path).any())
+    except CheckpointError:
+        return False
 
 
 # %% ../../nbs/41_ring.ipynb #c016
@@ -166,7 +178,7 @@ class Ring:
             if head.shape != (2,) or head.dtype != np.dtype('<i8'):
                 raise CheckpointError(f"replay of task '{self.path.name}': head.npy is not that of a ring")
             used = int(head.max())
-        elif 'sum' in there and map_rows(self.path / 'sum.npy').any():
+        elif any(_written(self.path / f'{f}.npy') for f in there if f != 'obs' or len(there) == 1):
             raise CheckpointError(f"replay of task '{self.path.name}' has lost head.npy")
         if used and len(there) < len(shapes):
             raise CheckpointError(f"replay of task '{self.path.name}' has lost {min(set(shapes) - set(there))}.npy")

@@ -119,7 +119,7 @@ def check_labels(
 ) -> None:
     "Raise `CheckpointError` unless labels give each of K tasks a cluster and leave no cluster empty"
     complete = isinstance(labels, list) and len(labels) == K and all(type(c) is int for c in labels)
-    if not complete or set(labels) != set(range(max(labels) + 1)):
+    if not complete or sorted(set(labels)) != [*range(len(set(labels)))]:
         raise CheckpointError(f'labels {repr(labels)[:60]} do not deal {K} tasks to clusters')
 
 
@@ -140,8 +140,8 @@ def restore_snapshot(
         run.player.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
         for name, state in extra['pool']['tasks'].items():
             state['acts'] = tensors[f'episode.{name}'].numpy()
-        if uncounted := [name for name in run.replay.state_dict() if name not in extra['replay']]:
-            raise ValueError(f'no steps of {uncounted[0]} are counted')
+        if odd := {*run.replay.state_dict()} ^ {*extra['replay']}:
+            raise ValueError(f'steps of {min(odd)} are counted on one side only')
         run.replay.truncate(extra['replay'])
         run.pool.load_state_dict(extra['pool'])
         sums = {k.removeprefix('sums.'): v for k, v in tensors.items() if k.startswith('sums.')}
