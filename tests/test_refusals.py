@@ -221,10 +221,11 @@ def test_group_2_full_disk_while_training(tmp_path, capsys):
     assert code == 6 and error.count('\n') == 1, error
 
 
-def test_group_2_few_files_open(tmp_path, capsys):
+@pytest.mark.parametrize('spare', range(4, 16, 4))
+def test_group_2_few_files_open(spare, tmp_path, capsys):
     "group 2, paths: `ulimit -n` too small for a ring of files per task: one line"
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + 12, limits[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir('/proc/self/fd')) + spare, limits[1]))
     try:
         code = main(['train', 'toy', '--tasks', 'pocket', '--name', 'x', '--root', str(tmp_path), '--quiet'])
     finally:

@@ -27,7 +27,7 @@ from mow_nb.store.presets import changed, preset
 from mow_nb.store.run_folder import has_data
 from mow_nb.tools.cli import main
 from mow_nb.training import share
-from mow_nb.training.run import train
+from mow_nb.training.run import Run, train
 from mow_nb.view.markup import check_page
 from mow_nb.view.report import page
 from mow_nb.view.summary import gather
@@ -303,6 +303,21 @@ def test_one_array_for_all_pictures():
     env.step(np.eye(18)[0])
     assert (first == 0).all()
     assert not [f for f in check_env('own') if f.part == 'picture' and f.odd]
+
+
+def test_training_asks_environments_of_ones_own(tmp_path, capsys, monkeypatch):
+    "`train` checks them before anything is written: what is fatal ends it, what is odd is said"
+    monkeypatch.setattr(Run, 'phases', lambda self, journal: None)
+    monkeypatch.setattr(Run, 'finish', lambda self: None)
+    blind = type('Blind', (OneArray,), dict(reset=lambda self, seed=None, options=None: (np.ones(4), {})))
+    config = lambda: changed(preset('toy'), {'tasks': 'track-sea,own'})
+    register('own', blind, n_actions=3)
+    with pytest.raises(EnvError, match="task 'own': an environment needs pictures"):
+        train(config(), 'blind', tmp_path, quiet=True)
+    assert not (tmp_path / 'blind' / 'config.toml').exists()
+    register('own', type('Still', (OneArray,), dict(look=lambda self: np.zeros((64, 64, 3), np.uint8))), n_actions=3)
+    train(config(), 'still', tmp_path, quiet=True)
+    assert "task 'own': picture: all pictures are one colour" in capsys.readouterr().err
 
 
 def test_check_env_at_its_edges():

@@ -82,6 +82,7 @@ def compare(
     batch, starts = random_batch(config, device), random_batch(config, device, starts=True)
     top = ceiling(device, torch.bfloat16 if first.bf16 else torch.float32, 8192 if device == 'cuda' else 512)
     work = sum(flops(first, batch, starts).values())
+    del first  # or its weights and moments would count in the memory of every row
     for way in ways:
         learner = make(way)
         gap = max(difference(make('eager'), learner, batch, starts=starts).values()) if way != 'eager' else 0.0

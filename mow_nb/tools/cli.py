@@ -30,7 +30,7 @@ from pathlib import Path
 from .. import __version__
 from ..core import FOREIGN_ERRORS, CheckpointError, ConfigError, DiskError, MowError, one_of
 from ..envs.tasks import IMPORTED, bounds, tasks_of
-from ..store.presets import check
+from ..store.presets import check, is_run
 from ..suites import task_sets
 from .changing import CommandParser, add_command, command_parser, drop_command, go_on, run_of, train_run
 from .options import advise_preset, parse_config, parse_value, presets_text, split_imports
@@ -59,7 +59,9 @@ def train_command(
         return
     if names is None:
         raise ConfigError(advise_preset(args))
-    config = parse_config(names, rest, f'mow train {names}')
+    config = parse_config(names, rest, f'mow train {names}', own=('name', 'root', 'resume', 'quiet'))
+    if not any(map(is_run, names.split('+'))):
+        raise ConfigError(f'{names} only changes a run, so name one before it: mow train pocket+{names}')
     train_run(config, own.name or names.replace('+', '-'), own.root, own.resume, own.quiet, train)
 
 
@@ -203,6 +205,8 @@ def study_command(
     p.add_argument('--cores', metavar='N', type=int, default=0, help='trainings at a time; one per core if not given')
     p.add_argument('--table', action='store_true', help='run nothing, only write the table')
     own = p.parse_args(args)
+    if own.cores < 0:
+        raise ConfigError(f'--cores {own.cores} must be at least 1, or 0 for one per core')
     study = read_study(own.study)
     only = own.only.split(',') if own.only else None
     seeds = [parse_value('seeds', 0, s) for s in own.seeds.split(',')] if own.seeds else None
@@ -260,10 +264,7 @@ def bench_command(
 ) -> None:
     "bench [PRESET] [options]  seconds per update and where they go"
     names = args[0] if args and not args[0].startswith('-') else 'storm'
-    about = (
-        f'Measure one update of a preset (here {names}) and say where its seconds go. '
-        'The options change what is measured. '
-    )
+    about = f'Measure one update of a preset (here {names}), as options change it, and say where its seconds go. '
     config = parse_config(names, args[1:] if args[:1] == [names] else args, f'mow bench {names}', about)
     from mow_nb.tools.bench import bench
 

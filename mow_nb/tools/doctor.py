@@ -75,12 +75,12 @@ def atari_finding(
         return Finding(
             'Atari', False, f"{len(found)} of {len(ATARI26)} games found: pip install --force-reinstall ale-py"
         )
-    tasks, steps = tasks_of('Pong'), 0
-    env, act = make_env(tasks[0]), random_actions(tasks, 0, np_rng(0, 'doctor'))[0]
+    tasks, steps, rng = tasks_of('Pong'), 0, np_rng(0, 'doctor')
+    env = make_env(tasks[0])
     env.reset(0)
     begun = perf_counter()
     while perf_counter() < begun + seconds:
-        _, _, terminated, truncated, _ = env.step(act)
+        _, _, terminated, truncated, _ = env.step(random_actions(tasks, 0, rng)[0])
         steps += 1
         if terminated or truncated:
             env.reset(0)

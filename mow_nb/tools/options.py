@@ -31,6 +31,7 @@ def parse_value(
 def parse_options(
     args: list[str],  # what follows the preset, such as ['--train.env_steps', '40']
     config: Config,  # whose fields the options are
+    own: tuple[str, ...] = (),  # options of the command itself, to be proposed where one is misspelt
 ) -> dict:  # what the options say: dotted name -> value
     "Values that options give to fields; raises ConfigError for unknown names and unfit values"
     table, said, words = flat(config), {}, list(args)
@@ -40,14 +41,15 @@ def parse_options(
             continue
         if not arg.startswith('--'):
             raise ConfigError(f"'{arg}' is neither an option, which begins with --, nor the value of one")
-        name, eq, text = arg[2:].replace('-', '_').partition('=')
+        name, eq, text = arg[2:].partition('=')
+        name = name.replace('-', '_')
         part, dot, field = name.rpartition('.')
         yes = part + dot + field.removeprefix('no_')
         if yes != name and type(table.get(yes)) is bool:
             said[yes] = False
             continue
         if name not in table:
-            raise ConfigError(suggest(name, [*table, 'name', 'root', 'resume', 'quiet'], 'option'))
+            raise ConfigError(suggest(name, [*table, *own], 'option'))
         if type(table[name]) is bool:
             if eq:
                 raise ConfigError(f'{arg}: say --{name} or --{part}{dot}no-{field}')
@@ -55,7 +57,7 @@ def parse_options(
             continue
         if not eq and (not words or words[0].startswith('--')):
             raise ConfigError(f'--{name} needs a value')
-        said[name] = parse_value(name, table[name], arg.partition('=')[2] if eq else words.pop(0))
+        said[name] = parse_value(name, table[name], text if eq else words.pop(0))
     return said
 
 
@@ -65,10 +67,11 @@ def parse_config(
     args: list[str],  # options
     prog: str = 'mow',  # what the help calls the program
     about: str = '',  # what the program does, in a sentence that the help begins with
+    own: tuple[str, ...] = (),  # as in `parse_options`
 ) -> Config:  # checked
     "Config from a preset and options of the command line; raises ConfigError"
     config = preset(names)
-    wanted = changed(config, parse_options(args, config))
+    wanted = changed(config, parse_options(args, config, own))
     check(wanted)  # a part that refuses is named in full here, by tyro it would not be
     import tyro
 
@@ -132,7 +135,7 @@ def advise_preset(
 ) -> str:  # one line, with what to type instead
     "Message for options that stand without a preset; raises ConfigError for unknown tasks"
     words = [w for arg in args for w in arg.split('=', 1)]
-    presets = [i for i, w in enumerate(args) if {*w.split('+')} <= {*PRESETS}]
+    presets = [i for i, w in enumerate(args) if {*w.split('+')} <= {*PRESETS} and any(map(is_run, w.split('+')))]
     # the value of an option may be called like a preset
     presets = [i for i in presets if not i or args[i - 1] not in ('--tasks', '--name', '--root')]
     if presets:

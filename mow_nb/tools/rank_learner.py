@@ -283,7 +283,10 @@ class RankLearner(Learner):
         before, K = [t.clone() for t in unstepped_state(model)], len(self.labels)
         while True:
             kept = [{k: zero_tasks(b, {0}) if k in excluded else b for k, b in batches.items()} for batches in data]
-            rows = [self.state_dict()[n] for n in self.per_task() if not n.startswith('opt.')] if excluded else []
+            rows = []
+            if excluded:
+                own = self.per_task()
+                rows = [t for n, t in self.state_dict().items() if n in own and not n.startswith('opt.')]
             for c in self.clusters.values():
                 c.excluded = excluded
             with exclude_tasks((self.world, self.actor_critic), excluded & {*self.mine}, rows):

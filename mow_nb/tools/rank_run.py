@@ -6,6 +6,7 @@
 __all__ = ['RankRun', 'train', 'main']
 
 # %% ../../nbs/89_rank_run.ipynb #c002
+import gc
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from ..config import Config
 from ..core import ConfigError, MowError, np_rng
+from ..envs.check_env import refuse_or_warn
 from ..envs.tasks import action_width
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
@@ -31,7 +33,7 @@ from ..store.journal import Journal, check_memory, plan, plan_text
 from ..store.presets import check
 from ..store.replay import Replay, task_folders
 from ..store.ring import check_room
-from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
+from ..store.run_folder import check_can_open, has_data, lock_run, open_run, run_path, run_words
 from mow_nb.store.snapshot import (
     check_never_saved,
     mark_saved,
@@ -337,6 +339,8 @@ def _train(config, path, ranks, resume, quiet):
             deal(config, ranks.size)
             last.enter_context(lock_run(path))
             check_can_open(config, path, resume)
+            if not has_data(path):
+                refuse_or_warn(check(config), config.model.vae.size)
 
         ranks.first(lock)
         with PatientInterrupt() as interrupt:
@@ -351,6 +355,9 @@ def _train(config, path, ranks, resume, quiet):
                         print(f'going on from {run.place}')
                     journal = _journal(run, last) if journal is None else journal
                     done = _phases(run, journal)
+                if not done:
+                    run = found = None  # the next one needs the memory
+                    gc.collect()
     if ranks.rank == 0:
         with redirect_stdout(run.stdout):
             run.refresh()
@@ -388,5 +395,5 @@ def main(
         return ConfigError.exit_code
     if not launched():
         return plain_main(args)
-    with redirect_stdout(sys.stdout if os.environ['RANK'] == '0' else open(os.devnull, 'w')):
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(sys.stdout if os.environ['RANK'] == '0' else nowhere):
         return plain_main(args, train)

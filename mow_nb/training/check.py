@@ -174,7 +174,7 @@ def check_run(
     counted = _counted(path)
     if counted or config and (path / 'replay').exists():
         yield from _replays(path, config, counted, most)
-    yield judge_part('metrics', lambda: _metrics(path))
+    yield judge_part('metrics', lambda: _metrics(path, config))
     yield from _saved_arrays(path)
     for file in sorted((path / 'eval').glob('*.json')):
         yield judge_part(f'eval/{file.stem}', partial(_evaluation, file))
@@ -210,11 +210,15 @@ def _saved_arrays(path):
 
 
 # %% ../../nbs/67_check.ipynb #c021
-def _metrics(path):
-    "Lines that can be read"
+def _metrics(path, config):
+    "Lines that can be read, up to where the newest checkpoint has been"
     rows, bad = read_lines(path)
     if bad:
         raise CheckpointError(f'{bad} of {len(rows) + bad} lines cannot be read')
+    found, last = _newest(path / 'checkpoints'), rows[-1]['updates'] if rows else 0
+    # `mow add` gives up a line that was not full
+    if found and config and last < found.step - found.extra.get('since', 0) - config.train.log_every:
+        raise CheckpointError(f'the lines end at update {last:,}, the newest checkpoint is of update {found.step:,}')
     return f'{len(rows)} lines'
 
 

@@ -117,8 +117,6 @@ def groups_of(
     found = analyse(names, reductions(grads.mean(0)), c.n, c.reduction, c.method, step, chance)
     if c.grouping == 'random':
         return replace(found, labels=random_groups(found.labels, np_rng(config.seed, 'random groups')))
-    if c.grouping == 'one':
-        return replace(found, labels=np.zeros(len(names), dtype=np.int64))
     if c.grouping == 'looks':
         return replace(found, labels=np.unique([TRUTH_VISUAL[name] for name in names], return_inverse=True)[1])
     return found

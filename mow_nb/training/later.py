@@ -29,6 +29,7 @@ from einops import rearrange
 
 from ..config import Config, flat
 from ..core import ConfigError, generator, np_rng, suggest
+from ..envs.check_env import refuse_or_warn
 from ..envs.tasks import Task, d_max, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record, task_score
 from ..eval.rollouts import load_strips, save_strips, strips
@@ -263,6 +264,7 @@ def add_task(
         state = read_state(path)
         config, new = grown_config(state, tasks, env_steps)
         check_memory(config)
+        refuse_or_warn(new, config.model.vae.size)
         ends = [[first, state.config.train.updates if last is None else last] for first, last in state.extra['spans']]
         with replaced(path) as beside:
             known = {Path(path, 'replay', folder) for folder in state.extra['replay']}

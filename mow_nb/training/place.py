@@ -306,7 +306,7 @@ class Explained:
 
     cluster: int  # whose VAE it is
     nearest: str  # task of that cluster whose embedding suits best
-    error: float  # reconstruction loss of a picture, in the units of training
+    error: float  # squared error of a picture as the VAE sees it, all pixels alike
     unexplained: float  # the same over that of the mean picture: 0 all is explained, 1 nothing
     own: float  # what the same VAE leaves unexplained of its own task, the nearest
     embed: Tensor  # (W,) embedding with which that was reached

@@ -19,6 +19,7 @@ import torch
 from ..agent.player import Agent
 from ..config import Config, TrainConfig
 from ..core import generator, np_rng
+from ..envs.check_env import refuse_or_warn
 from ..envs.tasks import action_width, d_max, held_actions
 from ..eval.evaluation import evaluate_agent, evaluate_random, pool_of, save_record, score_rows, score_text
 from ..eval.rollouts import save_strips, strips
@@ -37,7 +38,7 @@ from mow_nb.store.journal import (
 )
 from ..store.presets import check
 from ..store.replay import Replay
-from ..store.run_folder import check_can_open, lock_run, open_run, run_path, run_words
+from ..store.run_folder import check_can_open, has_data, lock_run, open_run, run_path, run_words
 from mow_nb.store.snapshot import (
     check_never_saved,
     mark_saved,
@@ -256,7 +257,7 @@ class Run:
         journal: Journal,  # where lines go
     ) -> None:
         "Train the world model alone on random play for `train.warmup` updates"
-        if not self.learner.updates:
+        if not self.learner.updates and not self.grouped:  # with no warm-up a run may go on before its first update
             self.fit_pictures()
             self.set_reward_units()
         for _ in self.steps('warm-up', 'update', self.config.train.warmup, lambda: self.learner.updates):
@@ -286,7 +287,8 @@ class Run:
         labels = better_groups(found, learner.labels, c.margin)
         if labels != learner.labels:
             move = hand_over(learner, labels, lambda i: self.sample(f'handover {u}', i, newest=0.5), c.handover)
-            said = f'clusters are now {labels}' if move.made else 'a task would lose by other clusters: none moves'
+            named = ', '.join(f'{name} {label + 1}' for name, label in zip(self.names, labels))
+            said = f'clusters are now: {named}' if move.made else 'a task would lose by other clusters: none moves'
             print(f'update {u:,}: {said}')
         save_analysis(self.path / 'analysis', replace(found, labels=np.array(learner.labels)))
         self.saved = None
@@ -414,6 +416,8 @@ def train(
     with threads_kept():
         with lock_run(path), ExitStack() as last:
             check_can_open(config, path, resume)
+            if not has_data(path):
+                refuse_or_warn(check(config), config.model.vae.size)
             run = Run(config, path, quiet)
             last.callback(run.pool.close)
             open_run(config, path, resume)  # only now, as what could not be made must not use up a name

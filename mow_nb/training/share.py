@@ -164,8 +164,9 @@ def ship(
         raise ConfigError(f'{path} is the run itself: name another directory')
     agent, config = load(run), read_config(run)
     parts = ('analysis', 'eval', 'config.toml', 'metrics.jsonl')
-    other = sorted({p.name for p in path.iterdir()} - {*parts, 'agent'}) if path.is_dir() else []
-    if path.exists() and (other or not (path / 'agent' / 'agent.safetensors').exists()):
+    there = {p.name for p in path.iterdir()} if path.is_dir() else {path.name} if path.exists() else set()
+    other = sorted(there - {*parts, 'agent'})
+    if there and (other or not (path / 'agent' / 'agent.safetensors').exists()):
         what = ', '.join(['something else than a shipped agent', *other[:1]])
         raise ConfigError(f'{path} holds {what}: name a new directory')
     for part in parts:

@@ -76,7 +76,7 @@ class Reclustered:
     method: str  # as in `cluster`
     tree: np.ndarray  # (K-1, 4) merges, as scipy writes them
     order: np.ndarray  # (K,) tasks from top to bottom
-    labels: np.ndarray  # (K,) cluster of each task, numbered as in the run if they are its own, else from top to bottom
+    labels: np.ndarray  # (K,) clusters, with the run's numbers if they are its own, without a gap; else top to bottom
     silhouette: dict  # N -> score
     suggested: int  # the N that the silhouette would choose
     agreement: float  # adjusted Rand index with the clusters of the run itself

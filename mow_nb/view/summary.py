@@ -97,7 +97,7 @@ def _known(word, full_actions):
 
 def gather(
     path: Path,  # a run's directory
-) -> Summary:  # what is there so far; raises CheckpointError if there is no run
+) -> Summary:  # what is there so far; raises ConfigError if there is no run, CheckpointError for a broken config
     "Read the files of a run, finished or not; a missing or broken one counts as not written yet"
     path = Path(path)
     config = read_config(path)

@@ -157,12 +157,14 @@ class View:
                 self.said.value = f'<p style="max-width:100ch;line-height:1.5">{html.escape(words)}</p>'
             except (NotYet, MowError) as missing:
                 words, figures, self.said.value = '', [], message(missing)
+            # drawn before anything is set, as drawing may fail
+            figures = [(png(fig) if isinstance(fig, Figure) else fig, spots) for fig, spots in figures]
             self.busy = True  # what is set here was not picked by anybody
-            for image, (fig, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
+            for image, (shown, spots) in zip(self.pictures, [*figures, *[(None, ())] * 3]):
                 with image.hold_sync():  # one message
-                    image.value, image.alt = png(fig) if isinstance(fig, Figure) else fig or b'', words
+                    image.value, image.alt = shown or b'', words
                     image.spots, image.picked = [asdict(s) for s in spots], values.get('task', '')
-                image.layout.display = 'none' if fig is None else ''
+                image.layout.display = 'none' if shown is None else ''
             self.busy = False
 
     def highlight(
@@ -178,9 +180,7 @@ class View:
         return True
 
 
-# %% ../../nbs/78_views.ipynb #c010
-
-
+# %% ../../nbs/78_views.ipynb #7405215a
 def _values(options):
     "Values of a menu's options"
     return [option[1] if isinstance(option, tuple) else option for option in options]
@@ -191,8 +191,7 @@ def offer(
     options: list,  # words, or pairs of a word and a value
 ) -> None:
     "Set the options of a menu and keep its choice if it is among them"
-    before = menu.value
-    menu.options = options
+    before, menu.options = menu.value, options
     values = _values(options)
     menu.value = before if before in values else values[0]
 
