@@ -26,6 +26,7 @@ from ..config import flat
 from ..core import CheckpointError, NonFiniteError
 from ..files import fsync_path, put
 from ..hardware import has_bfloat16
+from .replay import task_folders
 from .run_folder import check_same_run
 
 
@@ -140,7 +141,7 @@ def restore_snapshot(
         run.player.load_state_dict({k: tensors[f'memory.{k}'] for k in ('z', 'act')})
         for name, state in extra['pool']['tasks'].items():
             state['acts'] = tensors[f'episode.{name}'].numpy()
-        if odd := {*run.replay.state_dict()} ^ {*extra['replay']}:
+        if odd := {*task_folders([t.name for t in run.tasks])} ^ {*extra['replay']}:
             raise ValueError(f'steps of {min(odd)} are counted on one side only')
         run.replay.truncate(extra['replay'])
         run.pool.load_state_dict(extra['pool'])
