@@ -67,18 +67,18 @@ def map_rows(
 ) -> np.memmap:  # its rows, mapped for reading
     "Memory-map a `.npy` file; `CheckpointError` if it is no array, or shorter than its header says"
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), 'rb') as f:
+        plain = lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(path, 'rb', opener=plain) as f:
             if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
                 raise ValueError('it is not a plain file')
             return np.lib.format.open_memmap(path, 'r')
     except FileNotFoundError:
         raise CheckpointError(f'{path} is missing') from None
-    except OSError as e:
-        if e.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES):  # nothing is wrong with the file
-            raise DiskError(f'{path} cannot be opened ({e.strerror})') from None
-        raise CheckpointError(f'{path} is damaged ({e.strerror or e})') from None
     except Exception as e:  # headers are parsed as Python, and damaged ones fail in many ways
-        raise CheckpointError(f"{path} is damaged ({' '.join(str(e).split())[:120]})") from None
+        words = ' '.join(str(getattr(e, 'strerror', None) or e).split())[:120]
+        if getattr(e, 'errno', None) in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES):  # the file is well
+            raise DiskError(f'{path} cannot be opened ({words})') from None
+        raise CheckpointError(f'{path} is damaged ({words})') from None
 
 
 def _written(path):
