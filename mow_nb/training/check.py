@@ -171,10 +171,13 @@ def check_run(
         yield judge_part('agent', lambda: _agent(path))
         return
     yield from check_checkpoints(path / 'checkpoints', config)
-    counted = _counted(path)
+    found = _newest(path / 'checkpoints')
+    newest = found.extra if found else {}
+    del found  # its tensors may fill the memory
+    counted = _counted(newest)
     if counted or config and (path / 'replay').exists():
         yield from _replays(path, config, counted, most)
-    yield judge_part('metrics', lambda: _metrics(path, config))
+    yield judge_part('metrics', lambda: _metrics(path, config, newest))
     yield from _saved_arrays(path)
     for file in sorted((path / 'eval').glob('*.json')):
         yield judge_part(f'eval/{file.stem}', partial(_evaluation, file))
@@ -183,10 +186,9 @@ def check_run(
 
 
 # %% ../../nbs/67_check.ipynb #c020
-def _counted(path):
+def _counted(newest):
     "Steps of each task that the newest checkpoint counts"
-    found = _newest(path / 'checkpoints')
-    steps = found.extra.get('replay') if found else {}
+    steps = newest.get('replay', {})
     return {k: n for k, n in steps.items() if type(n) is int} if isinstance(steps, dict) else {}
 
 
@@ -210,15 +212,15 @@ def _saved_arrays(path):
 
 
 # %% ../../nbs/67_check.ipynb #c021
-def _metrics(path, config):
+def _metrics(path, config, newest):
     "Lines that can be read, up to where the newest checkpoint has been"
     rows, bad = read_lines(path)
     if bad:
         raise CheckpointError(f'{bad} of {len(rows) + bad} lines cannot be read')
-    found, last = _newest(path / 'checkpoints'), rows[-1]['updates'] if rows else 0
+    last, step = rows[-1]['updates'] if rows else 0, newest.get('updates', 0)
     # `mow add` gives up a line that was not full
-    if found and config and last < found.step - found.extra.get('since', 0) - config.train.log_every:
-        raise CheckpointError(f'the lines end at update {last:,}, the newest checkpoint is of update {found.step:,}')
+    if config and last < step - newest.get('since', 0) - config.train.log_every:
+        raise CheckpointError(f'the lines end at update {last:,}, the newest checkpoint is of update {step:,}')
     return f'{len(rows)} lines'
 
 

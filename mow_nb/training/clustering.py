@@ -374,15 +374,13 @@ def plot_similarity(
     if order is None:
         order = _tree_order(similarity, labels)
     ax = ax or new_axes(3.1 + 0.16 * K, 2.2 + 0.16 * K)
-    shown, itself, named = (
-        np.asarray(similarity)[np.ix_(order, order)],
-        np.eye(K, dtype=bool),
-        [names[k] for k in order],
-    )
+    shown, itself = np.asarray(similarity)[np.ix_(order, order)], np.eye(K, dtype=bool)
+    named = [names[k] for k in order]
     top = max(np.abs(shown[~itself]).max(initial=0), 0.05)
-    written = [[f'{x:.2f}'.replace('0.', '.').replace('-.00', '.00') for x in row] for row in shown]
     look = dict(cmap='RdBu_r', vmin=-top, vmax=top, rasterized=True, cbar_kws=dict(label='cosine'))
-    look |= dict(annot=np.array(written), fmt='', annot_kws=dict(fontsize=8)) if numbers else {}
+    if numbers:
+        written = [[f'{x:.2f}'.replace('0.', '.').replace('-.00', '.00') for x in row] for row in shown]
+        look |= dict(annot=np.array(written), fmt='', annot_kws=dict(fontsize=8))
     heatmap(shown, mask=itself, ax=ax, cbar=bar, xticklabels=named, yticklabels=named, **look)
     ax.tick_params(axis='x', rotation=90, labelsize=8)
     ax.tick_params(axis='y', rotation=0, labelsize=8)
