@@ -1790,6 +1790,7 @@ d = {
             'mow_nb.training.later.grown_config': ('later.html#grown_config', 'mow_nb/training/later.py'),
             'mow_nb.training.later.joined': ('later.html#joined', 'mow_nb/training/later.py'),
             'mow_nb.training.later.joined_text': ('later.html#joined_text', 'mow_nb/training/later.py'),
+            'mow_nb.training.later.learning_curve': ('later.html#learning_curve', 'mow_nb/training/later.py'),
             'mow_nb.training.later.leave_one_out': ('later.html#leave_one_out', 'mow_nb/training/later.py'),
             'mow_nb.training.later.shrunk_config': ('later.html#shrunk_config', 'mow_nb/training/later.py'),
             'mow_nb.training.later.updates_until': ('later.html#updates_until', 'mow_nb/training/later.py'),

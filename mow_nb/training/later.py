@@ -11,6 +11,7 @@ __all__ = [
     'joined_text',
     'add_task',
     'drop_task',
+    'learning_curve',
     'updates_until',
     'leave_one_out',
 ]
@@ -357,6 +358,18 @@ def drop_task(
 
 
 # %% ../../nbs/69_later.ipynb #c036
+def learning_curve(
+    rows: list[dict],  # of a journal
+    task: Task,  # with a reference
+    begin: int = 0,  # update from which on it counts
+) -> list[tuple]:  # (updates since then, normalised score: the mean of the returns of three lines)
+    "How far a task is on its way while it trains"
+    found = [(r['updates'] - begin, r['return'][task.name]) for r in rows if task.name in r.get('return', {})]
+    found = [(updates, ret) for updates, ret in found if updates > 0]
+    mean = lambda i: float(np.mean([ret for _, ret in found[i - 2 : i + 1]]))
+    return [(found[i][0], normalised(task, mean(i))) for i in range(2, len(found))]
+
+
 def updates_until(
     rows: list[dict],  # of a journal
     task: Task,  # with a reference
@@ -364,21 +377,18 @@ def updates_until(
     begin: int = 0,  # update from which on it counts
 ) -> int | None:  # None if it was not reached
     "Updates until the mean of three lines of training returns reaches a normalised score"
-    found = [(r['updates'], r['return'][task.name]) for r in rows if task.name in r.get('return', {})]
-    found = [(updates, ret) for updates, ret in found if updates > begin]
-    for i in range(2, len(found)):
-        if normalised(task, float(np.mean([ret for _, ret in found[i - 2 : i + 1]]))) >= share:
-            return found[i][0] - begin
-    return None
+    curve = learning_curve(rows, task, begin)
+    return next((updates for updates, score in curve if score >= share), None)
 
 
 def leave_one_out(
     config: Config,  # of a run of all tasks
     name: str,  # of the task that comes later
     root: str = 'runs',  # where the runs live
+    env_steps: int = 0,  # `train.env_steps` of the run from the new task on; 0 = as many as `add_task` gives it
     share: float = 0.6,  # of the way that counts as learned
     quiet: bool = True,  # no progress
-) -> dict:  # 'later', 'whole': updates or None; 'lost': task -> normalised score before less that after; 'joined'
+) -> dict:  # 'later', 'whole': updates or None; 'curves' of both; 'lost': task -> score before less after; 'joined'
     "Train without a task, add it and train on, beside a run of all tasks; goes on with what is there"
     tasks, run = check(config), run_path(f'{name}-later', root)
     if (task := next((t for t in tasks if t.name == name), None)) is None:
@@ -386,7 +396,7 @@ def leave_one_out(
     rest = [t for t in tasks if t is not task]
     if not joined(run):
         train(changed(config, {'tasks': ','.join(t.name for t in rest)}), run.name, root, True, quiet)
-        add_task(run, name, quiet=quiet)
+        add_task(run, name, env_steps, quiet=quiet)
     train(read_config(run), run.name, root, True, quiet)
     whole = train(config, 'whole', root, True, quiet)  # one for all tasks that are left out
     began, records = joined(run)[-1]['updates'], load_records(run / 'eval')
@@ -395,6 +405,9 @@ def leave_one_out(
     return dict(
         later=updates_until(read_metrics(run), task, share, began),
         whole=updates_until(read_metrics(whole), task, share),
+        curves=dict(
+            later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task)
+        ),
         lost={t.name: score(then, t) - score(records[-1], t) for t in rest},
         joined=joined(run)[-1],
     )
