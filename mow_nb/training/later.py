@@ -371,13 +371,10 @@ def learning_curve(
 
 
 def updates_until(
-    rows: list[dict],  # of a journal
-    task: Task,  # with a reference
+    curve: list[tuple],  # of `learning_curve`
     share: float,  # of the way from random play to the reference
-    begin: int = 0,  # update from which on it counts
 ) -> int | None:  # None if it was not reached
-    "Updates until the mean of three lines of training returns reaches a normalised score"
-    curve = learning_curve(rows, task, begin)
+    "Updates until a normalised score is reached"
     return next((updates for updates, score in curve if score >= share), None)
 
 
@@ -402,12 +399,7 @@ def leave_one_out(
     began, records = joined(run)[-1]['updates'], load_records(run / 'eval')
     score = lambda record, t: task_score(t, record['episodes'][t.name])
     (then,) = (r for r in records if r['updates'] == began)
-    return dict(
-        later=updates_until(read_metrics(run), task, share, began),
-        whole=updates_until(read_metrics(whole), task, share),
-        curves=dict(
-            later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task)
-        ),
-        lost={t.name: score(then, t) - score(records[-1], t) for t in rest},
-        joined=joined(run)[-1],
-    )
+    lost = {t.name: score(then, t) - score(records[-1], t) for t in rest}
+    curves = dict(later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task))
+    reached = {which: updates_until(curve, share) for which, curve in curves.items()}
+    return reached | dict(curves=curves, lost=lost, joined=joined(run)[-1])
