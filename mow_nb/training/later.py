@@ -396,10 +396,11 @@ def leave_one_out(
         add_task(run, name, env_steps, quiet=quiet)
     train(read_config(run), run.name, root, True, quiet)
     whole = train(config, 'whole', root, True, quiet)  # one for all tasks that are left out
-    began, records = joined(run)[-1]['updates'], load_records(run / 'eval')
+    place, records = joined(run)[-1], load_records(run / 'eval')
+    began = place['updates']
     score = lambda record, t: task_score(t, record['episodes'][t.name])
     (then,) = (r for r in records if r['updates'] == began)
     lost = {t.name: score(then, t) - score(records[-1], t) for t in rest}
     curves = dict(later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task))
     reached = {which: updates_until(curve, share) for which, curve in curves.items()}
-    return reached | dict(curves=curves, lost=lost, joined=joined(run)[-1])
+    return reached | dict(curves=curves, lost=lost, joined=place)
