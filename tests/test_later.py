@@ -16,9 +16,9 @@ from mow_nb.core import ConfigError
 from mow_nb.store.checkpoint import weights_hash
 from mow_nb.store.presets import changed, preset
 from mow_nb.store.run_folder import read_config
+from mow_nb.store.task_rows import read_state
 from mow_nb.training.check import check_run
 from mow_nb.training.later import add_task, drop_task
-from mow_nb.training.place import read_state
 from mow_nb.training.run import Run, train
 
 CONFIG = changed(preset('toy'), {'agent.entropy_target': 0.2, 'model.task_weight': 1.0, 'eval.episodes': 1})

@@ -127,7 +127,8 @@ def add_command(
     p = command_parser(
         'add',
         'Take new tasks into a run that is finished or was stopped, and train on. What the others have learned stays '
-        'as it is. A new task joins the cluster whose VAE explains its pictures best, or opens one of its own.',
+        'as it is. A new task joins the cluster whose VAE explains its pictures, or gets a VAE of its own, '
+        'fitted to the latent space of the task that it resembles most.',
     )
     p.add_argument('run', help='name of the run')
     p.add_argument('--tasks', metavar='A,B', help='names of the new tasks')

@@ -35,7 +35,6 @@ from ..envs.tasks import Task, d_max, tasks_of
 from ..eval.evaluation import load_records, normalised, read_record, task_score
 from ..eval.rollouts import load_strips, save_strips, strips
 from ..files import disk, get_json, put, read_or_none
-from ..hardware import pick_device
 from ..model.losses import harmonious_optimum
 from ..store import checkpoint
 from ..store.journal import check_memory, read_metrics
@@ -44,26 +43,22 @@ from ..store.replay import task_folders
 from ..store.run_folder import lock_run, read_config, read_table, run_path, to_toml, user_task_actions
 from ..store.snapshot import mark_saved
 from ..store.swap import link_tree, replaced
-from .clustering import load_analysis, save_analysis, silhouette_curve, suggest_n
-from .learner import Learner
-from mow_nb.training.place import (
+from mow_nb.store.task_rows import (
     RunState,
     cluster_in,
-    explain_pictures,
     in_cluster,
-    picture_rows,
-    pictures_at,
-    place_task,
-    random_play,
     read_state,
-    reward_row,
     task_rows,
     with_task,
     without_task,
     without_unused_experts,
     world_rows,
 )
+from .clustering import load_analysis, save_analysis, silhouette_curve, suggest_n
+from .learner import Learner
+from .place import find_place, pictures_at, random_play
 from .run import train
+from .share import evaluate
 
 
 # %% ../../nbs/69_later.ipynb #c008
@@ -204,26 +199,16 @@ def _add_strips(state, world, replay, beside):
 
 def _take_in(state, task, good, steps, quiet):
     "State of a run with one more task, whose replay and strips are written; a record of what was measured"
-    labels, grouping = state.extra['labels'], state.config.cluster.grouping
     pool, replay = random_play(state, task, state.path / 'replay', state.config.train.env_steps, quiet)
-    total = int(replay.total[0])
-    spread = np.linspace(0, total - 1, min(total, 256)).astype(int)
-    obs = pictures_at(replay.rings[0], spread, pick_device(state.config.train.device))
-    stats = picture_rows(obs) | reward_row(state, replay)
-    found = explain_pictures(state, obs, stats, steps)
-    best = min(found, key=lambda e: e.unexplained)
-    own = best.unexplained > good and grouping != 'one'
-    world, loss = place_task(state, replay, obs, stats, best, own, steps)
-    world, cluster = world.cpu(), max(labels) + 1 if own else best.cluster
-    rows = _new_rows(state, world, replay, loss[1])
-    tensors, labels = with_task(state.tensors, labels, cluster, best.cluster, rows)
-    if own:  # its batch norms were recalibrated
+    world, cluster, parent, measured = find_place(state, replay, good, steps)
+    rows = _new_rows(state, world, replay, measured['loss'][1])
+    tensors, labels = with_task(state.tensors, state.extra['labels'], cluster, parent, rows)
+    if measured['own']:  # a copy but for its VAE
         members = {f'world.{name}': t for name, t in world.state_dict().items()}
         tensors |= {in_cluster(name, cluster): t for name, t in members.items() if cluster_in(name) is not None}
     _add_strips(state, world, replay, state.path)
-    measured = [{k: v for k, v in vars(e).items() if k != 'embed'} for e in found]
-    record = dict(task=task.name, updates=state.extra['updates'], cluster=cluster, own=own, good=good, loss=[*loss])
-    return _with_play(state, tensors, labels, pool, replay), record | dict(measured=measured)
+    record = dict(task=task.name, updates=state.extra['updates'], cluster=cluster) | measured
+    return _with_play(state, tensors, labels, pool, replay), record
 
 
 # %% ../../nbs/69_later.ipynb #c018
@@ -246,6 +231,9 @@ def joined_text(
     done = 'opens a cluster of its own, number' if record['own'] else 'joins cluster'
     start, end = record['loss']
     lines.append(f"{done} {record['cluster'] + 1}; the world model's loss on it: {start:.1f}, placed {end:.1f}")
+    if similar := record.get('similar'):
+        best = sorted(similar, key=similar.get)[:2]
+        lines.append('most similar to ' + ', then '.join(f'{name} ({similar[name]:.1f})' for name in best))
     return '\n'.join(lines)
 
 
@@ -385,7 +373,7 @@ def leave_one_out(
     env_steps: int = 0,  # `train.env_steps` of the run from the new task on; 0 = as many as `add_task` gives it
     share: float = 0.6,  # of the way that counts as learned
     quiet: bool = True,  # no progress
-) -> dict:  # 'later', 'whole': updates or None; 'curves' of both; 'lost': task -> score before less after; 'joined'
+) -> dict:  # 'later', 'whole': updates or None; 'at_once': score; 'curves'; 'lost': score before less after; 'joined'
     "Train without a task, add it and train on, beside a run of all tasks; goes on with what is there"
     tasks, run = check(config), run_path(f'{name}-later', root)
     if (task := next((t for t in tasks if t.name == name), None)) is None:
@@ -394,6 +382,8 @@ def leave_one_out(
     if not joined(run):
         train(changed(config, {'tasks': ','.join(t.name for t in rest)}), run.name, root, True, quiet)
         add_task(run, name, env_steps, quiet=quiet)
+    if read_state(run).extra['updates'] == joined(run)[-1]['updates']:
+        evaluate(run)  # of all tasks, before the first update with the new one
     train(read_config(run), run.name, root, True, quiet)
     whole = train(config, 'whole', root, True, quiet)  # one for all tasks that are left out
     place, records = joined(run)[-1], load_records(run / 'eval')
@@ -401,6 +391,7 @@ def leave_one_out(
     score = lambda record, t: task_score(t, record['episodes'][t.name])
     (then,) = (r for r in records if r['updates'] == began)
     lost = {t.name: score(then, t) - score(records[-1], t) for t in rest}
+    at_once = score(then, task)
     curves = dict(later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task))
     reached = {which: updates_until(curve, share) for which, curve in curves.items()}
-    return reached | dict(curves=curves, lost=lost, joined=place)
+    return reached | dict(at_once=at_once, curves=curves, lost=lost, joined=place)

@@ -4,16 +4,6 @@
 
 # %% auto #0
 __all__ = [
-    'WORLD_TABLES',
-    'RunState',
-    'read_state',
-    'cluster_in',
-    'in_cluster',
-    'world_rows',
-    'task_rows',
-    'without_task',
-    'without_unused_experts',
-    'with_task',
     'random_play',
     'pictures_at',
     'picture_rows',
@@ -23,10 +13,12 @@ __all__ = [
     'Explained',
     'explain_pictures',
     'place_task',
+    'align_vae',
+    'most_similar',
+    'find_place',
 ]
 
 # %% ../../nbs/68_place.ipynb #c002
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,167 +28,23 @@ import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
-from ..config import Config
-from ..core import CheckpointError, ConfigError, counter_seed, generator, np_rng, seeded
+from ..core import counter_seed, generator, np_rng, seeded
 from ..envs.tasks import Task, action_width, d_max, held_actions
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
+from ..hardware import pick_device
 from ..model.heads import Rewards
 from ..model.losses import rec_loss
 from ..model.world_model import WorldModel
-from ..store import checkpoint
 from ..store.journal import progress
-from ..store.presets import build, check
 from ..store.replay import Replay, task_folders
 from ..store.ring import Ring
-from ..store.run_folder import check_same_run, read_config
-from ..store.snapshot import check_fit, check_labels, fit_experts
+from ..store.snapshot import fit_experts
+from ..store.task_rows import RunState, in_cluster, world_rows
 from .check import StoredRing
 from .learner import recalibrate_batchnorm
-
-
-# %% ../../nbs/68_place.ipynb #c008
-@dataclass(frozen=True)
-class RunState:
-    "Newest checkpoint of a run, with its config and tasks"
-
-    path: Path  # the run's directory
-    config: Config  # of the run
-    tasks: tuple  # K tasks
-    tensors: dict  # name -> Tensor, as `snapshot` gave them
-    extra: dict  # the plain data beside them
-
-
-def read_state(
-    path: Path,  # the run's directory, whose lock is held
-) -> RunState:  # of the newest checkpoint
-    "Newest checkpoint of a run whose tasks may change; `ConfigError` if they may not, `CheckpointError` if unsound"
-    path, config = Path(path), read_config(path)
-    tasks, found = check(config), checkpoint.load(Path(path) / 'checkpoints', holds_lock=True)
-    if found is None:
-        raise ConfigError(f"run '{path.name}' has no checkpoint: train it before its tasks change")
-    check_same_run(config, found.extra)
-    check_labels(found.extra.get('labels'), len(tasks))
-    if not found.extra.get('grouped'):
-        warmup = f'update {found.step:,} of {config.train.warmup:,}'
-        raise ConfigError(f"run '{path.name}' is in its warm-up ({warmup}): tasks come and go when that is over")
-    with torch.device('meta'):  # shapes without memory
-        sketch = build(config, found.extra['labels'])
-    for model, prefix in zip(sketch, ('world.', 'agent.')):
-        check_fit(model, found.tensors, prefix)
-    extra = dict(spans=[[None, None] for _ in tasks]) | found.extra
-    parts = [extra.get(part) for part in ('pool', 'replay', 'spans')]
-    if [*map(type, parts)] != [dict, dict, list] or [*map(len, parts)][1:] != [len(tasks)] * 2:
-        raise CheckpointError(f'the newest checkpoint of {path} does not hold what a run saves')
-    return RunState(path, config, tasks, found.tensors, extra)
-
-
-# %% ../../nbs/68_place.ipynb #c011
-WORLD_TABLES = (
-    'world.embed',
-    'world.log_sigma',
-    'world.dyn.chosen',
-    'world.pictures.mean',
-    'world.pictures.var',
-    'world.rewards.unit',
-)
-_MEMBER = re.compile(r'(?<=members\.)\d+(?=\.)')
-
-
-def cluster_in(
-    name: str,  # of a tensor of a checkpoint
-) -> int | None:  # None for one that is not a cluster's
-    "Number of the cluster to which a tensor belongs"
-    found = None if name.startswith('episode.') else _MEMBER.search(name)
-    return int(found[0]) if found else None
-
-
-def in_cluster(
-    name: str,  # of a tensor of one cluster
-    cluster: int,  # number of another
-) -> str:  # name of the same tensor there
-    "Name of a cluster's tensor in another cluster"
-    return _MEMBER.sub(str(cluster), name, count=1)
-
-
-def world_rows(
-    tensors: dict,  # name -> Tensor, of a checkpoint
-    k: int,  # index of a task
-) -> dict:  # name -> (1, ...) row
-    "Rows of a task in the tables of the world model that the run has"
-    return {name: tensors[name][k : k + 1] for name in WORLD_TABLES if len(tensors.get(name, ()))}
-
-
-# %% ../../nbs/68_place.ipynb #c013
-_HEAD = ('world.heads.task.out.weight', 'world.heads.task.out.bias')
-_OTHERS = ('agent.scale', 'agent.entropy_weight', 'memory.z', 'memory.act')
-
-
-def task_rows(
-    tensors: dict,  # name -> Tensor, of a checkpoint
-    K: int,  # tasks of the run
-) -> list:  # names
-    "Names of the tensors of a run that have a row per task"
-    names = [*WORLD_TABLES, *_HEAD, *_OTHERS]
-    names += [f'opt.{name}.{moment}' for name in names for moment in ('exp_avg', 'exp_avg_sq')]
-    return [name for name in names if name in tensors and len(tensors[name]) == K]  # a table that is off has no rows
-
-
-# %% ../../nbs/68_place.ipynb #c016
-def without_task(
-    tensors: dict,  # name -> Tensor, of a checkpoint
-    labels: list,  # K clusters
-    k: int,  # index of the task that goes
-) -> tuple[dict, list]:  # name -> Tensor, K-1 clusters
-    "Tensors and clusters of a run without one of its tasks"
-    kept, gone = [i for i in range(len(labels)) if i != k], labels[k]
-    rows, left = {*task_rows(tensors, len(labels))}, [labels[i] for i in kept]
-    moved = lambda c: c - (c > gone) if gone not in left else c
-    out = {}
-    for name, t in tensors.items():
-        if (c := cluster_in(name)) is None:
-            out[name] = t[kept] if name in rows or name.startswith('sums.') else t
-        elif c != gone or gone in left:
-            out[in_cluster(name, moved(c))] = t
-    return out, [moved(c) for c in left]
-
-
-# %% ../../nbs/68_place.ipynb #c040
-_EXPERT = re.compile(r'(opt\.)?world\.dyn\.(mixer|experts)\.')
-
-
-def without_unused_experts(
-    tensors: dict,  # name -> Tensor, of a checkpoint
-    before: Tensor,  # (K, E) choices of experts when all that are there were used
-) -> dict:  # name -> Tensor
-    "Tensors of a run without the experts that no task has chosen any more"
-    there = before.any(0)
-    if there.sum() != len(tensors['world.dyn.mixer.w1']):  # nothing was ever taken out
-        there = torch.ones_like(there)
-    kept = tensors['world.dyn.chosen'].any(0)[there].nonzero().flatten()
-    shorter = lambda name, t: t[kept] if t.ndim and _EXPERT.match(name) else t
-    return {name: shorter(name, t) for name, t in tensors.items()}
-
-
-# %% ../../nbs/68_place.ipynb #c019
-def with_task(
-    tensors: dict,  # name -> Tensor, of a checkpoint
-    labels: list,  # K clusters
-    cluster: int,  # of the new task: one of those, or the next
-    parent: int,  # cluster of which a new one is a copy
-    rows: dict,  # name -> (...) row of the new task, where it is known
-) -> tuple[dict, list]:  # name -> Tensor, K+1 clusters
-    "Tensors and clusters of a run with one more task at the end"
-    out = {name: t for name, t in tensors.items() if not name.startswith('sums.')}
-    for name in task_rows(tensors, len(labels)):
-        t = tensors[name]
-        given = t.mean(0) if name.endswith(('exp_avg_sq', *_HEAD)) else torch.zeros_like(t[0])
-        out[name] = torch.cat([t, rows.get(name, given)[None].to(t)])
-    if cluster not in labels:
-        of_parent = [name for name in tensors if cluster_in(name) == parent]
-        out |= {in_cluster(name, cluster): tensors[name].clone() for name in of_parent}
-    return out, [*labels, cluster]
 
 
 # %% ../../nbs/68_place.ipynb #c022
@@ -380,8 +228,7 @@ def place_task(
     replay: Replay,  # random play of the new task alone
     obs: Tensor,  # (1, 1, T, 3, size, size) pictures from it
     rows: dict,  # name -> (1, ...) rows of its pictures' statistics
-    best: Explained,  # cluster that it joins, or whose copy it gets
-    own: bool,  # whether it gets a copy
+    best: Explained,  # cluster that it joins
     steps: int = 60,  # of the fit
 ) -> tuple[WorldModel, tuple]:  # of the new task alone, in its place; the loss before and after the fit
     "World model of the new task with its embedding and experts placed by the whole loss on its random play"
@@ -389,9 +236,6 @@ def place_task(
     gen = lambda purpose, step=0: generator(seed, purpose, step=step, device=obs.device)
     first = world_rows(state.tensors, 0) | rows | {'world.embed': best.embed[None]}
     world = solo_world(state, best.cluster, first).to(obs.device)
-    if own:  # its batch norms see nobody else from now on
-        e = world.task_vectors()
-        recalibrate_batchnorm(world, lambda: world.dec(world.encode(obs, e, gen('settle'))[1], e))
 
     def loss(i):
         batch = replay.sample(np_rng(seed, 'place', step=i + 1), t.batch_size, t.seq_len, obs.device)
@@ -402,3 +246,90 @@ def place_task(
     if len(world.dyn.chosen):
         world.dyn.chosen.copy_(world.dyn.choice_among_kept(world.task_vectors()))
     return world, fell
+
+
+# %% ../../nbs/68_place.ipynb #c043
+def _alignment_loss(parts, values):
+    "Loss with which a VAE is fitted to a latent space, of the losses of the world model and the values in a picture"
+    weights = dict(rec=30 / values, rew=10.0, cont=10.0, dyn=0.5, rep=0.5)
+    return torch.stack([w * parts[name].mean() for name, w in weights.items()]).sum()
+
+
+def align_vae(
+    state: RunState,  # of the run
+    replay: Replay,  # random play of the new task alone
+    obs: Tensor,  # (1, 1, T, 3, size, size) pictures from it
+    rows: dict,  # name -> (1, ...) rows of its pictures' statistics
+    k: int,  # task whose latent space it is
+    steps: int,  # of the fit
+    rate: float = 1e-3,  # of Adam, falls to 0
+) -> tuple[WorldModel, float, tuple]:  # of the new task; loss of the fit; the world model's loss before and after
+    "World model of a new task with a VAE of its own, fitted to the latent space of another task with all else frozen"
+    seed, t = state.config.seed, state.config.train
+    gen = lambda purpose, step=0: generator(seed, purpose, step=step, device=obs.device)
+    world = solo_world(state, state.extra['labels'][k], world_rows(state.tensors, k) | rows).to(obs.device)
+    e, vae = world.task_vectors(), [*world.enc.parameters(), *world.dec.parameters()]
+    aligned = lambda parts: _alignment_loss(parts, obs[0, 0, 0].numel())
+    # its batch norms see nobody else from now on
+    recalibrate_batchnorm(world, lambda: world.dec(world.encode(obs, e, gen('settle'))[1], e))
+
+    def losses(i):
+        batch = replay.sample(np_rng(seed, 'align', step=i + 1), t.batch_size, t.seq_len, obs.device)
+        return world.losses(batch, world.observe(batch, gen('align', i + 1)))
+
+    @torch.no_grad()
+    def judged():
+        parts = losses(-1)
+        return float(aligned(parts)), float(world.task_losses(parts).sum())
+
+    start, opt = judged()[1], torch.optim.Adam(vae, lr=rate)
+    for part in (world.enc, world.dec):
+        part.requires_grad_(True).train()
+    for i in range(steps):
+        opt.param_groups[0]['lr'] = rate * (1 - i / steps)
+        opt.zero_grad()
+        aligned(losses(i)).backward()
+        clip_grad_norm_(vae, t.model_clip)
+        opt.step()
+    world.eval().requires_grad_(False)
+    loss, end = judged()
+    return world, loss, (start, end)
+
+
+def most_similar(
+    state: RunState,  # of the run
+    replay: Replay,  # random play of the new task alone
+    obs: Tensor,  # (1, 1, T, 3, size, size) pictures from it
+    rows: dict,  # name -> (1, ...) rows of its pictures' statistics
+    steps: int = 60,  # of the fit with each task
+) -> dict[str, float]:  # task of the run -> loss of the fit
+    "How well every task's latent space suits a new task"
+    fit = lambda k: align_vae(state, replay, obs, rows, k, steps)[1]
+    return {task.name: fit(k) for k, task in enumerate(state.tasks)}
+
+
+# %% ../../nbs/68_place.ipynb #c046
+def find_place(
+    state: RunState,  # of the run
+    replay: Replay,  # random play of the new task alone
+    good: float = 0.5,  # share of its pictures that a VAE may leave unexplained, if the task is to join its cluster
+    steps: int = 60,  # of each fit that compares; that of the VAE that stays is six times as long
+) -> tuple[WorldModel, int, int, dict]:  # of the new task, on the CPU; its cluster; of which a copy; what was measured
+    "Place of a new task: the cluster whose VAE explains its pictures, or the latent space of the most similar task"
+    labels, total = state.extra['labels'], int(replay.total[0])
+    spread = np.linspace(0, total - 1, min(total, 256)).astype(int)
+    obs = pictures_at(replay.rings[0], spread, pick_device(state.config.train.device))
+    rows, similar = picture_rows(obs) | reward_row(state, replay), {}
+    found = explain_pictures(state, obs, rows, steps)
+    best = min(found, key=lambda e: e.unexplained)
+    own = best.unexplained > good and state.config.cluster.grouping != 'one'
+    cluster, parent = best.cluster, best.cluster
+    if own:
+        similar = most_similar(state, replay, obs, rows, steps)
+        k = [task.name for task in state.tasks].index(min(similar, key=similar.get))
+        cluster, parent = max(labels) + 1, labels[k]
+        world, _, loss = align_vae(state, replay, obs, rows, k, 6 * steps)
+    else:
+        world, loss = place_task(state, replay, obs, rows, best, steps)
+    measured = [{key: v for key, v in vars(e).items() if key != 'embed'} for e in found]
+    return world.cpu(), cluster, parent, dict(own=own, good=good, loss=[*loss], measured=measured, similar=similar)
