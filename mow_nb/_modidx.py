@@ -1885,6 +1885,7 @@ d = {
         'mow_nb.training.place': {
             'mow_nb.training.place.Explained': ('place.html#explained', 'mow_nb/training/place.py'),
             'mow_nb.training.place._alignment_loss': ('place.html#_alignment_loss', 'mow_nb/training/place.py'),
+            'mow_nb.training.place._losses_by_step': ('place.html#_losses_by_step', 'mow_nb/training/place.py'),
             'mow_nb.training.place._measured': ('place.html#_measured', 'mow_nb/training/place.py'),
             'mow_nb.training.place._own': ('place.html#_own', 'mow_nb/training/place.py'),
             'mow_nb.training.place._rec': ('place.html#_rec', 'mow_nb/training/place.py'),

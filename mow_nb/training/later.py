@@ -242,7 +242,7 @@ def add_task(
     tasks: str,  # names of new tasks, joined by commas
     env_steps: int = 0,  # `train.env_steps` from now on; 0 = as many as give a new task what the others had
     good: float = 0.5,  # share of its pictures that a VAE may leave unexplained, if the task is to join its cluster
-    steps: int = 60,  # of each fit of its embedding
+    steps: int = 60,  # of each fit that compares; that of a VAE of its own is six times as long
     quiet: bool = False,  # no words
 ) -> list[dict]:  # of each new task, what `joined` keeps
     "Take tasks into a run that stands still; `ConfigError` where that is not possible, and then nothing has changed"

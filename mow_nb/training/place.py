@@ -223,26 +223,29 @@ def _own(state, k, like):
 
 
 # %% ../../nbs/68_place.ipynb #c032
+def _losses_by_step(world, state, replay, purpose, **how):
+    "Losses of the world model of one task on its random play, as a function of the number of the step, from -1 on"
+    seed, t, device = state.config.seed, state.config.train, world.embed.device
+
+    def losses(i):
+        batch = replay.sample(np_rng(seed, purpose, step=i + 1), t.batch_size, t.seq_len, device)
+        return world.losses(batch, world.observe(batch, generator(seed, purpose, step=i + 1, device=device), **how))
+
+    return losses
+
+
 def place_task(
     state: RunState,  # of the run
     replay: Replay,  # random play of the new task alone
-    obs: Tensor,  # (1, 1, T, 3, size, size) pictures from it
     rows: dict,  # name -> (1, ...) rows of its pictures' statistics
     best: Explained,  # cluster that it joins
     steps: int = 60,  # of the fit
 ) -> tuple[WorldModel, tuple]:  # of the new task alone, in its place; the loss before and after the fit
     "World model of the new task with its embedding and experts placed by the whole loss on its random play"
-    seed, t = state.config.seed, state.config.train
-    gen = lambda purpose, step=0: generator(seed, purpose, step=step, device=obs.device)
     first = world_rows(state.tensors, 0) | rows | {'world.embed': best.embed[None]}
-    world = solo_world(state, best.cluster, first).to(obs.device)
-
-    def loss(i):
-        batch = replay.sample(np_rng(seed, 'place', step=i + 1), t.batch_size, t.seq_len, obs.device)
-        seen = world.observe(batch, gen('place', i + 1), hold=0.0)
-        return world.task_losses(world.losses(batch, seen)).sum()
-
-    fell = fit_embedding(world, loss, steps)
+    world = solo_world(state, best.cluster, first).to(pick_device(state.config.train.device))
+    losses = _losses_by_step(world, state, replay, 'place', hold=0.0)
+    fell = fit_embedding(world, lambda i: world.task_losses(losses(i)).sum(), steps)
     if len(world.dyn.chosen):
         world.dyn.chosen.copy_(world.dyn.choice_among_kept(world.task_vectors()))
     return world, fell
@@ -265,17 +268,15 @@ def align_vae(
     rate: float = 1e-3,  # of Adam, falls to 0
 ) -> tuple[WorldModel, float, tuple]:  # of the new task; loss of the fit; the world model's loss before and after
     "World model of a new task with a VAE of its own, fitted to the latent space of another task with all else frozen"
-    seed, t = state.config.seed, state.config.train
-    gen = lambda purpose, step=0: generator(seed, purpose, step=step, device=obs.device)
     world = solo_world(state, state.extra['labels'][k], world_rows(state.tensors, k) | rows).to(obs.device)
+    losses, gen = (
+        _losses_by_step(world, state, replay, 'align'),
+        generator(state.config.seed, 'settle', device=obs.device),
+    )
     e, vae = world.task_vectors(), [*world.enc.parameters(), *world.dec.parameters()]
     aligned = lambda parts: _alignment_loss(parts, obs[0, 0, 0].numel())
     # its batch norms see nobody else from now on
-    recalibrate_batchnorm(world, lambda: world.dec(world.encode(obs, e, gen('settle'))[1], e))
-
-    def losses(i):
-        batch = replay.sample(np_rng(seed, 'align', step=i + 1), t.batch_size, t.seq_len, obs.device)
-        return world.losses(batch, world.observe(batch, gen('align', i + 1)))
+    recalibrate_batchnorm(world, lambda: world.dec(world.encode(obs, e, gen)[1], e))
 
     @torch.no_grad()
     def judged():
@@ -289,7 +290,7 @@ def align_vae(
         opt.param_groups[0]['lr'] = rate * (1 - i / steps)
         opt.zero_grad()
         aligned(losses(i)).backward()
-        clip_grad_norm_(vae, t.model_clip)
+        clip_grad_norm_(vae, state.config.train.model_clip)
         opt.step()
     world.eval().requires_grad_(False)
     loss, end = judged()
@@ -330,6 +331,6 @@ def find_place(
         cluster, parent = max(labels) + 1, labels[k]
         world, _, loss = align_vae(state, replay, obs, rows, k, 6 * steps)
     else:
-        world, loss = place_task(state, replay, obs, rows, best, steps)
+        world, loss = place_task(state, replay, rows, best, steps)
     measured = [{key: v for key, v in vars(e).items() if key != 'embed'} for e in found]
     return world.cpu(), cluster, parent, dict(own=own, good=good, loss=[*loss], measured=measured, similar=similar)
