@@ -36,7 +36,7 @@ def run(tmp_path_factory):
 
 
 def come(path):
-    add_task(path, 'reach-sea', good=9.0, steps=2, quiet=True)  # into a cluster that is there
+    add_task(path, 'reach-sea', max_unexplained=9.0, steps=2, quiet=True)  # into a cluster that is there
 
 
 def go(path):
@@ -162,7 +162,7 @@ def test_report_and_explorer_read_it(run, tmp_path):
 def test_stopped_run_and_several_at_once(run, tmp_path):
     "A run stopped in its play takes two tasks at once and lets two go; the lock, the warm-up and other configs refuse"
     path = shutil.copytree(run, tmp_path / 'run')
-    records = add_task(path, 'reach-sea,reach-paper', env_steps=60, good=0.0, steps=1, quiet=True)
+    records = add_task(path, 'reach-sea,reach-paper', env_steps=60, max_unexplained=0.0, steps=1, quiet=True)
     state = read_state(path)
     assert state.extra['labels'][3:] == [2, 3] and [r['own'] for r in records] == [True, True]
     assert np.array_equal(state.extra['spans'][3:], [[24, None]] * 2)

@@ -73,7 +73,7 @@ def test_ranks_learn_as_one(tmp_path, popen):
         assert main([command, 'two', '--root', str(tmp_path), *options]) == 0, words
     assert (path / 'report.html').exists()
     # one process takes a task in and trains on what the ranks have trained
-    assert main(['add', 'two', '--root', str(tmp_path), '--tasks=track-night', '--unexplained=9', '--quiet']) == 0
+    assert main(['add', 'two', '--root', str(tmp_path), '--tasks=track-night', '--max-unexplained=9', '--quiet']) == 0
     assert read_config(path).tasks == 'reach-night,track-sea,track-night'
     assert load(path / 'checkpoints').step > learned(tmp_path / 'one')[0]
 
@@ -94,5 +94,5 @@ def test_ranks_of_narrow_and_wide_actions(tmp_path, popen):
     "A rank whose own tasks have narrower actions than the run's widest; and the run takes in another such task"
     run = torchrun(popen, 2, tmp_path, '--name', 'both', '--tasks', 'track-night,steer-sea', '--train.env_steps', '30')
     assert run.wait(300) == 0, (tmp_path / 'words.txt').read_text()
-    assert main(['add', str(tmp_path / 'both'), '--tasks', 'reach-sea', '--unexplained=9', '--quiet']) == 0
+    assert main(['add', str(tmp_path / 'both'), '--tasks', 'reach-sea', '--max-unexplained=9', '--quiet']) == 0
     assert read_config(tmp_path / 'both').tasks == 'track-night,steer-sea,reach-sea'

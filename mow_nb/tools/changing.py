@@ -134,9 +134,8 @@ def add_command(
     p.add_argument('--tasks', metavar='A,B', help='names of the new tasks')
     steps = 'train.env_steps from now on; if not given, a new task gets as many as the others had'
     p.add_argument('--env-steps', type=int, default=0, metavar='N', help=steps)
-    p.add_argument(
-        '--unexplained', type=float, default=0.5, metavar='X', help='share of its pictures left, to join (default: 0.5)'
-    )
+    bound = 'share of its pictures that a VAE may leave unexplained, if it is to join the cluster (default: 0.5)'
+    p.add_argument('--max-unexplained', type=float, default=0.5, metavar='X', help=bound)
     p.add_argument('--stop', action='store_true', help='only take them in, do not train on')
     p.add_argument('--quiet', action='store_true', help='no progress, no words')
     own, path = _parsed(p, args)
@@ -144,7 +143,7 @@ def add_command(
     from mow_nb.store.run_folder import run_words
     from mow_nb.training.later import add_task
 
-    add_task(str(path), own.tasks, own.env_steps, own.unexplained, quiet=own.quiet)
+    add_task(str(path), own.tasks, own.env_steps, own.max_unexplained, quiet=own.quiet)
     if own.stop:
         print(f'added to {path}   (next: mow train --name {run_words(path)} --resume)')
     else:

@@ -41,7 +41,7 @@ from ..store.journal import check_memory, read_metrics
 from ..store.presets import changed, check
 from ..store.replay import task_folders
 from ..store.run_folder import lock_run, read_config, read_table, run_path, to_toml, user_task_actions
-from ..store.snapshot import mark_saved
+from ..store.snapshot import mark_saved, nonfinite, refuse_nonfinite
 from ..store.swap import link_tree, replaced
 from mow_nb.store.task_rows import (
     RunState,
@@ -131,7 +131,8 @@ def write_state(
     beside: Path,  # directory that is going to be the run, with links to the files of the old one
     state: RunState,  # what it is going to be
 ) -> None:
-    "Write config and checkpoint of a run whose tasks have changed"
+    "Write config and checkpoint of a run whose tasks have changed; `NonFiniteError` for tensors that are not finite"
+    refuse_nonfinite(nonfinite(state.tensors))
     config, there = state.config, beside / 'config.toml'
     record = dict(versions=read_table(there, 'versions'), actions=user_task_actions(config))
     put(there, to_toml(config) + '\n' + tomli_w.dumps(record))
@@ -197,10 +198,10 @@ def _add_strips(state, world, replay, beside):
     _change_strips(beside, lambda name, v: np.concatenate([v, new[name]]))
 
 
-def _take_in(state, task, good, steps, quiet):
+def _take_in(state, task, max_unexplained, steps, quiet):
     "State of a run with one more task, whose replay and strips are written; a record of what was measured"
     pool, replay = random_play(state, task, state.path / 'replay', state.config.train.env_steps, quiet)
-    world, cluster, parent, measured = find_place(state, replay, good, steps)
+    world, cluster, parent, measured = find_place(state, replay, max_unexplained, steps)
     rows = _new_rows(state, world, replay, measured['loss'][1])
     tensors, labels = with_task(state.tensors, state.extra['labels'], cluster, parent, rows)
     if measured['own']:  # a copy but for its VAE
@@ -224,16 +225,16 @@ def joined_text(
     record: dict,  # of `joined`
 ) -> str:  # lines for people
     "Cluster of a new task and how it was decided, in words"
-    lines = [f"{record['task']}, of whose pictures the VAE of"]
-    for m in record['measured']:
-        own = f"{m['nearest']}, of which it leaves {m['own']:.0%}"
-        lines.append(f"  cluster {m['cluster'] + 1} leaves {m['unexplained']:.0%} unexplained (nearest: {own})")
+    lines = [f"{record['task']}, of whose pictures (0%: drawn to the last pixel, 100%: no better than their mean)"]
+    for m in record['explained']:
+        own = f"of those of {m['nearest']}, its own: {m['own']:.0%}"
+        lines.append(f"  the VAE of cluster {m['cluster'] + 1} leaves {m['unexplained']:.0%} unexplained ({own})")
     done = 'opens a cluster of its own, number' if record['own'] else 'joins cluster'
     start, end = record['loss']
     lines.append(f"{done} {record['cluster'] + 1}; the world model's loss on it: {start:.1f}, placed {end:.1f}")
-    if similar := record.get('similar'):
-        best = sorted(similar, key=similar.get)[:2]
-        lines.append('most similar to ' + ', then '.join(f'{name} ({similar[name]:.1f})' for name in best))
+    if losses := record['alignment']:
+        best = sorted(losses, key=losses.get)[:2]
+        lines.append('most similar (loss of a short fit): ' + ', '.join(f'{name} {losses[name]:.1f}' for name in best))
     return '\n'.join(lines)
 
 
@@ -241,13 +242,15 @@ def add_task(
     path: str,  # a run's directory
     tasks: str,  # names of new tasks, joined by commas
     env_steps: int = 0,  # `train.env_steps` from now on; 0 = as many as give a new task what the others had
-    good: float = 0.5,  # share of its pictures that a VAE may leave unexplained, if the task is to join its cluster
+    max_unexplained: float = 0.5,  # share of its pictures that a VAE may leave unexplained, for the task to join it
     steps: int = 60,  # of each fit that compares; that of a VAE of its own is six times as long
     quiet: bool = False,  # no words
 ) -> list[dict]:  # of each new task, what `joined` keeps
     "Take tasks into a run that stands still; `ConfigError` where that is not possible, and then nothing has changed"
-    if not good >= 0:
-        raise ConfigError(f'good={good} must be at least 0')
+    if not max_unexplained >= 0:
+        raise ConfigError(f'max_unexplained={max_unexplained} must be at least 0')
+    if steps < 1:
+        raise ConfigError(f'steps={steps} must be at least 1')
     read_config(path)
     with lock_run(Path(path)):
         state = read_state(path)
@@ -262,7 +265,7 @@ def add_task(
             state = replace(state, path=beside, config=config, extra=state.extra | dict(spans=ends))
             records = []
             for task in new:
-                state, record = _take_in(state, task, good, steps, quiet)
+                state, record = _take_in(state, task, max_unexplained, steps, quiet)
                 records.append(record)
                 if not quiet:
                     print(joined_text(record))
@@ -370,11 +373,11 @@ def leave_one_out(
     config: Config,  # of a run of all tasks
     name: str,  # of the task that comes later
     root: str = 'runs',  # where the runs live
-    env_steps: int = 0,  # `train.env_steps` of the run from the new task on; 0 = as many as `add_task` gives it
+    env_steps: int = 0,  # `train.env_steps` of the run with the new task, those before it included; 0: as `add_task`
     share: float = 0.6,  # of the way that counts as learned
     quiet: bool = True,  # no progress
 ) -> dict:  # 'later', 'whole': updates or None; 'at_once': score; 'curves'; 'lost': score before less after; 'joined'
-    "Train without a task, add it and train on, beside a run of all tasks; goes on with what is there"
+    "Train without a task, add it and train on, beside a run of all tasks; what is finished of it is not made again"
     tasks, run = check(config), run_path(f'{name}-later', root)
     if (task := next((t for t in tasks if t.name == name), None)) is None:
         raise ConfigError(suggest(name, [t.name for t in tasks], 'task'))
@@ -382,16 +385,18 @@ def leave_one_out(
     if not joined(run):
         train(changed(config, {'tasks': ','.join(t.name for t in rest)}), run.name, root, True, quiet)
         add_task(run, name, env_steps, quiet=quiet)
-    if read_state(run).extra['updates'] == joined(run)[-1]['updates']:
+    place = joined(run)[-1]
+    if checkpoint.load(run / 'checkpoints').step == place['updates']:
         evaluate(run)  # of all tasks, before the first update with the new one
+    played = [r for r in load_records(run / 'eval') if r['updates'] == place['updates'] and name in r['episodes']]
+    if not played:
+        raise ConfigError(f"run '{run.name}' was not evaluated when '{name}' came, and has gone on since: delete it")
     train(read_config(run), run.name, root, True, quiet)
     whole = train(config, 'whole', root, True, quiet)  # one for all tasks that are left out
-    place, records = joined(run)[-1], load_records(run / 'eval')
-    began = place['updates']
     score = lambda record, t: task_score(t, record['episodes'][t.name])
-    (then,) = (r for r in records if r['updates'] == began)
-    lost = {t.name: score(then, t) - score(records[-1], t) for t in rest}
-    at_once = score(then, task)
-    curves = dict(later=learning_curve(read_metrics(run), task, began), whole=learning_curve(read_metrics(whole), task))
+    then, now = played[-1], load_records(run / 'eval')[-1]
+    lost = {t.name: score(then, t) - score(now, t) for t in rest}
+    later = learning_curve(read_metrics(run), task, place['updates'])
+    curves = dict(later=later, whole=learning_curve(read_metrics(whole), task))
     reached = {which: updates_until(curve, share) for which, curve in curves.items()}
-    return reached | dict(at_once=at_once, curves=curves, lost=lost, joined=place)
+    return reached | dict(at_once=score(then, task), curves=curves, lost=lost, joined=place)

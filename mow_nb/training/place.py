@@ -14,7 +14,7 @@ __all__ = [
     'explain_pictures',
     'place_task',
     'align_vae',
-    'most_similar',
+    'alignment_losses',
     'find_place',
 ]
 
@@ -30,13 +30,13 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from ..core import counter_seed, generator, np_rng, seeded
+from ..core import NonFiniteError, counter_seed, generator, np_rng, seeded
 from ..envs.tasks import Task, action_width, d_max, held_actions
 from ..envs.vector import Pool
 from ..eval.evaluation import protocol_of
 from ..hardware import pick_device
 from ..model.heads import Rewards
-from ..model.losses import rec_loss
+from ..model.losses import motion_weights, rec_loss
 from ..model.world_model import WorldModel
 from ..store.journal import progress
 from ..store.replay import Replay, task_folders
@@ -252,9 +252,16 @@ def place_task(
 
 
 # %% ../../nbs/68_place.ipynb #c043
-def _alignment_loss(parts, values):
-    "Loss with which a VAE is fitted to a latent space, of the losses of the world model and the values in a picture"
-    weights = dict(rec=30 / values, rew=10.0, cont=10.0, dyn=0.5, rep=0.5)
+def _mean_picture_loss(world, batch):
+    "Reconstruction loss () of a batch of one task for who draws the mean of its pictures, weighed as in training"
+    seen, motion = world.pictures(batch.obs), world.cfg.motion
+    weight = motion_weights(batch.obs, motion) if motion else None
+    return rec_loss(seen.mean((1, 2), keepdim=True), seen, weight).mean().clamp(min=1e-9)
+
+
+def _alignment_loss(parts, blank):
+    "Loss with which a VAE is fitted to a latent space, of the world model's losses and that of the mean picture"
+    weights = dict(rec=20 / blank, rew=10.0, cont=10.0, dyn=0.5, rep=0.5)
     return torch.stack([w * parts[name].mean() for name, w in weights.items()]).sum()
 
 
@@ -267,14 +274,13 @@ def align_vae(
     steps: int,  # of the fit
     rate: float = 1e-3,  # of Adam, falls to 0
 ) -> tuple[WorldModel, float, tuple]:  # of the new task; loss of the fit; the world model's loss before and after
-    "World model of a new task with a VAE of its own, fitted to the latent space of another task with all else frozen"
+    "World model of a new task whose VAE is fitted to the latent space of another; `NonFiniteError` if that diverges"
     world = solo_world(state, state.extra['labels'][k], world_rows(state.tensors, k) | rows).to(obs.device)
-    losses, gen = (
-        _losses_by_step(world, state, replay, 'align'),
-        generator(state.config.seed, 'settle', device=obs.device),
-    )
+    seed, t = state.config.seed, state.config.train
+    losses, gen = _losses_by_step(world, state, replay, 'align'), generator(seed, 'settle', device=obs.device)
     e, vae = world.task_vectors(), [*world.enc.parameters(), *world.dec.parameters()]
-    aligned = lambda parts: _alignment_loss(parts, obs[0, 0, 0].numel())
+    blank = _mean_picture_loss(world, replay.sample(np_rng(seed, 'blank'), 16, t.seq_len, obs.device))
+    aligned = lambda parts: _alignment_loss(parts, blank)
     # its batch norms see nobody else from now on
     recalibrate_batchnorm(world, lambda: world.dec(world.encode(obs, e, gen)[1], e))
 
@@ -290,14 +296,16 @@ def align_vae(
         opt.param_groups[0]['lr'] = rate * (1 - i / steps)
         opt.zero_grad()
         aligned(losses(i)).backward()
-        clip_grad_norm_(vae, state.config.train.model_clip)
+        clip_grad_norm_(vae, t.model_clip)
         opt.step()
     world.eval().requires_grad_(False)
     loss, end = judged()
+    if not np.isfinite(loss):
+        raise NonFiniteError(f"the fit of a VAE to the latent space of '{state.tasks[k].name}' went to {loss}")
     return world, loss, (start, end)
 
 
-def most_similar(
+def alignment_losses(
     state: RunState,  # of the run
     replay: Replay,  # random play of the new task alone
     obs: Tensor,  # (1, 1, T, 3, size, size) pictures from it
@@ -313,24 +321,25 @@ def most_similar(
 def find_place(
     state: RunState,  # of the run
     replay: Replay,  # random play of the new task alone
-    good: float = 0.5,  # share of its pictures that a VAE may leave unexplained, if the task is to join its cluster
+    max_unexplained: float = 0.5,  # share of its pictures that a VAE may leave unexplained, for the task to join it
     steps: int = 60,  # of each fit that compares; that of the VAE that stays is six times as long
 ) -> tuple[WorldModel, int, int, dict]:  # of the new task, on the CPU; its cluster; of which a copy; what was measured
     "Place of a new task: the cluster whose VAE explains its pictures, or the latent space of the most similar task"
     labels, total = state.extra['labels'], int(replay.total[0])
     spread = np.linspace(0, total - 1, min(total, 256)).astype(int)
     obs = pictures_at(replay.rings[0], spread, pick_device(state.config.train.device))
-    rows, similar = picture_rows(obs) | reward_row(state, replay), {}
+    rows, losses = picture_rows(obs) | reward_row(state, replay), {}
     found = explain_pictures(state, obs, rows, steps)
     best = min(found, key=lambda e: e.unexplained)
-    own = best.unexplained > good and state.config.cluster.grouping != 'one'
+    own = best.unexplained > max_unexplained and state.config.cluster.grouping != 'one'
     cluster, parent = best.cluster, best.cluster
     if own:
-        similar = most_similar(state, replay, obs, rows, steps)
-        k = [task.name for task in state.tasks].index(min(similar, key=similar.get))
+        losses = alignment_losses(state, replay, obs, rows, steps)
+        k = [task.name for task in state.tasks].index(min(losses, key=losses.get))
         cluster, parent = max(labels) + 1, labels[k]
         world, _, loss = align_vae(state, replay, obs, rows, k, 6 * steps)
     else:
         world, loss = place_task(state, replay, rows, best, steps)
-    measured = [{key: v for key, v in vars(e).items() if key != 'embed'} for e in found]
-    return world.cpu(), cluster, parent, dict(own=own, good=good, loss=[*loss], measured=measured, similar=similar)
+    explained = [{key: v for key, v in vars(e).items() if key != 'embed'} for e in found]
+    measured = dict(own=own, max_unexplained=max_unexplained, loss=[*loss], explained=explained, alignment=losses)
+    return world.cpu(), cluster, parent, measured
