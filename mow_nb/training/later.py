@@ -227,7 +227,7 @@ def joined_text(
     "Cluster of a new task and how it was decided, in words"
     lines = [f"{record['task']}, of whose pictures (0%: drawn to the last pixel, 100%: no better than their mean)"]
     for m in record['explained']:
-        own = f"of those of {m['nearest']}, its own: {m['own']:.0%}"
+        own = f"{m['own']:.0%} of those of {m['nearest']}, on which it was trained"
         lines.append(f"  the VAE of cluster {m['cluster'] + 1} leaves {m['unexplained']:.0%} unexplained ({own})")
     done = 'opens a cluster of its own, number' if record['own'] else 'joins cluster'
     start, end = record['loss']
